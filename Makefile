@@ -1,0 +1,71 @@
+# The developer's commands; plain GNU make over small scripts, nothing that cannot be typed by hand.
+
+PYTHON ?= python3
+ARGS ?=
+
+# An interpreter that somebody asked for is used; without one, a present environment keeps the one that it has.
+ASKED_PYTHON := $(if $(filter file,$(origin PYTHON)),,$(PYTHON))
+UPDATE_VENV := PYTHON='$(ASKED_PYTHON)' scripts/venv.sh
+BIN := .venv/bin
+CODE := $(wildcard relay tests bench scripts/*.py)
+
+# The demo needs less than the tests, and is where most people begin: it takes a whole environment if there is one.
+ifneq ($(wildcard .venv/.stamp),)
+DEMO_VENV := .venv
+DEMO_LOCKS := dev
+else
+DEMO_VENV := .venv-demo
+DEMO_LOCKS := demo build
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types imports format venv deps lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "ARGS='...' goes to the program behind demo, test or lock: make test ARGS='-k drain -x'"
+	@echo "PYTHON=... chooses the interpreter (3.11 or newer): make venv PYTHON=python3.13"
+
+demo: ## a stand-in hub, relay and devices on loopback; no privileges
+	@$(UPDATE_VENV) $(DEMO_VENV) $(DEMO_LOCKS)
+	@$(DEMO_VENV)/bin/relay demo $(ARGS)
+
+test: venv ## all tests; what this machine lacks is skipped, with the reason
+	@scripts/deps.sh report
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: lint types imports ## lint, format, types and import rules, as CI has them
+
+lint: venv
+	@echo "==> ruff: rules and format"
+	@$(BIN)/ruff check --quiet --output-format concise .
+	@$(BIN)/ruff format --check --quiet .
+
+types: venv
+	@echo "==> mypy --strict (half a minute the first time)"
+	@$(BIN)/mypy --strict --no-error-summary $(CODE)
+
+imports: venv
+	@echo "==> import-linter: imports point one way"
+	@$(BIN)/lint-imports --no-logo
+
+format: venv ## reformat the code and apply the safe fixes
+	@echo "==> ruff: fixing and formatting"
+	@$(BIN)/ruff check --fix --quiet --output-format concise .
+	@$(BIN)/ruff format .
+
+venv: ## .venv with everything that tests and checks need, from hashes
+	@$(UPDATE_VENV) .venv dev
+
+deps: ## the system programs that some tests want, with apt-get
+	@PYTHON='$(PYTHON)' scripts/deps.sh install
+
+lock: ## requirements/*.txt from pyproject.toml; ARGS=--upgrade for newer releases
+	@PYTHON='$(PYTHON)' scripts/lock.sh $(ARGS)
+
+clean: ## remove what make created: environments, caches, builds
+	@echo "==> removing environments, caches and builds"
+	@rm -rf .venv .venv-demo .venv-lock dist
+	@rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,133 @@
+"""Accounting: every accepted connection is counted once when it comes and once, with its outcome, when it ends.
+
+The numbers go straight into the worker's block of the shared table (`core.counters`), so they are there however the
+worker ends. The access log gets one line per connection. No byte of payload is ever looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from relay.core import counters
+from relay.core.counters import CONNECT_BUCKETS, DURATION_BUCKETS, Layout
+from relay.core.limits import Cells
+from relay.engines.contract import Address
+from relay.outcome import Outcome
+
+if TYPE_CHECKING:
+    from relay.connection import Connection
+
+NANO = 1_000_000_000
+
+
+class Ledger:
+    """One worker's counters. `log` takes an access line, or is None where there is no access log."""
+
+    def __init__(
+        self,
+        block: Cells,
+        layout: Layout,
+        listeners: Sequence[str],
+        upstreams: Sequence[str],
+        clock: Callable[[], float],
+        log: Callable[[Connection, Outcome, float], None] | None,
+    ) -> None:
+        self._block = block
+        self._listeners = [layout.listener(i) for i in range(len(listeners))]
+        self._durations = [layout.durations(i) for i in range(len(listeners))]
+        self._upstreams = [layout.upstream(i) for i in range(len(upstreams))]
+        self._clock = clock
+        self._log = log
+
+    def accepted(self, listener: int) -> None:
+        self._block[self._listeners[listener] + counters.ACCEPTED] += 1
+
+    def connected(self, upstream: int, seconds: float) -> None:
+        block, start = self._block, self._upstreams[upstream]
+        block[start] += int(seconds * NANO)
+        block[start + 1 + counters.bucket(CONNECT_BUCKETS, seconds)] += 1
+
+    def moved(self, listener: int, up: int, down: int) -> None:
+        block, start = self._block, self._listeners[listener]
+        if up:
+            block[start + counters.BYTES_UP] += up
+        if down:
+            block[start + counters.BYTES_DOWN] += down
+
+    def closed(self, connection: Connection, outcome: Outcome) -> None:
+        seconds = self._clock() - connection.started
+        block, listener = self._block, connection.frontend.index
+        start = self._listeners[listener]
+        block[start + counters.DURATION_SUM] += int(seconds * NANO)
+        block[self._durations[listener] + counters.bucket(DURATION_BUCKETS, seconds)] += 1
+        block[start + counters.OUTCOME + outcome.index] += 1
+        if self._log is not None:
+            self._log(connection, outcome, seconds)
+
+
+class AccessLog:
+    """Writes the access line of a connection that ended, as one JSON object or as a line for people."""
+
+    def __init__(self, write: Callable[[str], None], upstreams: Sequence[str], log_format: str) -> None:
+        self._write = write
+        self._upstreams = upstreams
+        self._format = _as_json if log_format == "json" else _as_text
+
+    def __call__(self, connection: Connection, outcome: Outcome, seconds: float) -> None:
+        target = connection.target
+        connected = connection.connected
+        upstream = "" if target is None else self._upstreams[target.upstream]
+        self._write(
+            self._format(
+                {
+                    "time": timestamp(time.time()),
+                    "event": "connection",
+                    "listener": connection.frontend.name,
+                    "client": format_address(connection.client),
+                    "upstream": upstream,
+                    "address": format_address(target.address) if target is not None and target.address else "",
+                    "source": format_address(connection.source) if connection.source else "",
+                    "bytes_up": connection.bytes_up,
+                    "bytes_down": connection.bytes_down,
+                    "connect_seconds": round(connected - connection.dialed, 6) if connected else None,
+                    "seconds": round(seconds, 6),
+                    "outcome": outcome.label,
+                    "state": outcome.state,
+                }
+            )
+        )
+
+
+def _as_json(record: dict[str, object]) -> str:
+    return json.dumps(record) + "\n"
+
+
+def _as_text(record: dict[str, object]) -> str:
+    connect = record["connect_seconds"]
+    return (
+        f"{record['time']} {record['listener']}: {record['client']} -> {record['upstream'] or '-'} "
+        f"{record['outcome']} ({record['state']}) up {record['bytes_up']} B down {record['bytes_down']} B "
+        f"connect {'-' if connect is None else f'{connect} s'} total {record['seconds']} s\n"
+    )
+
+
+def format_address(address: Address) -> str:
+    host, port = address[0], address[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+_second = (0, "")
+
+
+def timestamp(seconds: float) -> str:
+    """UTC, RFC 3339, milliseconds. The part down to the second is kept for the lines that follow in it."""
+    global _second
+    whole = int(seconds)
+    known, text = _second
+    if whole != known:
+        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
+        _second = (whole, text)
+    return f"{text}.{int((seconds - whole) * 1000):03d}Z"

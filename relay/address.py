@@ -1,0 +1,123 @@
+"""Host names, literal addresses and `host:port` pairs as people write them: parsing, checking and formatting back.
+
+Every address that a person sets goes through here, so that all of relay has one spelling of each: lower-case names
+without the trailing dot, IPv6 compressed and in brackets when a port follows. Nothing is resolved and no socket is
+touched; the standard library is all that is imported, since workers use this too. Internationalised names are not
+converted, and IPv6 zone ids (RFC 4007) are refused: what they mean differs from machine to machine.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Address, IPv6Address
+
+MAX_PORT = 65535
+MAX_NAME = 253  # characters, without the trailing dot: RFC 1035 section 2.3.4 less the length octets
+
+# RFC 1123 section 2.1, and the underscore that names in private zones have in practice.
+_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
+_PORT = re.compile(r"[0-9]{1,5}")
+_BRACKETED = re.compile(r"\[([^\[\]]*)\](?::(.*))?", re.DOTALL)
+
+
+class AddressError(ValueError):
+    """An address that cannot be used. The message is the rest of a sentence that begins with the quoted text."""
+
+
+def parse_hostport(text: str, *, allow_name: bool) -> tuple[str, int]:
+    """Host and port of `host:port` or `[IPv6]:port`; port 0 is let through, for the caller to judge.
+
+    Without `allow_name` the host must be a literal IPv4 or IPv6 address. Raises AddressError.
+    """
+    host, port = _split(text)
+    if port is None:
+        raise AddressError("has no port; write host:port, or [address]:port for IPv6")
+    return _host(host, text.startswith("["), allow_name), _port(port)
+
+
+def parse_host(text: str, *, allow_name: bool) -> str:
+    """A host alone: name, IPv4, or IPv6 with or without brackets. Raises AddressError, also when a port follows."""
+    host, port = _split(text)
+    if port is not None:
+        raise AddressError("has a port, where a host alone belongs")
+    return _host(host, text.startswith("["), allow_name)
+
+
+def parse_address(text: str, *, default_port: int) -> tuple[str, int]:
+    """A literal address and its port, `default_port` when none is written. Raises AddressError."""
+    host, port = _split(text)
+    return _host(host, text.startswith("["), False), default_port if port is None else _port(port)
+
+
+def format_hostport(host: str, port: int) -> str:
+    """The inverse of `parse_hostport`: IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _split(text: str) -> tuple[str, str | None]:
+    """Host without brackets, and what is written for a port, if anything."""
+    if not text:
+        raise AddressError("is empty")
+    if "/" in text:
+        raise AddressError("has a slash; write a host and a port, not a URL or a network")
+    if text.startswith("["):
+        match = _BRACKETED.fullmatch(text)
+        if match is None:
+            raise AddressError("is not [address]:port")
+        return match[1], match[2]
+    if text.count(":") > 1:
+        if _ipv6(text) is None:
+            raise AddressError("is not host:port, nor an IPv6 address; with a port, IPv6 goes in brackets: [::1]:443")
+        return text, None
+    host, colon, port = text.partition(":")
+    return host, port if colon else None
+
+
+def _port(text: str) -> int:
+    if _PORT.fullmatch(text) is None or int(text) > MAX_PORT:
+        raise AddressError(f"has no valid port, a whole number from 0 to {MAX_PORT}")
+    return int(text)
+
+
+def _host(text: str, bracketed: bool, allow_name: bool) -> str:
+    if bracketed or ":" in text:
+        address = _ipv6(text)
+        if address is None:
+            raise AddressError("has no IPv6 address in its brackets")
+        # ::ffff:a.b.c.d is IPv4 on the wire. Left as it is, the same address would have two spellings, and Linux does
+        # not bind it to a socket that is IPv6 only.
+        return str(address.ipv4_mapped or address)
+    try:
+        return str(IPv4Address(text))
+    except ValueError:
+        pass
+    if text in ("", "*"):
+        raise AddressError("has no host; every address is 0.0.0.0:port for IPv4 and [::]:port for IPv6")
+    name = _name(text)
+    if not allow_name:
+        raise AddressError("is not a literal address; write IPv4 or [IPv6], not a name")
+    return name
+
+
+def _ipv6(text: str) -> IPv6Address | None:
+    if "%" in text:
+        raise AddressError("has a zone id (%), which is not supported")
+    try:
+        return IPv6Address(text)
+    except ValueError:
+        return None
+
+
+def _name(text: str) -> str:
+    if not text.isascii():
+        raise AddressError("has characters beyond ASCII; write the name in its xn-- form (IDNA)")
+    name = text.lower().removesuffix(".")
+    if len(name) > MAX_NAME:
+        raise AddressError(f"is a host name of more than {MAX_NAME} characters")
+    labels = name.split(".")
+    if any(_LABEL.fullmatch(label) is None for label in labels):
+        raise AddressError("is not a host name: labels of 1 to 63 letters, digits, - and _, without - at either end")
+    # RFC 1123 section 2.1: a name cannot look like an address. 10.0.0.256 is a typing error, not a host.
+    if labels[-1].isdigit():
+        raise AddressError("is not an IPv4 address, and a host name cannot end in a number")
+    return name

@@ -1,0 +1,118 @@
+"""The admin port and the health port: what people, probes and Prometheus ask the relay over HTTP.
+
+Only the supervisor serves them, from the numbers in the shared table; a worker is never asked, so a worker that hangs
+cannot make a probe wait, only fail. The health port may be open to the load balancer's probes: it knows the three health
+paths and nothing else, and neither port keeps a connection that has nothing to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from relay.status import Status
+
+PROBE_SECONDS = 30.0  # a connection to the health port lives no longer than this, whatever it does
+PROBE_CONNECTIONS = 64  # at the same time; one more is closed at once
+
+INDEX = """relay admin port
+
+GET /livez     200 while every worker's loop answers, else 503
+GET /readyz    200 while new connections are welcome, else 503 with the reason
+GET /healthz   Azure Application Health, rich states: {"ApplicationHealthState": "Healthy" | "Unhealthy"}
+GET /metrics   Prometheus
+GET /status    JSON, what `relay status` shows
+"""
+
+Reply = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def health_app(status: Status) -> web.Application:
+    """The three health paths."""
+    app = web.Application(client_max_size=0)
+    _add_health(app, status)
+    return app
+
+
+def admin_app(status: Status, registry: CollectorRegistry) -> web.Application:
+    """Everything that one may ask."""
+
+    async def metrics(_request: web.Request) -> web.StreamResponse:
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def show(_request: web.Request) -> web.StreamResponse:
+        return web.json_response(status.snapshot())
+
+    async def index(_request: web.Request) -> web.StreamResponse:
+        return web.Response(text=INDEX)
+
+    app = web.Application(client_max_size=65536)
+    _add_health(app, status)
+    app.router.add_get("/metrics", metrics)
+    app.router.add_get("/status", show)
+    app.router.add_get("/", index)
+    return app
+
+
+def _add_health(app: web.Application, status: Status) -> None:
+    async def livez(_request: web.Request) -> web.StreamResponse:
+        live = status.live()
+        return web.Response(status=200 if live.ok else 503, text=f"{live.reason or 'ok'}\n")
+
+    async def readyz(_request: web.Request) -> web.StreamResponse:
+        ready = status.ready()
+        return web.Response(status=200 if ready.ok else 503, text=f"{ready.reason or 'ok'}\n")
+
+    async def healthz(_request: web.Request) -> web.StreamResponse:
+        # Rich states: the body says it, and only with a 2xx status; anything else counts as Unknown
+        # (learn.microsoft.com, virtual-machines/extensions/health-extension). A draining instance is healthy.
+        state = "Healthy" if status.live().ok else "Unhealthy"
+        return web.json_response({"ApplicationHealthState": state})
+
+    app.router.add_get("/livez", livez)
+    app.router.add_get("/readyz", readyz)
+    app.router.add_get("/healthz", healthz)
+
+
+class HttpServer:
+    """Serves an application on a bound socket. With `probes`, connections are limited in number and age."""
+
+    def __init__(self, app: web.Application, sock: socket.socket, *, probes: bool) -> None:
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        self._sock = sock
+        self._probes = probes
+        self._open: set[asyncio.BaseProtocol] = set()
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        await self._runner.setup()
+        self._server = await asyncio.get_running_loop().create_server(self._connection, sock=self._sock)
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        await self._runner.cleanup()
+
+    def _connection(self) -> asyncio.BaseProtocol:
+        server = self._runner.server
+        assert server is not None
+        if not self._probes:
+            return server()
+        if len(server.connections) >= PROBE_CONNECTIONS:
+            return _Closed()
+        protocol = server()
+        asyncio.get_running_loop().call_later(PROBE_SECONDS, protocol.force_close)
+        return protocol
+
+
+class _Closed(asyncio.Protocol):
+    """A connection too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.abort()

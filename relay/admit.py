@@ -1,0 +1,51 @@
+"""Who gets in: turns a client's address into a source and asks the limits. Decides; touches no socket."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from functools import lru_cache
+
+from relay.core.limits import Lease, Limits, Refusal
+from relay.engines.contract import Address
+
+
+class SourceHash:
+    """Maps an address to a 64-bit number for its network, never 0.
+
+    Keyed (BLAKE2b, RFC 7693) with a secret of this instance, so that nobody can choose addresses that share a number.
+    `prefix_v4` and `prefix_v6` are the lengths in bits of what counts as one source.
+    """
+
+    def __init__(self, key: bytes, prefix_v4: int, prefix_v6: int) -> None:
+        self._key = key
+        self._mask_v4 = _mask(32, prefix_v4)
+        self._mask_v6 = _mask(128, prefix_v6)
+        # Clients come back, and one that is refused comes back at once.
+        self.cached = lru_cache(maxsize=4096)(self._hash)
+
+    def _hash(self, host: str) -> int:
+        if ":" in host:
+            packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+            network = (int.from_bytes(packed) & self._mask_v6).to_bytes(16)
+        else:
+            packed = socket.inet_pton(socket.AF_INET, host)
+            network = (int.from_bytes(packed) & self._mask_v4).to_bytes(4)
+        return int.from_bytes(hashlib.blake2b(network, digest_size=8, key=self._key).digest()) or 1
+
+
+def _mask(bits: int, prefix: int) -> int:
+    return ((1 << prefix) - 1) << (bits - prefix)
+
+
+class Admission:
+    """Decides for one worker whether a connection gets in. `source_hash` is None where sources are not limited."""
+
+    def __init__(self, limits: Limits, source_hash: SourceHash | None) -> None:
+        self._limits = limits
+        self._source_hash = source_hash
+
+    def admit(self, listener: int, client: Address) -> Lease | Refusal:
+        """A lease for a connection of listener number `listener` from `client`, or the limit that is in the way."""
+        source = self._source_hash.cached(client[0]) if self._source_hash is not None else 0
+        return self._limits.acquire(listener, source)

@@ -1,0 +1,75 @@
+"""`relay check`: what a start with these settings would do on this machine, and with --connect whether upstreams answer.
+
+Binds nothing and starts nothing, so it can be run beside a relay that serves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+
+from relay.address import format_hostport, parse_hostport
+from relay.cpus import usable_cpus
+from relay.dial import literal
+from relay.prepare import RESERVED_DESCRIPTORS, nameservers, raise_descriptor_limit
+from relay.resolve import Resolver
+from relay.settings import Settings
+
+
+def run(settings: Settings, *, connect: bool) -> int:
+    """Print the plan; with `connect` also try each upstream. 0, or 1 if an upstream cannot be reached."""
+    workers = settings.workers or usable_cpus()
+    descriptors = raise_descriptor_limit()
+    carries = (descriptors - RESERVED_DESCRIPTORS - sum(len(item.bind) for item in settings.listeners)) // 2 * workers
+    wanted = settings.limits.max_connections
+    print("settings: ok")
+    print(f"engine: stream (uvloop), {workers} worker{'s' if workers != 1 else ''}")
+    print(f"connections: {min(wanted, carries) if wanted else carries} at most; {descriptors} descriptors a worker")
+    if wanted > carries:
+        print(f"  warning: limits.max_connections is {wanted}, more than the descriptors carry; raise LimitNOFILE")
+    for item in settings.listeners:
+        print(f"listener {item.name}: {', '.join(item.bind)} -> {', '.join(item.upstream)}")
+    if not connect:
+        return 0
+    upstreams = dict.fromkeys(upstream for item in settings.listeners for upstream in item.upstream)
+    results = asyncio.run(_connect_all(settings, list(upstreams)))
+    return 0 if all(results) else 1
+
+
+async def _connect_all(settings: Settings, upstreams: list[str]) -> list[bool]:
+    resolver = Resolver(nameservers(settings), time.monotonic)
+    return [await _connect(resolver, text, settings.dial.connect_timeout) for text in upstreams]
+
+
+async def _connect(resolver: Resolver, text: str, timeout: float) -> bool:
+    """Resolve and dial one upstream, every address; well if one of them answers."""
+    host, port = parse_hostport(text, allow_name=True)
+    if literal(host, port) is not None:
+        addresses: tuple[str, ...] = (host,)
+    else:
+        found = await resolver.resolve(host)
+        if not found.addresses:
+            print(f"upstream {text}: cannot be resolved: {found.error}")
+            return False
+        addresses = found.addresses
+    reached = False
+    for address in addresses:
+        started = time.monotonic()
+        try:
+            await _dial(address, port, timeout)
+        except TimeoutError:
+            print(f"upstream {text}: {format_hostport(address, port)}: no answer in {timeout:g} s (dial.connect_timeout)")
+        except OSError as error:
+            print(f"upstream {text}: {format_hostport(address, port)}: {(error.strerror or str(error)).lower()}")
+        else:
+            print(f"upstream {text}: {format_hostport(address, port)}: connected in {time.monotonic() - started:.4f} s")
+            reached = True
+    return reached
+
+
+async def _dial(address: str, port: int, timeout: float) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
+        async with asyncio.timeout(timeout):
+            await asyncio.get_running_loop().sock_connect(sock, (address, port))

@@ -1,0 +1,121 @@
+"""The command line: what a person or a unit file starts. Each command does its work elsewhere; here are words and exits.
+
+Exit status: 0 well; 1 it ran and failed; 2 the command or the settings are wrong, with one line per mistake on standard
+error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import relay
+
+DESCRIPTION = "TCP passthrough relay: accepts TCP, passes the bytes to an upstream, never terminates TLS."
+EPILOG = """\
+examples:
+  RELAY_UPSTREAM=myhub.azure-devices.net relay check --connect
+  relay run --config /etc/relay/relay.toml
+  relay status --admin http://127.0.0.1:9100
+
+Settings come from the defaults, then the TOML file, then the environment (RELAY_LIMITS__MAX_CONNECTIONS=20000);
+`relay config` prints all of them with their meaning. Exit status: 0 well, 1 ran and failed, 2 wrong command or settings.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 2
+    command = {"run": _run, "check": _check, "config": _config, "demo": _demo, "status": _status}[options.command]
+    try:
+        return command(options)
+    except BrokenPipeError:
+        # `relay config | head`: nobody reads the rest. Keep the interpreter from trying again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="relay", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"relay {relay.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    def add(name: str, text: str, *, config: bool = False) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        if config:
+            command.add_argument(
+                "--config", type=Path, metavar="FILE", help="TOML file with settings; without it, the environment's only"
+            )
+        return command
+
+    add("run", "start in the foreground; SIGTERM drains and ends, SIGINT ends at once", config=True)
+    check = add("check", "validate the settings", config=True)
+    check.add_argument("--connect", action="store_true", help="also resolve and dial every upstream")
+    add("config", "print the effective settings as TOML, defaults included", config=True)
+    demo = add("demo", "stand-in hub, relay and devices on loopback; no privileges, nothing to configure")
+    demo.add_argument("--once", action="store_true", help="send a fixed amount, verify that all arrived, then end")
+    status = add("status", "one look at a running relay")
+    status.add_argument(
+        "--admin", default="http://127.0.0.1:9100", metavar="URL", help="its admin port (default: %(default)s)"
+    )
+    status.add_argument("--json", action="store_true", help="print the numbers as JSON")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from relay import settings, supervisor
+    from relay.prepare import StartError
+
+    try:
+        return supervisor.run(settings.load(options.config, os.environ))
+    except (settings.SettingsError, StartError) as error:
+        return _complain(error.problems)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from relay import check, settings
+
+    try:
+        loaded = settings.load(options.config, os.environ)
+    except settings.SettingsError as error:
+        return _complain(error.problems)
+    return check.run(loaded, connect=options.connect)
+
+
+def _config(options: argparse.Namespace) -> int:
+    from relay import settings
+
+    try:
+        print(settings.render(settings.load(options.config, os.environ, require_listeners=False)), end="")
+    except settings.SettingsError as error:
+        return _complain(error.problems)
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from relay.demo.run import main as run_demo
+
+    return run_demo(options.once)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from relay import status_view
+
+    return status_view.run(options.admin, as_json=options.json)
+
+
+def _complain(problems: Sequence[str]) -> int:
+    for problem in problems:
+        print(f"relay: {problem}", file=sys.stderr)
+    return 2

@@ -1,0 +1,295 @@
+"""One connection, from accept to close, as a transition table: what happened, in which state, and what is done about it.
+
+    accept → admit → route → dial → pump → account → close
+
+Reading the table from top to bottom is reading that line. Each entry names the next state and the step that is taken; a
+step is a plain synchronous function that touches no socket. It returns either an `Action` for the engine, or a `Found`
+(what the step found out), which is looked up in the table at once. A step that ends the connection has its `Outcome`
+beside it; `_close` is the only place that ends one, and no entry leads out of CLOSED: so there is exactly one outcome.
+
+What this file does not do: move bytes, keep timers, or know which engine it runs on.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from relay.account import Ledger
+from relay.admit import Admission
+from relay.core.limits import Lease, Refusal
+from relay.dial import DIAL_OUTCOMES, Route, Target
+from relay.engines.contract import Action, Address, Close, Dial, Event, Pump, Refuse, Wait
+from relay.outcome import Outcome
+from relay.resolve import Lookup
+
+
+class State(enum.Enum):
+    __hash__ = object.__hash__  # by identity: Enum's own hashes the name, in Python, at each look-up in the table
+
+    NEW = "new"
+    ADMITTED = "admitted"
+    ROUTING = "routing"
+    RESOLVING = "resolving"
+    DIALING = "dialing"
+    PUMPING = "pumping"
+    CLOSED = "closed"
+
+
+class Found(enum.Enum):
+    """What a step found out; looked up in the table like an event."""
+
+    __hash__ = object.__hash__
+
+    ACCEPTED = "accepted"
+    ADMITTED = "admitted"
+    REFUSED = "refused"
+    ADDRESS = "address"  # there is one to dial
+    UNRESOLVED = "unresolved"  # a name is being looked up
+    RESOLVED = "resolved"
+    EXHAUSTED = "exhausted"  # every address was tried, or there is none
+
+
+@dataclass(slots=True)
+class Frontend:
+    """What the connections of one listener share."""
+
+    index: int
+    name: str
+    admission: Admission
+    route: Route
+    lookup: Callable[[str, Callable[[Lookup], None]], Lookup | None]
+    perform: Callable[[Connection, Action], None]  # the engine's, for answers that come late
+    ledger: Ledger
+    clock: Callable[[], float]  # monotonic seconds
+    connect_timeout: float  # seconds, per address
+
+
+class Connection:
+    """One accepted connection. Implements `relay.engines.contract.Handler`."""
+
+    __slots__ = (
+        "bytes_down",
+        "bytes_up",
+        "client",
+        "connected",
+        "dialed",
+        "failure",
+        "frontend",
+        "lease",
+        "link",
+        "source",
+        "started",
+        "state",
+        "target",
+        "targets",
+    )
+
+    def __init__(self, frontend: Frontend, client: Address) -> None:
+        self.frontend = frontend
+        self.client = client
+        self.state = State.NEW
+        self.started = frontend.clock()
+        self.link: object | None = None
+        self.lease: Lease | None = None
+        self.targets: list[Target] | None = None  # still to be tried, the next one last
+        self.target: Target | None = None  # being tried, or connected to
+        self.dialed = 0.0
+        self.connected = 0.0  # monotonic seconds; 0: never
+        self.failure: Outcome | None = None  # of the last attempt to dial
+        self.source: Address | None = None  # local address towards the upstream
+        self.bytes_up = 0
+        self.bytes_down = 0
+
+    def advance(self, event: Event | Found, value: object = None) -> Action:
+        """Take the step that the table names, and those that follow from it."""
+        while True:
+            self.state, step, outcome = TRANSITIONS[self.state, event]
+            result = step(self, value, outcome)
+            if not isinstance(result, Found):
+                return result
+            event, value = result, None
+
+    def moved(self, up: int, down: int) -> None:
+        """Bytes received so far from the client and from the upstream."""
+        self.frontend.ledger.moved(self.frontend.index, up - self.bytes_up, down - self.bytes_down)
+        self.bytes_up = up
+        self.bytes_down = down
+
+
+# The same for every connection.
+WAIT, PUMP, REFUSE, CLOSE = Wait(), Pump(), Refuse(), Close()
+RESET_BOTH, RESET_CLIENT, RESET_UPSTREAM = Close(True, True), Close(True, False), Close(False, True)
+
+Step = Callable[[Connection, object, Outcome | None], Action | Found]
+
+
+Acceptor = Callable[[Address], tuple[Connection, Action]]
+
+
+def accept(frontend: Frontend, client: Address) -> tuple[Connection, Action]:
+    """A connection was accepted: its record, and what to do with it."""
+    frontend.ledger.accepted(frontend.index)
+    connection = Connection(frontend, client)
+    return connection, connection.advance(Found.ACCEPTED)
+
+
+# --- the steps ------------------------------------------------------------------------------------------------------
+
+
+def _admit(connection: Connection, _value: object, _outcome: Outcome | None) -> Found:
+    result = connection.frontend.admission.admit(connection.frontend.index, connection.client)
+    if isinstance(result, Lease):
+        connection.lease = result
+        return Found.ADMITTED
+    connection.failure = REFUSALS[result]
+    return Found.REFUSED
+
+
+def _route(connection: Connection, _value: object, _outcome: Outcome | None) -> Found:
+    """The next address to dial; asks for the name's addresses where they are not known."""
+    frontend = connection.frontend
+    if connection.targets is None:
+        connection.targets = frontend.route.targets()
+    while connection.targets:
+        target = connection.targets.pop()
+        if target.address is not None:
+            connection.target = target
+            return Found.ADDRESS
+        connection.target = target
+        found = frontend.lookup(target.host, lambda lookup: _looked_up(connection, lookup))
+        if found is None:
+            return Found.UNRESOLVED
+        _add_addresses(connection, target, found)
+    return Found.EXHAUSTED
+
+
+def _wait(_connection: Connection, _value: object, _outcome: Outcome | None) -> Action:
+    return WAIT
+
+
+def _looked_up(connection: Connection, lookup: Lookup) -> None:
+    """A look-up that was waited for is over; the connection may be gone meanwhile."""
+    if connection.state is State.RESOLVING:
+        connection.frontend.perform(connection, connection.advance(Found.RESOLVED, lookup))
+
+
+def _resolved(connection: Connection, value: object, outcome: Outcome | None) -> Found:
+    assert isinstance(value, Lookup) and connection.target is not None
+    _add_addresses(connection, connection.target, value)
+    return _route(connection, None, outcome)
+
+
+def _add_addresses(connection: Connection, target: Target, lookup: Lookup) -> None:
+    assert connection.targets is not None
+    if lookup.addresses:
+        connection.targets.extend(connection.frontend.route.expand(target, lookup.addresses))
+    else:
+        connection.failure = Outcome.RESOLVE_FAILED
+
+
+def _dial(connection: Connection, _value: object, _outcome: Outcome | None) -> Action:
+    target = connection.target
+    assert target is not None and target.address is not None
+    connection.dialed = connection.frontend.clock()
+    return Dial(target.address, "", connection.frontend.connect_timeout)
+
+
+def _next(connection: Connection, value: object, outcome: Outcome | None) -> Found:
+    """A dial failed: remember how, try the next address."""
+    if outcome is None:
+        outcome = DIAL_OUTCOMES.get(value if isinstance(value, int) else errno.EIO, Outcome.DIAL_FAILED)
+    connection.failure = outcome
+    if outcome is Outcome.NO_RESOURCES:
+        connection.targets = []  # another address would need what there is none of
+    return _route(connection, None, None)
+
+
+def _pump(connection: Connection, value: object, _outcome: Outcome | None) -> Action:
+    connection.connected = connection.frontend.clock()
+    connection.source = value if isinstance(value, tuple) else None  # type: ignore[assignment]
+    assert connection.target is not None
+    connection.frontend.ledger.connected(connection.target.upstream, connection.connected - connection.dialed)
+    return PUMP
+
+
+def _close(connection: Connection, outcome: Outcome | None) -> None:
+    """The one place where a connection ends: give its place back and account for it."""
+    outcome = outcome or connection.failure or Outcome.INTERNAL_ERROR
+    if connection.lease is not None:
+        connection.lease.release()
+    connection.targets = None
+    connection.frontend.ledger.closed(connection, outcome)
+
+
+def _refuse(connection: Connection, _value: object, outcome: Outcome | None) -> Action:
+    _close(connection, outcome)
+    return REFUSE
+
+
+def _finish(connection: Connection, _value: object, outcome: Outcome | None) -> Action:
+    _close(connection, outcome)
+    return CLOSE
+
+
+def _abort(connection: Connection, _value: object, outcome: Outcome | None) -> Action:
+    """Both sides see a reset: a stream that was cut must not look complete."""
+    _close(connection, outcome)
+    return RESET_BOTH
+
+
+def _pass_on(connection: Connection, _value: object, outcome: Outcome | None) -> Action:
+    """The client's own end of the connection is gone; the upstream sees a reset."""
+    _close(connection, outcome)
+    return RESET_UPSTREAM
+
+
+def _pass_back(connection: Connection, _value: object, outcome: Outcome | None) -> Action:
+    """The upstream's end is gone; the client sees a reset."""
+    _close(connection, outcome)
+    return RESET_CLIENT
+
+
+REFUSALS = {
+    Refusal.CAPACITY: Outcome.REFUSED_CAPACITY,
+    Refusal.INSTANCE: Outcome.REFUSED_INSTANCE,
+    Refusal.LISTENER: Outcome.REFUSED_LISTENER,
+    Refusal.SOURCE: Outcome.REFUSED_SOURCE,
+}
+
+_NEW, _ADMITTED, _ROUTING, _RESOLVING = State.NEW, State.ADMITTED, State.ROUTING, State.RESOLVING
+_DIALING, _PUMPING, _CLOSED = State.DIALING, State.PUMPING, State.CLOSED
+
+TRANSITIONS: dict[tuple[State, Event | Found], tuple[State, Step, Outcome | None]] = {
+    # in this state, when this happened      → be in this state, take this step, ending with this outcome
+    (_NEW, Found.ACCEPTED): (_ADMITTED, _admit, None),
+    (_ADMITTED, Found.REFUSED): (_CLOSED, _refuse, None),  # the limit that refused it is its outcome
+    (_ADMITTED, Found.ADMITTED): (_ROUTING, _route, None),
+    (_ROUTING, Found.ADDRESS): (_DIALING, _dial, None),
+    (_ROUTING, Found.UNRESOLVED): (_RESOLVING, _wait, None),
+    (_ROUTING, Found.EXHAUSTED): (_CLOSED, _abort, None),  # the last failure is its outcome
+    (_RESOLVING, Found.RESOLVED): (_ROUTING, _resolved, None),
+    (_DIALING, Event.CONNECTED): (_PUMPING, _pump, None),
+    (_DIALING, Event.DIAL_FAILED): (_ROUTING, _next, None),  # the errno says which outcome
+    (_DIALING, Event.DIAL_TIMEOUT): (_ROUTING, _next, Outcome.DIAL_TIMEOUT),
+    # The ends, while data flows.
+    (_PUMPING, Event.FINISHED): (_CLOSED, _finish, Outcome.OK),
+    (_PUMPING, Event.CLIENT_RESET): (_CLOSED, _pass_on, Outcome.CLIENT_RESET),
+    (_PUMPING, Event.UPSTREAM_RESET): (_CLOSED, _pass_back, Outcome.UPSTREAM_RESET),
+    (_PUMPING, Event.CLIENT_LOST): (_CLOSED, _abort, Outcome.CLIENT_LOST),
+    (_PUMPING, Event.UPSTREAM_LOST): (_CLOSED, _abort, Outcome.UPSTREAM_LOST),
+    (_PUMPING, Event.IDLE): (_CLOSED, _abort, Outcome.IDLE_TIMEOUT),
+    (_PUMPING, Event.CLIENT_HALF_CLOSE): (_CLOSED, _abort, Outcome.CLIENT_HALF_CLOSE_TIMEOUT),
+    (_PUMPING, Event.UPSTREAM_HALF_CLOSE): (_CLOSED, _abort, Outcome.UPSTREAM_HALF_CLOSE_TIMEOUT),
+    # Told to stop: what was received is delivered, then FIN.
+    (_PUMPING, Event.STOP): (_CLOSED, _finish, Outcome.SHUTDOWN),
+    (_PUMPING, Event.DEFECT): (_CLOSED, _abort, Outcome.INTERNAL_ERROR),
+}
+for _state in (_ADMITTED, _ROUTING, _RESOLVING, _DIALING):
+    # The client went away, or the relay has to, before there was an upstream.
+    TRANSITIONS[_state, Event.CLIENT_RESET] = (_CLOSED, _pass_on, Outcome.CLIENT_ABORT)
+    TRANSITIONS[_state, Event.CLIENT_LOST] = (_CLOSED, _abort, Outcome.CLIENT_ABORT)
+    TRANSITIONS[_state, Event.STOP] = (_CLOSED, _abort, Outcome.SHUTDOWN_DIAL)
+    TRANSITIONS[_state, Event.DEFECT] = (_CLOSED, _abort, Outcome.INTERNAL_ERROR)

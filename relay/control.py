@@ -1,0 +1,117 @@
+"""What supervisor and workers say to each other: typed messages over a Unix socket pair, descriptors included.
+
+SOCK_SEQPACKET keeps messages whole: a process that dies in the middle of something leaves no half of one behind, and its
+end of the pair closing is itself the message that it is gone. Neither side ever waits for the other: a message that does
+not fit into the socket's buffer is refused to the sender, who then knows that the other side has not been reading.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+MAX_MESSAGE = 1 << 17  # bytes; below the default net.core.wmem_default
+MAX_DESCRIPTORS = 250  # per message; the kernel takes SCM_MAX_FD = 253, net/scm.h
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """To a worker, first of all; with the table's descriptor and then its listening sockets in the listeners' order."""
+
+    kind: ClassVar[str] = "start"
+    spec: str  # WorkerSpec as JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """From a worker: it accepts."""
+
+    kind: ClassVar[str] = "ready"
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """To a worker: stop accepting, let connections finish for so many seconds, then end."""
+
+    kind: ClassVar[str] = "drain"
+    window: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """To a worker: close everything and end."""
+
+    kind: ClassVar[str] = "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """From a worker: a line for the service log (not the access log)."""
+
+    kind: ClassVar[str] = "log"
+    level: str
+    logger: str
+    text: str
+    traceback: str = ""
+
+
+Message = Start | Ready | Drain | Stop | Log
+KINDS: dict[str, type[Message]] = {kind.kind: kind for kind in (Start, Ready, Drain, Stop, Log)}
+
+
+class ChannelFull(Exception):
+    """The other side has not been reading."""
+
+
+class Channel:
+    """One end of the pair. `fileno` becomes readable when there is something to `receive`."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        sock.setblocking(False)
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
+        """Raises ChannelFull, or OSError (the other side is gone), or ValueError (too long)."""
+        data = json.dumps({"kind": message.kind, **asdict(message)}).encode()
+        if len(data) > MAX_MESSAGE:
+            raise ValueError(f"a control message of {len(data)} bytes; at most {MAX_MESSAGE}")
+        if len(descriptors) > MAX_DESCRIPTORS:
+            raise ValueError(f"{len(descriptors)} descriptors in one control message; at most {MAX_DESCRIPTORS}")
+        try:
+            socket.send_fds(self._sock, [data], list(descriptors), socket.MSG_NOSIGNAL)
+        except BlockingIOError as error:
+            raise ChannelFull from error
+
+    def receive(self) -> tuple[Message, list[int]] | None:
+        """The next message and its descriptors; None when the other side is gone. Raises BlockingIOError: none yet."""
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._sock, MAX_MESSAGE, MAX_DESCRIPTORS)
+        except ConnectionResetError:
+            return None
+        if not data:
+            return None
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
+        raw = json.loads(data)
+        return KINDS[raw.pop("kind")](**raw), descriptors
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until there is something to receive; False if there was nothing in that time."""
+        return bool(select.select([self._sock], [], [], seconds)[0])
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Both ends, not yet wrapped."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -1,0 +1,275 @@
+"""Connection limits that hold for the whole instance, whatever the number of workers, without a lock or a message.
+
+Theory of operation. The workers share a table of counts with one column per worker; a worker writes only its own column.
+To let a connection in, a worker
+
+    1. announces: adds one to its own count,
+    2. executes a full memory fence,
+    3. reads the sum over all columns, its own announcement included,
+    4. keeps the announcement if the sum is within the limit, else takes it back.
+
+Never exceeded: of the workers that keep an announcement, the one whose fence came last saw all the others' (Dekker's
+argument), so the sum that it found within the limit contained them all.
+
+Reached when there is room: a sum that is too high may contain announcements that will be taken back. Each worker has a
+sequence number that is odd while it decides, as in a seqlock: when the others' numbers are the same before and after the
+sum was read, at most one connection per odd number in it is undecided. If the sum is too high even without those, the
+limit is reached. Else the lowest column among the deciding keeps its announcement and looks again, and the others take
+theirs back and wait for it. All waiting is bounded: a worker that was stopped in the middle (SIGSTOP, a debugger) costs the
+others a refusal at worst, never a hang. What a dead worker held is given back by clearing its column.
+
+Per source, the key is a 64-bit keyed hash of the source's network (made in `admit`), kept in buckets of 16 slots in a
+region per worker: one writer, any number of readers, no chains to follow. Two sources with the same hash would share
+one count; with a secret key and 64 bits that is as likely as guessing the key. The table does not allocate after it was
+made: a flood of sources cannot grow it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+WAYS = 16  # slots of one source bucket; sized so that a full bucket is less likely than 1e-9 at the configured load
+SPINS = 400  # looks at the rivals before giving up: some 400 µs, many times what a decision takes
+MASK = 0xFFFFFFFF
+NO_SLOT = -1  # sources are not limited
+BUCKET_FULL = -2
+
+
+class Cells(Protocol):
+    """A mutable row of unsigned integers: a `memoryview` over shared memory, or a plain list in tests."""
+
+    def __getitem__(self, index: int, /) -> int: ...
+    def __setitem__(self, index: int, value: int, /) -> None: ...
+    def __len__(self) -> int: ...
+
+
+class Refusal(enum.Enum):
+    """Which limit refused a connection."""
+
+    CAPACITY = "capacity"  # this worker's own descriptors
+    INSTANCE = "instance"
+    LISTENER = "listener"
+    SOURCE = "source"
+
+
+@dataclass(frozen=True, slots=True)
+class LimitPlan:
+    """What is limited, and how. Counts of connections; 0 means unlimited, except for `instance` and `capacity`."""
+
+    workers: int
+    instance: int
+    capacity: int  # per worker: what its descriptors carry
+    listeners: tuple[int, ...]
+    per_source: int = 0
+    source_buckets: int = 0  # power of two, per worker; 0 when per_source is 0
+
+    @property
+    def count_cells(self) -> int:
+        """Size of the count table in cells: a row of sequence numbers, the instance's row, a row per listener."""
+        return self.workers * (2 + len(self.listeners))
+
+    @property
+    def source_cells(self) -> int:
+        """Size of the source table in cells, all workers together."""
+        return self.workers * self.source_buckets * WAYS
+
+
+def source_buckets(connections_per_worker: int) -> int:
+    """Buckets for one worker that may hold that many sources at once: a mean load of at most 2 of 16 slots."""
+    buckets = 64
+    while buckets * 2 < connections_per_worker:
+        buckets *= 2
+    return buckets
+
+
+class Lease:
+    """One admitted connection's place. Released once; releasing again does nothing."""
+
+    __slots__ = ("_limits", "_listener", "_slot")
+
+    def __init__(self, limits: Limits, listener: int, slot: int) -> None:
+        self._limits: Limits | None = limits
+        self._listener = listener
+        self._slot = slot
+
+    def release(self) -> None:
+        """Give the place back."""
+        limits, self._limits = self._limits, None
+        if limits is not None:
+            limits._take_back(self._listener, self._slot)
+
+
+class Limits:
+    """One worker's view of the shared table.
+
+    `counts` has `plan.count_cells` cells, `hashes` (64 bits) and `sources` (counts) have `plan.source_cells` each, all
+    zero at first. `fence` is a full memory barrier between processes.
+    """
+
+    def __init__(
+        self,
+        plan: LimitPlan,
+        column: int,
+        counts: Cells,
+        hashes: Cells,
+        sources: Cells,
+        fence: Callable[[], None],
+    ) -> None:
+        if not 0 <= column < plan.workers:
+            raise ValueError(f"column {column} of {plan.workers}")
+        self._plan = plan
+        self._column = column
+        self._counts = counts
+        self._hashes = hashes
+        self._sources = sources
+        self._fence = fence
+        n = plan.workers
+        self._own = n + column
+        self._instance_row = range(n, 2 * n)
+        self._listener_rows = tuple(range((2 + i) * n, (3 + i) * n) for i in range(len(plan.listeners)))
+        self._region = plan.source_buckets * WAYS
+
+    def acquire(self, listener: int, source: int = 0) -> Lease | Refusal:
+        """A place for one connection of listener number `listener` from the source with hash `source` (not 0)."""
+        counts, column = self._counts, self._column
+        if counts[self._own] >= self._plan.capacity:
+            return Refusal.CAPACITY
+        for _ in range(SPINS):
+            counts[column] = (counts[column] + 1) & MASK  # odd: deciding
+            slot = self._announce(listener, source)
+            if slot == BUCKET_FULL:
+                counts[column] = (counts[column] + 1) & MASK
+                return Refusal.SOURCE
+            self._fence()
+            refusal = self._over(listener, source, 0)
+            if refusal is None:
+                counts[column] = (counts[column] + 1) & MASK
+                return Lease(self, listener, slot)
+            refusal, final = self._decide(listener, source)
+            if refusal is None:
+                counts[column] = (counts[column] + 1) & MASK
+                return Lease(self, listener, slot)
+            self._take_back(listener, slot)
+            counts[column] = (counts[column] + 1) & MASK
+            if final:
+                return refusal
+            self._wait_for_lower_rivals()
+        return refusal
+
+    def held(self) -> int:
+        """Connections that this worker holds now."""
+        return self._counts[self._own]
+
+    def _announce(self, listener: int, source: int) -> int:
+        """Add one to this worker's counts; the source's slot, or NO_SLOT or BUCKET_FULL."""
+        plan, counts = self._plan, self._counts
+        slot = NO_SLOT
+        if plan.per_source:
+            slot = self._claim(source)
+            if slot == BUCKET_FULL:
+                return slot
+            self._sources[slot] += 1
+        counts[self._own] += 1
+        if plan.listeners[listener]:
+            counts[self._listener_rows[listener][self._column]] += 1
+        return slot
+
+    def _take_back(self, listener: int, slot: int) -> None:
+        plan, counts = self._plan, self._counts
+        counts[self._own] -= 1
+        if plan.listeners[listener]:
+            counts[self._listener_rows[listener][self._column]] -= 1
+        if slot >= 0:
+            self._sources[slot] -= 1
+
+    def _decide(self, listener: int, source: int) -> tuple[Refusal | None, bool]:
+        """(None, True) to let in, (the limit reached, True) to refuse, (…, False) to make way for a lower column."""
+        for _ in range(SPINS):
+            before = self._rivals()
+            refusal = self._over(listener, source, 0)
+            if refusal is None:
+                return None, True
+            undecided = sum(number & 1 for number in before)
+            if undecided:
+                certain = self._over(listener, source, undecided)
+            else:
+                certain = refusal
+            if self._rivals() != before:
+                continue
+            if certain is not None:
+                return certain, True
+            if any(number & 1 for number in before[: self._column]):
+                return refusal, False
+        return refusal, True
+
+    def _over(self, listener: int, source: int, undecided: int) -> Refusal | None:
+        """The first limit that the announced counts exceed by more than `undecided`."""
+        plan, counts = self._plan, self._counts
+        total = -undecided
+        for cell in self._instance_row:
+            total += counts[cell]
+        if total > plan.instance:
+            return Refusal.INSTANCE
+        limit = plan.listeners[listener]
+        if limit:
+            total = -undecided
+            for cell in self._listener_rows[listener]:
+                total += counts[cell]
+            if total > limit:
+                return Refusal.LISTENER
+        if plan.per_source and self._source_total(source) - undecided > plan.per_source:
+            return Refusal.SOURCE
+        return None
+
+    def _rivals(self) -> list[int]:
+        """The sequence numbers of all columns, this one's included counted as even."""
+        numbers = [self._counts[column] for column in range(self._plan.workers)]
+        numbers[self._column] = 0
+        return numbers
+
+    def _wait_for_lower_rivals(self) -> None:
+        for _ in range(SPINS):
+            if not any(self._counts[column] & 1 for column in range(self._column)):
+                return
+
+    def _bucket(self, column: int, source: int) -> range:
+        start = column * self._region + (source & (self._plan.source_buckets - 1)) * WAYS
+        return range(start, start + WAYS)
+
+    def _source_total(self, source: int) -> int:
+        total = 0
+        for column in range(self._plan.workers):
+            for cell in self._bucket(column, source):
+                if self._hashes[cell] == source:
+                    total += self._sources[cell]
+        return total
+
+    def _claim(self, source: int) -> int:
+        """This worker's slot for `source`: the one that has it, else a free one, else BUCKET_FULL."""
+        free = BUCKET_FULL
+        for cell in self._bucket(self._column, source):
+            if self._hashes[cell] == source:
+                return cell
+            if free < 0 and not self._sources[cell]:
+                free = cell
+        if free >= 0:
+            self._hashes[free] = source
+        return free
+
+
+def clear_column(plan: LimitPlan, column: int, counts: Cells, sources: Cells) -> None:
+    """Give back what a worker held that is no more. Only for the supervisor, after the worker's process has ended."""
+    for row in range(plan.count_cells // plan.workers):
+        counts[row * plan.workers + column] = 0
+    region = plan.source_buckets * WAYS
+    for cell in range(column * region, (column + 1) * region):
+        if sources[cell]:
+            sources[cell] = 0
+
+
+def total_held(plan: LimitPlan, counts: Sequence[int] | Cells) -> int:
+    """Connections held by all workers together."""
+    return sum(counts[cell] for cell in range(plan.workers, 2 * plan.workers))

@@ -1,0 +1,88 @@
+"""The MQTT half of the stand-in hub: amqtt's broker behind a TLS listener that is asyncio's.
+
+It takes any client without a password and records the telemetry that is published; it routes nothing back to devices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from amqtt.adapters import StreamReaderAdapter, StreamWriterAdapter
+from amqtt.broker import Broker, BrokerContext
+from amqtt.errors import AMQTTError
+from amqtt.plugins.base import BasePlugin
+from amqtt.session import ApplicationMessage
+
+from relay.demo import telemetry
+
+Record = Callable[[telemetry.Arrival], None]
+
+LISTENER = "default"
+SHUTDOWN = 2.0  # seconds; devices may still be connected
+
+log = logging.getLogger("relay.demo.broker")
+
+
+class TelemetryPlugin(BasePlugin[BrokerContext]):
+    """Hands every message that a device publishes to the record. amqtt makes the plugin, and finds methods by name."""
+
+    @dataclass
+    class Config:
+        """Given under the plugin's name in the broker's configuration."""
+
+        record: Record
+
+    def __init__(self, context: BrokerContext) -> None:
+        super().__init__(context)
+        self._record: Record = self._get_config_option("record")
+
+    async def on_broker_message_received(self, *, client_id: str, message: ApplicationMessage) -> None:
+        """A PUBLISH of `client_id`, which IoT Hub wants to be the device's id."""
+        if message.topic != telemetry.topic(client_id):
+            log.warning("%s published to %s: not its telemetry topic", client_id, message.topic)
+            return
+        try:
+            self._record(telemetry.arrival(telemetry.MQTT, client_id, bytes(message.data)))
+        except ValueError as error:
+            log.warning("%s: %s", client_id, error)
+
+
+class MqttEndpoint:
+    """A broker that listens on a loopback port of the kernel's choice."""
+
+    def __init__(self, context: ssl.SSLContext, record: Record) -> None:
+        self._context = context
+        self._broker = Broker(
+            {
+                # "external": amqtt opens no port of its own, since it cannot say which one the kernel chose.
+                "listeners": {LISTENER: {"type": "external"}},
+                "plugins": {
+                    "amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True},
+                    "relay.demo.broker.TelemetryPlugin": {"record": record},
+                },
+            }
+        )
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> int:
+        """Listen; returns the port."""
+        await self._broker.start()
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0, ssl=self._context)
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def stop(self) -> None:
+        """End the sessions and the listener."""
+        if self._server is not None:
+            self._server.close()
+        try:
+            await asyncio.wait_for(self._broker.shutdown(), SHUTDOWN)
+        except (TimeoutError, AMQTTError) as error:
+            log.warning("the broker did not end well: %r", error)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._broker.external_connected(StreamReaderAdapter(reader), StreamWriterAdapter(writer), LISTENER)

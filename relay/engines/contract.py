@@ -1,0 +1,148 @@
+"""The contract between an engine and what stands above it.
+
+An engine owns a worker's client sockets from accept to close and moves their bytes; it decides nothing. For every
+connection it tells a `Handler` what happened (`Event`) and carries out the `Action` that it is answered with:
+
+    accepted → Refuse | Wait | Dial          (Wait: the answer comes later, through `Engine.perform`)
+    CONNECTED → Pump, DIAL_FAILED / DIAL_TIMEOUT → Dial (the next address) | Close
+    anything that ends it → Close
+
+While it pumps, an engine honours half-close in both orders, passes a reset on as a reset, stops receiving from a side
+whose peer does not take what was received, and ends a connection that was silent for too long. Nothing here assumes a
+transport, a task or a file object per connection: an engine that keeps its connections in arrays fits as well.
+
+What an engine does not do: resolve names, count, log, or choose anything.
+"""
+
+from __future__ import annotations
+
+import enum
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+# (host, port) or (host, port, flowinfo, scope): what accept(2) gave, hosts always literal addresses.
+Address = tuple[str, int] | tuple[str, int, int, int]
+
+
+class Event(enum.Enum):
+    """What happened to a connection. The value that goes with it is named behind it; None where nothing is."""
+
+    __hash__ = object.__hash__  # by identity; Enum's own is written in Python, and events are looked up in tables
+
+    CONNECTED = "connected"  # local Address of the upstream side, or None if nobody asked for it
+    DIAL_FAILED = "dial_failed"  # errno
+    DIAL_TIMEOUT = "dial_timeout"
+    FINISHED = "finished"  # both directions ended and everything was delivered
+    CLIENT_RESET = "client_reset"  # in any phase
+    UPSTREAM_RESET = "upstream_reset"
+    CLIENT_LOST = "client_lost"  # errno: keepalive, user timeout, network gone
+    UPSTREAM_LOST = "upstream_lost"  # errno
+    IDLE = "idle"  # no byte in either direction for Timeouts.idle
+    CLIENT_HALF_CLOSE = "client_half_close"  # the upstream ended, the client is silent and does not end
+    UPSTREAM_HALF_CLOSE = "upstream_half_close"
+    STOP = "stop"  # the engine was told to stop
+    DEFECT = "defect"  # an exception: a bug in the relay
+
+
+class Refuse(NamedTuple):
+    """Close the accepted socket at once, with a reset."""
+
+
+class Wait(NamedTuple):
+    """Keep the accepted socket as it is; somebody will call `Engine.perform`."""
+
+
+class Dial(NamedTuple):
+    """Connect to a literal address; answered with CONNECTED, DIAL_FAILED or DIAL_TIMEOUT."""
+
+    address: Address
+    source: str  # local address to dial from, "" for the kernel's choice
+    timeout: float  # seconds
+
+
+class Pump(NamedTuple):
+    """Pass bytes both ways until the connection ends; `first` goes to the upstream before anything else."""
+
+    first: bytes = b""
+
+
+class Close(NamedTuple):
+    """Close both sides (whichever are open). True sends RST and discards, False sends what was received, then FIN."""
+
+    reset_client: bool = False
+    reset_upstream: bool = False
+
+
+Action = Refuse | Wait | Dial | Pump | Close
+
+
+class Handler(Protocol):
+    """What an engine needs of a connection. `link` is the engine's own; it is None before and after."""
+
+    link: object | None
+
+    def advance(self, event: Event, value: object = None) -> Action:
+        """Take the next step. After an answer of Refuse or Close the engine forgets the handler."""
+
+    def moved(self, up: int, down: int) -> None:
+        """Bytes received so far, from the client and from the upstream; called now and then, and before the end."""
+
+
+Accepted = Callable[[Address], tuple[Handler, Action]]
+"""Called for each accepted connection with the client's address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds; 0 turns one off. Checked a few times a second: a timeout never comes early, and up to a second late."""
+
+    idle: float
+    half_close: float
+
+
+@dataclass(frozen=True, slots=True)
+class TcpOptions:
+    """Socket options for both sides; durations in seconds, 0 leaves the kernel's default (keepalive_idle: off)."""
+
+    keepalive_idle: int = 60
+    keepalive_interval: int = 15
+    keepalive_count: int = 4
+    user_timeout: float = 30.0
+
+
+class Engine(Protocol):
+    """One worker's engine. All calls come from the worker's event loop."""
+
+    name: str
+
+    def listen(self, sock: socket.socket, accepted: Accepted) -> None:
+        """Accept on a bound, listening socket. The engine closes it in the end."""
+
+    def perform(self, handler: Handler, action: Action) -> None:
+        """Carry out what a handler answered with late, after Wait. Nothing happens if the connection is gone."""
+
+    def tick(self, now: float) -> None:
+        """Look at deadlines; the worker calls this a few times a second with its monotonic clock."""
+
+    def stop_listening(self) -> None:
+        """Accept what is already queued, then close the listening sockets."""
+
+    def stop(self) -> None:
+        """Tell every connection STOP and carry out its answer."""
+
+    @property
+    def connections(self) -> int:
+        """Connections accepted and not yet closed."""
+
+    @property
+    def held(self) -> int:
+        """Bytes received and not yet taken by the other side, all connections together."""
+
+    @property
+    def accept_pauses(self) -> int:
+        """How often accepting was paused because descriptors or memory ran out."""
+
+    def close(self) -> None:
+        """Stop, close everything and leave the event loop."""

@@ -1,0 +1,343 @@
+"""The stream engine's event loop: accepting, dialling, timeouts and closing. The way of the bytes is `pump`'s."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import select
+import socket
+from collections import deque
+from time import monotonic
+
+from relay.engines.contract import (
+    Accepted,
+    Action,
+    Address,
+    Close,
+    Dial,
+    Event,
+    Handler,
+    Pump,
+    Refuse,
+    TcpOptions,
+    Timeouts,
+    Wait,
+)
+from relay.engines.stream.acceptor import Acceptor
+from relay.engines.stream.link import RESET_ON_CLOSE, Link, Side
+from relay.engines.stream.pump import Pump as BytePump
+from relay.listener import tcp_options
+
+logger = logging.getLogger("relay.engine")
+
+IN, OUT, BROKEN = select.EPOLLIN, select.EPOLLOUT, select.EPOLLERR | select.EPOLLHUP
+ENDING = select.EPOLLRDHUP
+MESSAGE = IN | OUT  # by far the most frequent: something came, and nothing else is to be said
+# One registration per socket for its whole life; what the engine does not want to hear yet, it remembers.
+INTEREST = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+
+BATCH = 512  # events taken from the kernel in one call
+ROUNDS = 8  # batches handled before uvloop's timers and callbacks get their turn
+BUSY = 4  # a batch smaller than this was the last for now: uvloop waits for the next
+
+IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h: choose the port at connect, when the whole 4-tuple is known
+
+
+class StreamEngine:
+    """See `relay.engines.contract.Engine`."""
+
+    name = "stream"
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        timeouts: Timeouts,
+        tcp: TcpOptions,
+        *,
+        report_source: bool = False,
+    ) -> None:
+        self._loop = loop
+        self._timeouts = timeouts
+        self._tcp_options = tcp_options(tcp)
+        self._report_source = report_source
+        self._epoll = select.epoll()
+        self._acceptor = Acceptor(self._epoll, self._begin)
+        self._sides: dict[int, Side] = {}
+        self._links: set[Link] = set()
+        self._dialing: set[Link] = set()
+        self._closing: list[socket.SocketType] = []
+        self._again: deque[Side] = deque()
+        self._pump = BytePump(self._ended, self._again)
+        self._next_sweep = 0.0
+        self._sweep_every = _sweep_interval(timeouts)
+        loop.add_reader(self._epoll.fileno(), self._ready)
+
+    # --- what the worker calls ----------------------------------------------------------------------------------
+
+    @property
+    def connections(self) -> int:
+        return len(self._links)
+
+    @property
+    def held(self) -> int:
+        return self._pump.held
+
+    @property
+    def accept_pauses(self) -> int:
+        return self._acceptor.pauses
+
+    def listen(self, sock: socket.socket, accepted: Accepted) -> None:
+        self._acceptor.add(sock, accepted)
+
+    def perform(self, handler: Handler, action: Action) -> None:
+        link = handler.link
+        if isinstance(link, Link):
+            self._perform(link, action)
+            self._close_sockets()
+
+    def tick(self, now: float) -> None:
+        self._acceptor.resume()
+        for link in [link for link in self._dialing if link.deadline <= now]:
+            self._failed(link, Event.DIAL_TIMEOUT, None)
+        if now >= self._next_sweep:
+            self._next_sweep = now + self._sweep_every
+            self._sweep(now)
+        self._close_sockets()
+
+    def stop_listening(self) -> None:
+        self._acceptor.close()
+        self._close_sockets()
+
+    def stop(self) -> None:
+        for link in list(self._links):
+            self._ended(link, Event.STOP, None)
+        self._close_sockets()
+
+    def close(self) -> None:
+        self.stop_listening()
+        self.stop()
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+
+    # --- events ---------------------------------------------------------------------------------------------------
+
+    def _ready(self) -> None:
+        """Take and handle events until there are few, then let uvloop have its turn."""
+        sides, acceptor, read, flush = self._sides, self._acceptor, self._pump.read, self._pump.flush
+        for _ in range(ROUNDS):
+            events = self._epoll.poll(0, BATCH)
+            for fd, mask in events:
+                side = sides.get(fd)
+                if side is None:
+                    # A listener, or a side that an earlier event of this batch closed.
+                    if fd in acceptor:
+                        acceptor.accept(fd)
+                    continue
+                try:
+                    if side.peer is None:
+                        self._early(side, mask)
+                        continue
+                    if mask == MESSAGE and side.held is None:
+                        read(side)
+                        continue
+                    if mask & ENDING:
+                        side.ending = True
+                    if mask & IN:
+                        read(side)
+                    if mask & OUT and side.held is not None:
+                        flush(side)
+                    if mask & BROKEN and side.peer is not None:
+                        self._broken(side)
+                except Exception:
+                    self._defect(side)
+            for _ in range(len(self._again)):
+                side = self._again.popleft()
+                try:
+                    read(side)
+                except Exception:
+                    self._defect(side)
+            self._close_sockets()
+            if len(events) < BUSY and not self._again:
+                return
+        if self._again:
+            self._loop.call_soon(self._ready)
+
+    def _early(self, side: Side, mask: int) -> None:
+        """Something happened before bytes may flow. Edges come once: what may not be read yet is remembered."""
+        link = side.link
+        if side is link.client:
+            if mask & (IN | ENDING):
+                side.readable = True
+                side.ending = bool(mask & ENDING)
+            if mask & BROKEN:
+                self._pump.broken(side, _error(side.sock))
+        elif side is link.upstream:
+            if mask & BROKEN:
+                self._failed(link, Event.DIAL_FAILED, _error(side.sock) or errno.ECONNREFUSED)
+            elif mask & OUT:
+                if mask & (IN | ENDING):
+                    side.readable = True
+                    side.ending = bool(mask & ENDING)
+                self._connected(link, side)
+
+    def _begin(self, client: socket.SocketType, handler: Handler, action: Action) -> None:
+        """A connection was accepted, and not refused."""
+        link = Link(handler, client)
+        handler.link = link
+        self._links.add(link)
+        side = link.client
+        self._sides[side.fd] = side
+        try:
+            self._epoll.register(side.fd, INTEREST)
+            self._perform(link, action)
+        except Exception:
+            self._defect(side)
+
+    def _broken(self, side: Side) -> None:
+        """ERR or HUP on a side of a connection that pumps. What came before it was read already, unless held back."""
+        number = _error(side.sock)
+        if number or not (side.ended and side.finished):
+            self._pump.broken(side, number)
+        # Else only HUP: this side has ended both ways in good order, its peer is still to take something.
+
+    # --- actions --------------------------------------------------------------------------------------------------
+
+    def _perform(self, link: Link, action: Action) -> None:
+        kind = type(action)
+        if kind is Dial:
+            assert isinstance(action, Dial)
+            self._dial(link, action)
+        elif kind is Pump:
+            assert isinstance(action, Pump)
+            link.active = monotonic()
+            self._pump.start(link, action.first)
+        elif kind is Close:
+            assert isinstance(action, Close)
+            self._close(link, action.reset_client, action.reset_upstream)
+        elif kind is Refuse:
+            self._close(link, reset_client=True, reset_upstream=True)
+        elif kind is not Wait:
+            raise TypeError(f"not an action: {action!r}")
+
+    def _dial(self, link: Link, action: Dial) -> None:
+        address = action.address
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        try:
+            sock = socket.SocketType(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, socket.IPPROTO_TCP)
+        except OSError as error:
+            self._failed(link, Event.DIAL_FAILED, error.errno)
+            return
+        try:
+            for option in self._tcp_options:
+                sock.setsockopt(*option)
+            if action.source:
+                sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+                sock.bind((action.source, 0))
+            number = sock.connect_ex(address)
+        except OSError as error:
+            number = error.errno or errno.EINVAL
+        if number and number != errno.EINPROGRESS:
+            sock.close()
+            self._failed(link, Event.DIAL_FAILED, number)
+            return
+        side = link.upstream = Side(link, sock)
+        self._sides[side.fd] = side
+        self._epoll.register(side.fd, INTEREST)
+        link.deadline = monotonic() + action.timeout
+        self._dialing.add(link)
+
+    def _connected(self, link: Link, side: Side) -> None:
+        self._dialing.discard(link)
+        source: Address | None = side.sock.getsockname() if self._report_source else None
+        self._perform(link, link.handler.advance(Event.CONNECTED, source))
+
+    def _failed(self, link: Link, event: Event, number: int | None) -> None:
+        """A dial came to nothing; the handler may have another address."""
+        self._dialing.discard(link)
+        side, link.upstream = link.upstream, None
+        if side is not None:
+            self._drop(side)
+        self._perform(link, link.handler.advance(event, number))
+
+    # --- the end --------------------------------------------------------------------------------------------------
+
+    def _ended(self, link: Link, event: Event, value: object) -> None:
+        upstream = link.upstream
+        handler = link.handler
+        handler.moved(link.client.received, upstream.received if upstream is not None else 0)
+        self._perform(link, handler.advance(event, value))
+
+    def _defect(self, side: Side) -> None:
+        """An exception while handling one connection: log it, end that one, go on with the others."""
+        logger.exception("internal error while handling a connection")
+        link = side.link
+        if link in self._links:
+            try:
+                self._ended(link, Event.DEFECT, None)
+            finally:
+                if link in self._links:
+                    self._close(link, reset_client=True, reset_upstream=True)
+
+    def _close(self, link: Link, reset_client: bool, reset_upstream: bool) -> None:
+        for side, reset in ((link.client, reset_client), (link.upstream, reset_upstream)):
+            if side is None:
+                continue
+            if reset:
+                side.sock.setsockopt(*RESET_ON_CLOSE)
+            elif side.held is not None:
+                self._pump.last(side)
+            self._drop(side)
+        link.upstream = None
+        link.handler.link = None
+        self._links.discard(link)
+        self._dialing.discard(link)
+
+    def _drop(self, side: Side) -> None:
+        """Forget a side. Its descriptor is closed after the batch, so that no event in it can meet a successor."""
+        self._pump.forget(side)
+        del self._sides[side.fd]
+        side.ended = True  # for a turn that it may still have in `_again`
+        self._closing.append(side.sock)
+        # Break the cycles, so that the memory goes back now and not when the collector comes.
+        side.peer = None
+        del side.recv_into, side.send
+
+    def _close_sockets(self) -> None:
+        if self._closing:
+            for sock in self._closing:
+                sock.close()
+            self._closing.clear()
+
+    def _sweep(self, now: float) -> None:
+        """Find what has been silent for too long, and report what has moved."""
+        idle = self._timeouts.idle or float("inf")
+        half_close = min(self._timeouts.half_close or float("inf"), idle)
+        expired: list[tuple[Link, Event]] = []
+        for link in self._links:
+            upstream = link.upstream
+            if not link.active or upstream is None:
+                continue
+            client = link.client
+            total = client.received + upstream.received
+            if total != link.seen:
+                link.seen = total
+                link.active = now
+                link.handler.moved(client.received, upstream.received)
+            elif now - link.active >= half_close and (client.ended or upstream.ended):
+                event = Event.UPSTREAM_HALF_CLOSE if client.ended else Event.CLIENT_HALF_CLOSE
+                expired.append((link, event))
+            elif now - link.active >= idle:
+                expired.append((link, Event.IDLE))
+        for link, event in expired:
+            self._ended(link, event, None)
+
+
+def _sweep_interval(timeouts: Timeouts) -> float:
+    shortest = min((t for t in (timeouts.idle, timeouts.half_close) if t), default=8.0)
+    return min(1.0, max(0.05, shortest / 8))
+
+
+def _error(sock: socket.socket) -> int:
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+

@@ -1,0 +1,161 @@
+"""How the stream engine moves bytes from one side of a connection to the other.
+
+Edge-triggered epoll tells of news once, so each side is read until it has nothing left; a read that fills less than
+the buffer was the last one (epoll(7), "Questions and answers", 9), unless the end of the stream was announced with it.
+Bytes that the peer does not take are held, at most one buffer per direction, and the side is not read again until they
+are gone: the kernel's window then closes towards the sender.
+
+Per message: one recv_into, one slice, one send, no allocation that outlives it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+from collections import deque
+from collections.abc import Callable
+
+from relay.engines.contract import Event
+from relay.engines.stream.link import CHANGED, Link, Side
+
+BUFFER = 65536  # bytes; the most that is held per direction
+ROUNDS = 16  # buffers that one side may fill before the others get their turn
+
+RECV_FLAGS = socket.MSG_DONTWAIT
+SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+
+# The peer's reset, or what the kernel makes of it at the next operation.
+RESET_ERRNOS = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.ESHUTDOWN, errno.ECONNABORTED})
+
+End = Callable[[Link, Event, object], None]
+
+
+class Pump:
+    """Moves bytes; tells `end` when a connection is over."""
+
+    def __init__(self, end: End, again: deque[Side]) -> None:
+        self._end = end
+        self._again = again  # sides that have more to read but used up their turn
+        self._buffer = bytearray(BUFFER)
+        self._view = memoryview(self._buffer)
+        self.held = 0  # bytes, all connections together
+
+    def start(self, link: Link, first: bytes) -> None:
+        """Both sides are connected: let bytes flow, `first` towards the upstream before anything else."""
+        client, upstream = link.client, link.upstream
+        assert upstream is not None
+        client.peer, upstream.peer = upstream, client
+        if first:
+            self._hold(upstream, first)
+            self.flush(upstream)
+        for side in (client, upstream):
+            if side.readable and side.peer is not None:
+                self.read(side)
+
+    def read(self, side: Side) -> None:
+        """Pass on what `side` has sent, as long as it has something and the peer takes it."""
+        peer = side.peer
+        if peer is None or peer.held is not None or side.ended:
+            side.readable = True
+            return
+        turn = 0
+        while True:
+            try:
+                size = side.recv_into(self._buffer, BUFFER, RECV_FLAGS)
+                if not size:
+                    self._ended(side, peer)
+                    return
+            except BlockingIOError:
+                side.readable = False
+                return
+            except OSError as error:
+                self.broken(side, error.errno)
+                return
+            side.received += size
+            try:
+                sent = peer.send(self._view[:size], SEND_FLAGS)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                self.broken(peer, error.errno)
+                return
+            if sent < size:
+                self._hold(peer, bytes(self._view[sent:size]))
+                side.readable = True
+                return
+            if size < BUFFER and not side.ending:
+                side.readable = False
+                return
+            turn += 1
+            if turn == ROUNDS:
+                side.readable = True
+                self._again.append(side)
+                return
+
+    def flush(self, side: Side) -> None:
+        """Give `side` what is held for it; once it has taken all, go on reading from its peer."""
+        held = side.held
+        peer = side.peer
+        if held is None or peer is None:
+            return
+        try:
+            sent = side.send(held, SEND_FLAGS)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.broken(side, error.errno)
+            return
+        side.link.seen = CHANGED  # a slow reader that takes something is not idle
+        self.held -= sent
+        if sent < len(held):
+            side.held = held[sent:]
+            return
+        side.held = None
+        if peer.ended:
+            self._finish(peer, side)
+        elif peer.readable:
+            self.read(peer)
+
+    def broken(self, side: Side, number: int | None) -> None:
+        """`side` failed with that errno (0 or None: hung up without one): the connection is over."""
+        is_client = side is side.link.client
+        if not number or number in RESET_ERRNOS:
+            self._end(side.link, Event.CLIENT_RESET if is_client else Event.UPSTREAM_RESET, None)
+        else:
+            self._end(side.link, Event.CLIENT_LOST if is_client else Event.UPSTREAM_LOST, number)
+
+    def last(self, side: Side) -> None:
+        """One try to give `side` what is held for it, before it is closed."""
+        if side.held is not None:
+            with contextlib.suppress(OSError):
+                side.send(side.held, SEND_FLAGS)
+
+    def forget(self, side: Side) -> None:
+        """`side` is about to be closed: what was held for it is dropped."""
+        if side.held is not None:
+            self.held -= len(side.held)
+            side.held = None
+
+    def _hold(self, side: Side, data: bytes) -> None:
+        side.held = data
+        self.held += len(data)
+
+    def _ended(self, side: Side, peer: Side) -> None:
+        """`side` sent FIN, and all before it was passed on or is held."""
+        side.ended = True
+        side.link.seen = CHANGED  # the half-close timeout begins now
+        self._finish(side, peer)
+
+    def _finish(self, side: Side, peer: Side) -> None:
+        """`side` has ended and its peer has taken everything: pass the FIN on, or be done if that was the second one."""
+        if peer.ended and side.held is None:
+            self._end(side.link, Event.FINISHED, None)
+            return
+        if peer.finished:
+            return
+        peer.finished = True
+        try:
+            peer.sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            self.broken(peer, error.errno)

@@ -1,0 +1,74 @@
+"""Listening sockets and socket options: what the kernel is told about a connection before anybody looks at it.
+
+Options set on a listening socket are inherited by what it accepts (Linux: tcp_create_openreq_child clones them), so
+they cost nothing per connection on the client's side; towards the upstream they are set one by one.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from relay.engines.contract import TcpOptions
+
+# accept(2) errors that mean the machine is short of something: the connection stays in the queue, and asking again at
+# once would spin. (Other errors concern the one connection that died in the queue.)
+ACCEPT_CAPACITY_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+BACKLOG = 4096  # the kernel cuts it to net.core.somaxconn, 4096 by default since Linux 5.4
+
+Option = tuple[int, int, int]
+
+
+def tcp_options(tcp: TcpOptions) -> tuple[Option, ...]:
+    """The setsockopt arguments for every connection, on either side."""
+    options: list[Option] = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
+    if tcp.keepalive_idle:
+        options.append((socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1))
+        options.append((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, tcp.keepalive_idle))
+        if tcp.keepalive_interval:
+            options.append((socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, tcp.keepalive_interval))
+        if tcp.keepalive_count:
+            options.append((socket.IPPROTO_TCP, socket.TCP_KEEPCNT, tcp.keepalive_count))
+    if tcp.user_timeout:
+        options.append((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(tcp.user_timeout * 1000)))
+    return tuple(options)
+
+
+def bind_listener(host: str, port: int, tcp: TcpOptions) -> socket.socket:
+    """A listening, non-blocking socket that shares its port with those of the other workers (SO_REUSEPORT).
+
+    `host` is a literal address. Raises OSError if it cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, socket.IPPROTO_TCP)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            # [::] must not take 0.0.0.0's port as well, and every client has an address of its own family.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        for option in tcp_options(tcp):
+            sock.setsockopt(*option)
+        sock.bind((host, port))
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def claim_port(host: str, port: int) -> int:
+    """Check that nobody listens on this address yet, another relay included; returns the port (port 0: a free one).
+
+    SO_REUSEPORT alone would let two relays of the same user share a port, each with half of the connections. Raises
+    OSError.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((host, port))
+        sock.listen(1)
+        return int(sock.getsockname()[1])

@@ -1,0 +1,90 @@
+"""Log lines leave the process without ever stopping its loop.
+
+A loop hands lines to a `LogWriter`; a thread writes them. When nobody reads (a full pipe, a full disk, a stopped journal),
+only the thread waits; the queue fills, further lines are dropped and counted. Which lines there are is not decided here.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from collections import deque
+
+QUEUE = 10_000  # lines; at some 350 bytes each 3.5 MB
+# write(2) to a pipe is atomic up to PIPE_BUF (4096, pipe(7)): several processes share one, and their lines must not mix.
+CHUNK = 4096  # bytes
+GATHER = 0.01  # seconds that the thread waits for more lines before it writes: fewer wake-ups under load
+
+
+class LogWriter:
+    """Writes lines to a descriptor, in order. `write` never waits; `dropped` counts the lines that were lost."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lines: deque[str] = deque()
+        self._wake = threading.Event()
+        self._queued = 0  # written by the loop
+        self._handled = 0  # written by the thread
+        self._lost = 0  # by the thread: the disk is full, the reader is gone
+        self._refused = 0  # by the loop: the queue is full
+        threading.Thread(target=self._run, name="log-writer", daemon=True).start()
+
+    @property
+    def dropped(self) -> int:
+        """Lines lost so far."""
+        return self._lost + self._refused
+
+    def write(self, line: str) -> None:
+        """Queue one line, its newline included."""
+        if len(self._lines) >= QUEUE:
+            self._refused += 1
+            return
+        self._lines.append(line)
+        self._queued += 1
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def flush(self, seconds: float) -> None:
+        """Wait until what is queued was written, at most so long. For the end of a process: it does wait."""
+        deadline = time.monotonic() + seconds
+        while self._handled != self._queued and time.monotonic() < deadline:
+            time.sleep(0.002)
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            time.sleep(GATHER)
+            self._wake.clear()
+            while self._lines:
+                chunk, count = self._take()
+                if not self._write_all(chunk):
+                    self._lost += count
+                self._handled += count
+
+    def _take(self) -> tuple[bytes, int]:
+        """Whole lines of at most CHUNK bytes together, at least one line."""
+        taken: list[bytes] = []
+        size = 0
+        while self._lines:
+            line = self._lines[0].encode("utf-8", "backslashreplace")
+            if taken and size + len(line) > CHUNK:
+                break
+            self._lines.popleft()
+            taken.append(line)
+            size += len(line)
+        return b"".join(taken), len(taken)
+
+    def _write_all(self, data: bytes) -> bool:
+        """False if it could not be written (ENOSPC, EPIPE, EIO, …)."""
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[os.write(self._descriptor, view) :]
+            except BlockingIOError:
+                # Somebody made the shared descriptor non-blocking.
+                select.select([], [self._descriptor], [], 1.0)
+            except OSError:
+                return False
+        return True

@@ -1,0 +1,121 @@
+"""The relay's numbers in Prometheus' words. A collector over the shared table; see docs/metrics.md for their meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+import relay
+from relay.core import counters
+from relay.core.counters import CONNECT_BUCKETS, DURATION_BUCKETS, OUTCOME
+from relay.outcome import OUTCOMES
+from relay.pool import Pool
+from relay.prepare import Plan
+from relay.status import NANO, Status
+
+
+class RelayCollector(Collector):
+    """Collects everything at each scrape."""
+
+    def __init__(self, plan: Plan, pool: Pool, status: Status) -> None:
+        self._plan = plan
+        self._pool = pool
+        self._status = status
+
+    def collect(self) -> Iterable[Metric]:
+        totals = self._status.totals()
+        yield from self._listeners(totals)
+        yield from self._upstreams(totals)
+        yield from self._workers(totals)
+        info = InfoMetricFamily("relay_build", "What runs here.")
+        info.add_metric([], {"version": relay.__version__, "engine": self._plan.engine})
+        yield info
+        draining = float(self._status.draining)
+        yield GaugeMetricFamily("relay_draining", "1 while the relay drains, else 0.", value=draining)
+        yield GaugeMetricFamily(
+            "relay_connections_limit",
+            "Connections that this instance takes at most.",
+            value=self._plan.limits.instance,
+        )
+
+    def _listeners(self, totals: Sequence[int]) -> Iterable[Metric]:
+        layout = self._plan.layout
+        active = GaugeMetricFamily("relay_connections_active", "Connections accepted and not ended.", labels=["listener"])
+        accepted = CounterMetricFamily("relay_connections_accepted", "Connections accepted.", labels=["listener"])
+        ended = CounterMetricFamily(
+            "relay_connections", "Connections that ended, by outcome.", labels=["listener", "outcome"]
+        )
+        moved = CounterMetricFamily(
+            "relay_bytes", "Bytes received: up from clients, down from upstreams.", labels=["listener", "direction"]
+        )
+        lasted = HistogramMetricFamily(
+            "relay_connection_seconds", "How long ended connections lasted.", labels=["listener"]
+        )
+        for index, bound in enumerate(self._plan.listeners):
+            start = layout.listener(index)
+            active.add_metric([bound.name], max(0, counters.unfinished(layout, totals, index)))
+            accepted.add_metric([bound.name], totals[start + counters.ACCEPTED])
+            for outcome in OUTCOMES:
+                ended.add_metric([bound.name, outcome.label], totals[start + OUTCOME + outcome.index])
+            moved.add_metric([bound.name, "up"], totals[start + counters.BYTES_UP])
+            moved.add_metric([bound.name, "down"], totals[start + counters.BYTES_DOWN])
+            cells = totals[layout.durations(index) :][: len(DURATION_BUCKETS) + 1]
+            lasted.add_metric(
+                [bound.name], _histogram(DURATION_BUCKETS, cells), totals[start + counters.DURATION_SUM] / NANO
+            )
+        yield from (active, accepted, ended, moved, lasted)
+
+    def _upstreams(self, totals: Sequence[int]) -> Iterable[Metric]:
+        family = HistogramMetricFamily(
+            "relay_connect_seconds", "Time to connect to an upstream, successful dials only.", labels=["upstream"]
+        )
+        for index, name in enumerate(self._plan.upstreams):
+            start = self._plan.layout.upstream(index)
+            cells = totals[start + 1 :][: len(CONNECT_BUCKETS) + 1]
+            family.add_metric([name], _histogram(CONNECT_BUCKETS, cells), totals[start] / NANO)
+        yield family
+
+    def _workers(self, totals: Sequence[int]) -> Iterable[Metric]:
+        ready = sum(worker.ready for worker in self._pool.workers)
+        yield GaugeMetricFamily("relay_workers", "Workers that accept connections.", value=ready)
+        yield CounterMetricFamily(
+            "relay_worker_restarts",
+            "Workers started in place of one that died.",
+            value=sum(worker.restarts for worker in self._pool.workers),
+        )
+        lag = GaugeMetricFamily("relay_loop_lag_seconds", "How late the worker's last tick was.", labels=["worker"])
+        held = GaugeMetricFamily(
+            "relay_held_bytes", "Bytes received and not yet taken by the other side.", labels=["worker"]
+        )
+        for index, block in enumerate(self._plan.table.blocks):
+            lag.add_metric([str(index)], block[counters.LAG] / NANO)
+            held.add_metric([str(index)], block[counters.HELD])
+        yield from (lag, held)
+        yield CounterMetricFamily(
+            "relay_accept_pauses",
+            "Times that accepting was paused because descriptors or memory ran out.",
+            value=totals[counters.ACCEPT_PAUSES],
+        )
+        yield CounterMetricFamily(
+            "relay_log_lines_dropped",
+            "Log lines lost because nobody took them.",
+            value=totals[counters.LOG_DROPPED],
+        )
+
+
+def _histogram(bounds: Sequence[float], cells: Sequence[int]) -> list[tuple[str, float]]:
+    """Cumulative buckets as Prometheus wants them."""
+    buckets: list[tuple[str, float]] = []
+    total = 0
+    for bound, count in zip([*map(str, bounds), "+Inf"], cells, strict=True):
+        total += count
+        buckets.append((bound, total))
+    return buckets

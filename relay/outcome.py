@@ -1,0 +1,56 @@
+"""How a connection ended: exactly one `Outcome` each, with HAProxy's two-letter termination state beside it.
+
+The first letter says who ended it, the second in which phase, as in HAProxy's configuration manual, section 8.5 ("Stream
+state at disconnection"): C client, S server, P the proxy's own policy, R a resource of the proxy ran out, I internal,
+K killed by an operator, c/s a timeout on the client's or the server's side; second letter R before any upstream was
+chosen, C while connecting, D while data flowed, - normal completion. This file names endings; deciding which one
+applies is `connection`'s, counting them `account`'s.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class Outcome(enum.Enum):
+    """One way for a connection to end. `label` is the metric's and the log's word, `state` HAProxy's two letters."""
+
+    label: str
+    state: str
+    index: int  # position in a worker's counters; stable within one process tree, not across versions
+
+    # Both sides ended and everything was delivered.
+    OK = ("ok", "--")
+    # Refused before anything was dialled.
+    REFUSED_INSTANCE = ("refused_instance", "PR")  # limits.max_connections reached
+    REFUSED_LISTENER = ("refused_listener", "PR")  # listeners.max_connections reached
+    REFUSED_SOURCE = ("refused_source", "PR")  # limits.max_connections_per_source reached
+    REFUSED_CAPACITY = ("refused_capacity", "RR")  # this worker has no descriptors left for one more
+    # Never connected.
+    RESOLVE_FAILED = ("resolve_failed", "SC")  # no address for the upstream's name
+    DIAL_REFUSED = ("dial_refused", "SC")  # the last address tried answered with a reset
+    DIAL_TIMEOUT = ("dial_timeout", "sC")  # the last address tried did not answer in dial.connect_timeout
+    DIAL_FAILED = ("dial_failed", "SC")  # any other error of connect(2): unreachable, denied, ...
+    NO_RESOURCES = ("no_resources", "RC")  # no descriptor, memory or local port for the upstream side
+    CLIENT_ABORT = ("client_abort", "CC")  # the client reset the connection while the upstream was being dialled
+    # Ended while data flowed.
+    CLIENT_RESET = ("client_reset", "CD")
+    UPSTREAM_RESET = ("upstream_reset", "SD")
+    CLIENT_LOST = ("client_lost", "cD")  # keepalive or tcp.user_timeout gave the client up
+    UPSTREAM_LOST = ("upstream_lost", "sD")
+    IDLE_TIMEOUT = ("idle_timeout", "cD")
+    CLIENT_HALF_CLOSE_TIMEOUT = ("client_half_close_timeout", "cD")  # the upstream had ended, the client did not
+    UPSTREAM_HALF_CLOSE_TIMEOUT = ("upstream_half_close_timeout", "sD")
+    # Ended from within.
+    SHUTDOWN = ("shutdown", "KD")  # the relay was told to stop
+    SHUTDOWN_DIAL = ("shutdown_dial", "KC")
+    WORKER_DIED = ("worker_died", "ID")  # accounted by the supervisor for a worker that is no more
+    INTERNAL_ERROR = ("internal_error", "ID")  # a defect in the relay; the log has the traceback
+
+    def __init__(self, label: str, state: str) -> None:
+        self.label = label
+        self.state = state
+        self.index = len(self.__class__.__members__)
+
+
+OUTCOMES: tuple[Outcome, ...] = tuple(Outcome)

@@ -1,0 +1,222 @@
+"""From settings to what a start needs: descriptors, listening sockets, limits, the workers' orders.
+
+Everything that can be wrong with a configuration on this machine is found here, before any process is started; each
+mistake becomes one line that names the setting (`StartError`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import secrets
+import socket
+from dataclasses import dataclass, field
+
+from relay import listener
+from relay.address import format_hostport, parse_hostport
+from relay.control import MAX_DESCRIPTORS
+from relay.core.counters import Layout
+from relay.core.limits import LimitPlan, source_buckets
+from relay.cpus import usable_cpus
+from relay.engines.contract import TcpOptions, Timeouts
+from relay.outcome import OUTCOMES
+from relay.settings import Listener, Settings
+from relay.spec import ListenerSpec, WorkerSpec
+from relay.table import Table
+
+RESERVED_DESCRIPTORS = 64  # of a worker: event loop, log, control, resolver; its listening sockets come on top
+ADDRESS_MISSING = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
+UNLIMITED_DESCRIPTORS = 1 << 20  # where the hard limit is "unlimited"
+
+
+class StartError(Exception):
+    """The settings are right in themselves, but not on this machine. `problems` has one line for each mistake."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+@dataclass(slots=True)
+class BoundListener:
+    """A listener of the settings with its sockets: `sockets[worker]` has one per address."""
+
+    name: str
+    addresses: list[str]  # with the ports that the kernel chose
+    upstreams: tuple[tuple[int, str, int], ...]
+    max_connections: int
+    sockets: list[list[socket.socket]]
+
+
+@dataclass(slots=True)
+class Plan:
+    """All that the supervisor needs to run."""
+
+    settings: Settings
+    workers: int
+    listeners: list[BoundListener]
+    upstreams: tuple[str, ...]
+    limits: LimitPlan
+    layout: Layout
+    table: Table
+    descriptors: int
+    source_key: str
+    engine: str
+    engine_reason: str
+    notes: list[str] = field(default_factory=list)  # for the start log: what an operator should know
+
+    def worker_spec(self, index: int) -> WorkerSpec:
+        settings = self.settings
+        return WorkerSpec(
+            index=index,
+            engine=self.engine,
+            listeners=tuple(ListenerSpec(l.name, l.upstreams, len(l.sockets[index])) for l in self.listeners),
+            upstreams=self.upstreams,
+            limits=self.limits,
+            source_key=self.source_key,
+            source_prefix_v4=settings.limits.source_prefix_v4,
+            source_prefix_v6=settings.limits.source_prefix_v6,
+            connect_timeout=settings.dial.connect_timeout,
+            nameservers=nameservers(settings),
+            timeouts=Timeouts(settings.timeouts.idle, settings.timeouts.half_close),
+            tcp=tcp_options(settings),
+            access_log=settings.log.access,
+            log_format=settings.log.format,
+            debug=settings.log.level == "debug",
+        )
+
+    def worker_sockets(self, index: int) -> list[socket.socket]:
+        """The listening sockets of one worker, in the order of `worker_spec(index).listeners`."""
+        return [sock for bound in self.listeners for sock in bound.sockets[index]]
+
+    def close_sockets(self) -> None:
+        """Close this process's copies of the listening sockets."""
+        for bound in self.listeners:
+            for row in bound.sockets:
+                for sock in row:
+                    sock.close()
+
+
+def prepare(settings: Settings) -> Plan:
+    """Raise the descriptor limit, bind every listener, make the table. Raises StartError."""
+    workers = settings.workers or usable_cpus()
+    notes: list[str] = []
+    tcp = tcp_options(settings)
+    numbers: dict[str, int] = {}
+    problems: list[str] = []
+    bound: list[BoundListener] = []
+    for item in settings.listeners:
+        addresses, sockets = _bind(item, workers, tcp, problems, notes)
+        upstreams = tuple(_number(numbers, text) for text in item.upstream)
+        bound.append(BoundListener(item.name, addresses, upstreams, item.max_connections, sockets))
+    descriptors = raise_descriptor_limit()
+    own = max((sum(len(item.sockets[0]) for item in bound if item.sockets)), 1)
+    if own + 1 > MAX_DESCRIPTORS:
+        problems.append(f"listeners: {own} addresses to listen on; at most {MAX_DESCRIPTORS - 1}")
+    capacity = (descriptors - RESERVED_DESCRIPTORS - own) // 2
+    if capacity < 1:
+        problems.append(
+            f"limits: the descriptor limit of {descriptors} carries no connection; raise LimitNOFILE or `ulimit -n`"
+        )
+    if problems:
+        for item in bound:
+            for row in item.sockets:
+                for sock in row:
+                    sock.close()
+        raise StartError(problems)
+    wanted = settings.limits.max_connections
+    if wanted > capacity * workers:
+        notes.append(
+            f"limits.max_connections is {wanted}, but {descriptors} descriptors a worker carry "
+            f"{capacity * workers} connections in all: raise LimitNOFILE or `ulimit -n`"
+        )
+    per_source = settings.limits.max_connections_per_source
+    limits = LimitPlan(
+        workers=workers,
+        instance=min(wanted, capacity * workers) if wanted else capacity * workers,
+        capacity=capacity,
+        listeners=tuple(item.max_connections for item in bound),
+        per_source=per_source,
+        source_buckets=source_buckets(min(capacity, wanted or capacity)) if per_source else 0,
+    )
+    layout = Layout(len(bound), len(numbers), len(OUTCOMES))
+    return Plan(
+        settings=settings,
+        workers=workers,
+        listeners=bound,
+        upstreams=tuple(numbers),
+        limits=limits,
+        layout=layout,
+        table=Table.create(limits, layout),
+        descriptors=descriptors,
+        source_key=secrets.token_hex(16),
+        engine="stream",
+        engine_reason="engine = stream" if settings.engine == "stream" else "engine = auto",
+        notes=notes,
+    )
+
+
+def raise_descriptor_limit() -> int:
+    """Raise RLIMIT_NOFILE to its hard limit, which needs no privilege; returns what it is now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        hard = max(soft, UNLIMITED_DESCRIPTORS)
+    if soft < hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        except (OSError, ValueError):
+            return soft
+    return hard
+
+
+def tcp_options(settings: Settings) -> TcpOptions:
+    tcp = settings.tcp
+    return TcpOptions(tcp.keepalive_idle, tcp.keepalive_interval, tcp.keepalive_count, tcp.user_timeout)
+
+
+def nameservers(settings: Settings) -> tuple[tuple[str, int], ...]:
+    """The configured name servers as (address, port)."""
+    return tuple(parse_hostport(text, allow_name=False) for text in settings.dns.nameservers)
+
+
+def _number(numbers: dict[str, int], upstream: str) -> tuple[int, str, int]:
+    """The upstream with its number: the same host and port in two listeners is one upstream."""
+    host, port = parse_hostport(upstream, allow_name=True)
+    return numbers.setdefault(format_hostport(host, port), len(numbers)), host, port
+
+
+def _bind(
+    item: Listener, workers: int, tcp: TcpOptions, problems: list[str], notes: list[str]
+) -> tuple[list[str], list[list[socket.socket]]]:
+    """One socket per address and worker; what cannot be bound becomes a problem, or a note if others are left."""
+    addresses: list[str] = []
+    rows: list[list[socket.socket]] = [[] for _ in range(workers)]
+    for text in item.bind:
+        host, port = parse_hostport(text, allow_name=False)
+        try:
+            port = listener.claim_port(host, port)
+            for row in rows:
+                row.append(listener.bind_listener(host, port, tcp))
+        except OSError as error:
+            # A machine without IPv6 is no mistake as long as the listener has another address.
+            if ":" in host and error.errno in ADDRESS_MISSING and len(item.bind) > 1:
+                notes.append(f"listeners.{item.name}.bind: {text}: no IPv6 on this machine; not listening there")
+                continue
+            problems.append(f"listeners.{item.name}.bind: {text}: {bind_error(error, port)}")
+            continue
+        addresses.append(format_hostport(host, port))
+    if not addresses and not problems:
+        problems.append(f"listeners.{item.name}.bind: none of its addresses can be had on this machine")
+    return addresses, rows
+
+
+def bind_error(error: OSError, port: int) -> str:
+    """What is wrong with an address, and what to do about it."""
+    if error.errno == errno.EADDRINUSE:
+        return "address already in use; stop what listens there (`ss -ltnp`), or choose another port"
+    if error.errno == errno.EACCES:
+        return f"permission denied; port {port} needs CAP_NET_BIND_SERVICE (or root), ports from 1024 on do not"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "this machine has no such address; see `ip address`"
+    return os.strerror(error.errno or 0).lower()

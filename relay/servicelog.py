@@ -1,0 +1,71 @@
+"""The service log: what the relay says about itself, through structlog, one line per event on standard output.
+
+The access log shares the output and the format, but is written by the workers (`relay.account`).
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import Any
+
+import structlog
+
+from relay.account import timestamp
+from relay.logs import LogWriter
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+class _Output:
+    """What structlog calls a logger: takes finished lines."""
+
+    def __init__(self, writer: LogWriter) -> None:
+        self._writer = writer
+
+    def msg(self, message: str) -> None:
+        self._writer.write(message + "\n")
+
+    log = debug = info = warning = warn = error = critical = fatal = exception = msg
+
+
+def _in_order(_logger: object, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+    """Time, level and event first, as in the access log, so that lines can be read by eye."""
+    return {"time": timestamp(time.time()), "level": event.pop("level"), "event": event.pop("event"), **event}
+
+
+class _Bridge(logging.Handler):
+    """Records of libraries (aiohttp, asyncio) take the same way."""
+
+    def __init__(self, log: structlog.typing.FilteringBoundLogger) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._log.log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info)
+
+
+def configure(writer: LogWriter, log_format: str, level: str) -> structlog.typing.FilteringBoundLogger:
+    """The logger of this process. `log_format` is json or console."""
+
+    processors: list[Any] = [structlog.processors.add_log_level, _in_order]
+    if log_format == "json":
+        processors += [
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ]
+    else:
+        processors.append(
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stdout.isatty(), timestamp_key="time", exception_formatter=structlog.dev.plain_traceback
+            )
+        )
+    log: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
+        _Output(writer),  # type: ignore[arg-type]  # any object with the methods of the levels will do
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+        context_class=dict,
+    )
+    logging.getLogger().addHandler(_Bridge(log))
+    return log

@@ -1,0 +1,123 @@
+"""Writes the configuration reference: `python -m relay.settings_doc > docs/configuration.md`.
+
+Everything about single settings comes from the models; only the introduction and the words between the tables are
+written here. A test compares the file with this module's output, so that the two cannot drift apart. Not used by a
+running relay.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+from pydantic import BaseModel
+
+from relay.settings import Settings
+from relay.settings_schema import Kind, Setting, fields_of
+
+_INTRODUCTION = """\
+# Configuration
+
+<!-- Generated: python -m relay.settings_doc > docs/configuration.md -->
+
+One setting is enough to start:
+
+```toml
+upstream = ["myhub.azure-devices.net"]
+```
+
+It listens on 443, 8883 and 5671, and passes each connection on to the hub at the same port.
+
+## Where settings come from
+
+1. The defaults below.
+2. The TOML file of `--config FILE`. No file is looked for when none is named.
+3. The environment, which wins. A variable is the setting's name in capitals with `RELAY_` before it and two
+   underscores for each dot: `limits.max_connections` is `RELAY_LIMITS__MAX_CONNECTIONS`.
+
+`relay config` prints the outcome as a file that can be used as it is. `relay check` says what is wrong with it.
+
+In the environment, a list is separated by commas (`RELAY_UPSTREAM=a.example,b.example`) or written as JSON; a list of
+tables is JSON; a boolean is `true` or `false`. An empty variable is an empty string or an empty list, and so takes back
+what the file says. A list given in the environment replaces the file's, it does not add to it.
+
+## Rules for all of them
+
+- Durations are in seconds and sizes in bytes, both without a unit: `300`, not `"5m"`.
+- 0 or empty is off, wherever the meaning does not say otherwise.
+- Types are not converted: in TOML `workers = "4"` is a mistake, and so are `workers = 4.0` and `workers = true`.
+- An unknown name is a mistake, in the file as in the environment, where it is any variable that begins with `RELAY_`.
+  Kubernetes sets such variables for a Service named `relay`; `enableServiceLinks: false` in the pod turns that off.
+- A list or string of addresses takes IPv6 in brackets where a port follows: `[fd00::1]:8883`. Zone ids are refused.
+  Names beyond ASCII are written in their `xn--` form.
+- Every mistake is one line on standard error that names the setting and what it may be; all are said at once, and the
+  exit status is 2.
+
+## Where clients connect
+
+Either `upstream`, or one `[[listeners]]` for each service. The line of `upstream` above is short for:
+
+```toml
+[[listeners]]
+name = "https"
+bind = ["0.0.0.0:443", "[::]:443"]
+upstream = ["myhub.azure-devices.net:443"]
+
+[[listeners]]
+name = "mqtt"
+bind = ["0.0.0.0:8883", "[::]:8883"]
+upstream = ["myhub.azure-devices.net:8883"]
+
+[[listeners]]
+name = "amqp"
+bind = ["0.0.0.0:5671", "[::]:5671"]
+upstream = ["myhub.azure-devices.net:5671"]
+```
+
+Giving both is a mistake. So is the same bind address twice, those of `admin` and `health` included; port 0 lets the
+kernel choose, and may be given any number of times.
+"""
+
+_COLUMNS = ("setting", "type", "default", "meaning", "environment")
+
+
+def document(model: type[BaseModel]) -> str:
+    """The whole reference, as Markdown."""
+    settings = fields_of(model)
+    lines = ["", "## Top level", "", *_rows([s for s in settings if s.kind is not Kind.SECTION])]
+    for setting in settings:
+        if setting.table is not None:
+            heading = f"[[{setting.name}]]" if setting.kind is Kind.TABLES else f"[{setting.name}]"
+            about = " ".join((setting.table.__doc__ or "").split())
+            lines += ["", f"## `{heading}`", "", about, "", *_rows(fields_of(setting.table, setting.path), setting)]
+    return _INTRODUCTION + "".join(f"{line}\n" for line in lines)
+
+
+def _rows(settings: list[Setting] | tuple[Setting, ...], above: Setting | None = None) -> Iterator[str]:
+    yield _row(_COLUMNS)
+    yield _row(["---"] * len(_COLUMNS))
+    for setting in settings:
+        in_tables = above is not None and above.kind is Kind.TABLES
+        yield _row(
+            [
+                f"`{setting.path[-1]}`",
+                _type(setting),
+                "required" if setting.default is None else f"`{setting.default}`",
+                setting.meaning,
+                f"in `{above.variable}`" if above is not None and in_tables else f"`{setting.variable}`",
+            ]
+        )
+
+
+def _type(setting: Setting) -> str:
+    if setting.kind is Kind.WORD:
+        return " or ".join(f'`"{choice}"`' for choice in setting.choices)
+    return f"{setting.kind.value}, {setting.bounds}" if setting.bounds else setting.kind.value
+
+
+def _row(cells: tuple[str, ...] | list[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(document(Settings))

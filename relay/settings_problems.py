@@ -1,0 +1,216 @@
+"""What is wrong with settings, in one line per mistake: what pydantic found, and what no single field can know.
+
+The second kind (nothing to listen on, two ways to say it, the same address twice) is looked for in the values as they
+were given, not in the validated models: a wrong number elsewhere must not hide it until the next attempt.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from relay.address import format_hostport, parse_hostport
+from relay.settings_schema import Kind, Setting, find, leaves_of
+from relay.settings_sources import EnvironSource, FileSource, printable, show
+
+Location = tuple[str | int, ...]
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+_NOT_A = {
+    "int_type": "is not a whole number",
+    "float_type": "is not a number",
+    "finite_number": "is not a finite number",
+    "bool_type": "is neither true nor false",
+    "string_unicode": "is not UTF-8",
+    "string_type": "is not a string; write it in quotes",
+}
+_OUT_OF_BOUNDS = frozenset({"greater_than", "greater_than_equal", "less_than", "less_than_equal"})
+_WILDCARDS = frozenset({"0.0.0.0", "::"})
+
+
+def path_text(path: Location) -> str:
+    """`listeners[0].bind[1]`: positions count from 0, keys that TOML would quote are quoted."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += ("." if text else "") + (part if _BARE.fullmatch(part) else show(part))
+    return text
+
+
+def label(path: Location, variables: Mapping[tuple[str, ...], str]) -> str:
+    """The setting as its user wrote it: with the variable first when one set it."""
+    for length in range(len(path), 0, -1):
+        variable = variables.get(tuple(str(part) for part in path[:length]))
+        if variable is not None:
+            return f"{variable} ({path_text(path)})"
+    return path_text(path)
+
+
+def field_problems(
+    error: ValidationError, model: type[BaseModel], variables: Mapping[tuple[str, ...], str]
+) -> Iterator[str]:
+    """A line for each of pydantic's findings: the setting, its value, what is wrong, what it may be."""
+    for found in error.errors(include_url=False):
+        path: Location = found["loc"]
+        where = label(path, variables)
+        if found["type"] == "too_short" and found["input"]:
+            continue  # pydantic counts the good items only; the bad ones have lines of their own
+        if found["type"] == "extra_forbidden":
+            yield f"{where}: unknown setting{_nearest(model, path)}"
+            continue
+        setting = find(model, path)
+        if setting is None:
+            yield f"{where}: {printable(found['msg'])}"
+            continue
+        if isinstance(path[-1], int):
+            yield f"{where}: {_fault(found, setting)}"  # says enough; what it is an item of is in its name
+            continue
+        default = "" if setting.default is None else f" (default {setting.default})"
+        yield f"{where}: {_fault(found, setting)}; {setting.meaning}{default}"
+
+
+def _fault(found: ErrorDetails, setting: Setting) -> str:
+    kind_of_error, value = found["type"], show(found["input"])
+    if kind_of_error == "missing":
+        return "missing"
+    if kind_of_error == "too_short":
+        return "is empty"
+    if kind_of_error == "literal_error":
+        return f"{value} is not one of {', '.join(show(choice) for choice in setting.choices)}"
+    beyond_float = kind_of_error == "float_type" and type(found["input"]) is int
+    if kind_of_error in _OUT_OF_BOUNDS or beyond_float:
+        return f"{value} is out of range ({setting.bounds})"
+    if kind_of_error in _NOT_A:
+        return f"{value} {_NOT_A[kind_of_error]}"
+    if kind_of_error == "value_error":
+        return f"{value} {found['ctx']['error']}"
+    if setting.kind is Kind.TABLES:
+        if isinstance(found["loc"][-1], int):
+            return f"{value} is not a table"
+        return f"{value} is not a list of tables; write [[{setting.name}]] before each"
+    if setting.kind is Kind.TEXTS:
+        return f"{value} is not a list of strings"
+    return f"{value}: {printable(found['msg'])}"
+
+
+def _nearest(model: type[BaseModel], path: Location) -> str:
+    """`; did you mean …?`: the nearest name in the same table, else the same name in another one."""
+    name, above = str(path[-1]), path[:-1]
+    parent = find(model, above)
+    table = model if not above else None if parent is None else parent.table
+    if table is not None:
+        near = difflib.get_close_matches(name.lower(), table.model_fields, n=1)
+        if near:
+            return f"; did you mean {near[0]}?"
+    elsewhere = [setting.name for setting in leaves_of(model) if setting.path[-1] == name.lower()]
+    return f"; did you mean {elsewhere[0]}?" if elsewhere else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Bind:
+    where: str
+    host: str
+    port: int
+    shared: bool  # a listener's: bound with SO_REUSEPORT
+
+
+class Whole:
+    """The effective values as they were given, for the rules that concern more than one setting."""
+
+    def __init__(self, model: type[BaseModel], file: FileSource, environ: EnvironSource) -> None:
+        self._model = model
+        self._file = file
+        self._environ = environ
+
+    def problems(self, shorthand_ports: Mapping[str, int], *, require_listeners: bool) -> Iterator[str]:
+        """A line for each rule broken. `shorthand_ports`: name and port of the listeners that `upstream` stands for."""
+        upstream, listeners = self._given("upstream"), self._given("listeners")
+        variables = self._environ.variables
+        if upstream and listeners:
+            yield (
+                f"{label(('upstream',), variables)} and {label(('listeners',), variables)}: both given; upstream is "
+                f"short for the listeners {', '.join(shorthand_ports)} and nothing else: write one or the other"
+            )
+        elif not upstream and not listeners and require_listeners and self._nothing_unread():
+            yield (
+                'upstream: not set, so there is nothing to relay to; set upstream = ["myhub.azure-devices.net"] in the '
+                "file, or RELAY_UPSTREAM=myhub.azure-devices.net, or write [[listeners]]"
+            )
+        tables = [table for table in listeners if isinstance(table, dict)] if isinstance(listeners, list) else []
+        names: dict[str, int] = {}
+        for position, table in enumerate(tables):
+            name = table.get("name")
+            if isinstance(name, str) and names.setdefault(name, position) != position:
+                where = label(("listeners", position, "name"), variables)
+                yield f"{where}: {show(name)} is also the name of listeners[{names[name]}]; names are unique"
+        yield from _collisions(self._binds(tables, shorthand_ports if upstream and not listeners else {}))
+
+    def _given(self, *path: str) -> Any:
+        """The value at `path`: the environment's, else the file's, else the default."""
+        for values in (self._environ.values, self._file.values):
+            found: Any = values
+            for part in path:
+                found = found.get(part) if isinstance(found, dict) else None
+            if found is not None:
+                return found
+        setting = find(self._model, path)
+        return None if setting is None else setting.field.default
+
+    def _nothing_unread(self) -> bool:
+        """Whether all that was given could be read; else what seems to be missing may stand there."""
+        failed = [path for path in (("upstream",), ("listeners",)) if path in self._environ.variables]
+        return self._file.readable and all(path[0] in self._environ.values for path in failed)
+
+    def _binds(self, tables: list[dict[str, Any]], shorthand: Mapping[str, int]) -> Iterator[_Bind]:
+        variables = self._environ.variables
+        for name, port in shorthand.items():
+            for host in ("0.0.0.0", "::"):
+                yield _Bind(f"the {name} listener of {label(('upstream',), variables)}", host, port, True)
+        for position, table in enumerate(tables):
+            binds = table.get("bind")
+            for number, text in enumerate(binds if isinstance(binds, list) else ()):
+                yield from _parsed(label(("listeners", position, "bind", number), variables), text, True)
+        for section in ("admin", "health"):
+            yield from _parsed(label((section, "bind"), variables), self._given(section, "bind"), False)
+
+
+def _parsed(where: str, text: object, shared: bool) -> Iterator[_Bind]:
+    if isinstance(text, str) and text:
+        try:
+            yield _Bind(where, *parse_hostport(text, allow_name=False), shared)
+        except ValueError:
+            pass  # the field's own problem says so
+
+
+def _collisions(binds: Iterator[_Bind]) -> Iterator[str]:
+    earlier: list[_Bind] = []
+    for bind in binds:
+        for other in earlier:
+            if bind.port and bind.port == other.port and _overlap(bind, other):
+                shown = show(format_hostport(bind.host, bind.port))
+                yield f"{bind.where}: {shown} is already bound by {other.where}; every bind address is bound once"
+                break
+        earlier.append(bind)
+
+
+def _overlap(one: _Bind, other: _Bind) -> bool:
+    """Whether the kernel would refuse the second, or share one listener's connections out to another.
+
+    An address beside the wildcard is fine between listeners, which all set SO_REUSEPORT: the kernel prefers the more
+    specific socket. Admin and health do not set it, and bind(2) answers EADDRINUSE.
+    """
+    if one.host == other.host:
+        return True
+    if one.shared and other.shared:
+        return False
+    same_family = ip_address(one.host).version == ip_address(other.host).version
+    return same_family and bool(_WILDCARDS & {one.host, other.host})

@@ -1,0 +1,55 @@
+"""Settings as TOML with their meaning beside them: what `relay config` prints, and a file that can be loaded again.
+
+Works on any model that `settings_schema` can walk. It formats what it is given and validates nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import BaseModel
+
+from relay.settings_schema import Kind, Setting, fields_of, to_toml
+
+_HEADER = """\
+# Settings of relay, defaults included. Durations are in seconds, sizes in bytes; 0 or empty is off.
+# Every setting can also be given in the environment, which wins: RELAY_LIMITS__MAX_CONNECTIONS=20000
+"""
+
+
+def render(settings: BaseModel) -> str:
+    """TOML that loads to equal settings: every setting with a comment that has its meaning, unit and bounds."""
+    return _HEADER + "".join(f"{line}\n" for line in _table(settings, ()))
+
+
+def _table(model: BaseModel, above: tuple[str, ...]) -> Iterator[str]:
+    """The values of one table first, then the tables below it: a key after a table's header would belong to that."""
+    settings = fields_of(type(model), above)
+    for setting in settings:
+        if setting.kind not in (Kind.SECTION, Kind.TABLES):
+            yield ""
+            yield comment(setting)
+            yield f"{setting.path[-1]} = {to_toml(getattr(model, setting.path[-1]))}"
+    for setting in settings:
+        value = getattr(model, setting.path[-1])
+        if setting.kind is Kind.SECTION:
+            yield ""
+            yield f"[{setting.name}]"
+            yield from _below(value, setting)
+        elif setting.kind is Kind.TABLES:
+            for item in value:
+                yield ""
+                yield f"[[{setting.name}]]"
+                yield from _below(item, setting)
+
+
+def _below(model: BaseModel, setting: Setting) -> Iterator[str]:
+    lines = _table(model, setting.path)
+    next(lines)  # no empty line between a header and its first key
+    yield from lines
+
+
+def comment(setting: Setting) -> str:
+    """One line: meaning, then what the value may be where the meaning does not say so."""
+    notes = setting.bounds or " | ".join(setting.choices)
+    return f"# {setting.meaning}{f' ({notes})' if notes else ''}"

@@ -1,0 +1,150 @@
+"""What the settings' models say about themselves, for the code that reads, explains, renders and documents them.
+
+Walks any pydantic model whose fields are numbers, booleans, strings, words, lists of strings, sections (models) and
+lists of tables. It knows no setting by name: a field added to a model is thereby a TOML key, an environment variable,
+a line of `relay config` and a row of the reference.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args, get_origin
+
+import annotated_types
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+PREFIX = "RELAY_"
+NESTING = "__"
+
+
+class Kind(enum.Enum):
+    """The shape of a setting's value; the text is what it is called in front of people."""
+
+    WHOLE = "whole number"
+    NUMBER = "number"
+    TRUTH = "true or false"
+    TEXT = "string"
+    WORD = "word"
+    TEXTS = "list of strings"
+    TABLES = "list of tables"
+    SECTION = "table"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One field of the models: where it is and what it may be."""
+
+    path: tuple[str, ...]
+    field: FieldInfo
+    kind: Kind
+
+    @property
+    def name(self) -> str:
+        """As in TOML, dotted: `limits.max_connections`."""
+        return ".".join(self.path)
+
+    @property
+    def variable(self) -> str:
+        """The environment variable: `RELAY_LIMITS__MAX_CONNECTIONS`."""
+        return PREFIX + NESTING.join(self.path).upper()
+
+    @property
+    def meaning(self) -> str:
+        """Its description, with the unit. Every field has one."""
+        assert self.field.description is not None, self.name
+        return self.field.description
+
+    @property
+    def default(self) -> str | None:
+        """In TOML; None for a setting that must be given."""
+        return None if self.field.is_required() else to_toml(self.field.default)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words that a WORD may be."""
+        return get_args(self.field.annotation) if self.kind is Kind.WORD else ()
+
+    @property
+    def table(self) -> type[BaseModel] | None:
+        """The model of a SECTION, or of one of TABLES."""
+        return _model(self.field.annotation)
+
+    @property
+    def bounds(self) -> str:
+        """`0 to 256`, `more than 0, at most 3600`, `at least one`, or nothing."""
+        least, most = "", ""
+        for mark in self.field.metadata:
+            if isinstance(mark, annotated_types.Ge):
+                least = str(mark.ge)
+            elif isinstance(mark, annotated_types.Gt):
+                least = f"more than {mark.gt}, at most"
+            elif isinstance(mark, annotated_types.Le):
+                most = str(mark.le)
+            elif isinstance(mark, annotated_types.MinLen):
+                return "at least one"
+        if most:
+            return f"{least} {most}" if least.endswith("most") else f"{least} to {most}"
+        return ""
+
+
+def fields_of(model: type[BaseModel], above: tuple[str, ...] = ()) -> tuple[Setting, ...]:
+    """The fields of `model` itself, sections included but not entered."""
+    return tuple(
+        Setting((*above, name), field, _kind(name, field.annotation)) for name, field in model.model_fields.items()
+    )
+
+
+def leaves_of(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[Setting]:
+    """Every setting that has a value, those inside sections included; lists of tables are one setting each."""
+    for setting in fields_of(model, above):
+        if setting.kind is Kind.SECTION and setting.table is not None:
+            yield from leaves_of(setting.table, setting.path)
+        else:
+            yield setting
+
+
+def find(model: type[BaseModel], path: tuple[str | int, ...]) -> Setting | None:
+    """The setting at `path`, whose numbers are positions in lists; None when there is none of that name."""
+    table: type[BaseModel] | None = model
+    found: Setting | None = None
+    for part in path:
+        if isinstance(part, int):
+            continue
+        if table is None:
+            return None
+        found = next((setting for setting in fields_of(table) if setting.path == (part,)), None)
+        if found is None:
+            return None
+        table = found.table
+    return found
+
+
+def to_toml(value: object) -> str:
+    """A string, number, boolean or list of those as a TOML value.
+
+    For these types JSON's notation is TOML's, but for DEL, which TOML wants escaped (TOML 1.0.0, "String").
+    """
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _model(annotation: object) -> type[BaseModel] | None:
+    if get_origin(annotation) is tuple:
+        annotation = get_args(annotation)[0]
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _kind(name: str, annotation: object) -> Kind:
+    scalars = {int: Kind.WHOLE, float: Kind.NUMBER, bool: Kind.TRUTH, str: Kind.TEXT}
+    if isinstance(annotation, type) and annotation in scalars:
+        return scalars[annotation]
+    if get_origin(annotation) is Literal:
+        return Kind.WORD
+    if get_origin(annotation) is tuple:
+        return Kind.TEXTS if _model(annotation) is None else Kind.TABLES
+    if _model(annotation) is not None:
+        return Kind.SECTION
+    raise TypeError(f"{name}: no kind of setting has the type {annotation}")

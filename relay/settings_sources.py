@@ -1,0 +1,196 @@
+"""Where settings come from: one TOML file and the environment, each as a source for pydantic-settings.
+
+pydantic-settings' own sources stop at the first mistake, overlook variables that they do not know and read the
+process's environment implicitly. These take what they are given, name every mistake in one line each, and remember
+which variable set what. Values are only decoded here; whether they are any good is the models' to say.
+"""
+
+from __future__ import annotations
+
+import codecs
+import difflib
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
+from relay.settings_schema import NESTING, PREFIX, Kind, Setting, fields_of, leaves_of
+
+MAX_FILE = 1 << 20  # bytes; a settings file is some kilobytes, /dev/zero has no end
+MAX_SHOWN = 60  # characters of a value that a message repeats
+
+_WHOLE = re.compile(r"[+-]?[0-9]{1,30}")
+_NUMBER = re.compile(r"[+-]?[0-9]{1,30}(\.[0-9]{0,30})?([eE][+-]?[0-9]{1,4})?")
+_MEANT_AS_JSON = re.compile(r"\[\s*[\"{]")  # `[::1]:53` begins with a bracket, too
+_TOML_PLACE = re.compile(r"(.*) \((?:at line (\d+), column (\d+)|at end of document)\)", re.DOTALL)
+
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+def build(model: type[S], *sources: PydanticBaseSettingsSource) -> S:
+    """A `model` of the values of `sources`, the first of which wins, and of nothing else. Raises ValidationError."""
+    return model(_build_sources=(sources, {}))
+
+
+class FileSource(PydanticBaseSettingsSource):
+    """The settings of a TOML file; none without a file. `problems` says what was wrong with the file itself."""
+
+    def __init__(self, settings_cls: type[BaseSettings], path: Path | None) -> None:
+        super().__init__(settings_cls)
+        self.values: dict[str, Any] = {}
+        self.problems: list[str] = []
+        self.readable = True
+        if path is not None:
+            self._read(path)
+
+    def _read(self, path: Path) -> None:
+        try:
+            with path.open("rb") as file:
+                data = file.read(MAX_FILE + 1)
+            self.values = _parse_toml(data)
+        except OSError as error:
+            self._unreadable(f"--config {printable(str(path))}: {(error.strerror or str(error)).lower()}")
+        except ValueError as error:
+            self._unreadable(f"{printable(str(path))}: {error}")
+        for section in fields_of(self.settings_cls):
+            if section.kind is Kind.SECTION and not isinstance(self.values.get(section.name, {}), dict):
+                # Reported here, for the environment's values of the same section would hide it.
+                wrong = show(self.values.pop(section.name))
+                self.problems.append(f"{section.name}: {wrong} is not a table; write [{section.name}]")
+
+    def _unreadable(self, problem: str) -> None:
+        self.readable = False
+        self.problems.append(problem)
+
+    def __call__(self) -> dict[str, Any]:
+        return self.values
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return self.values.get(field_name), field_name, False
+
+
+class EnvironSource(PydanticBaseSettingsSource):
+    """The settings of RELAY_… variables. `variables` has the variable of each setting that one was given for."""
+
+    def __init__(self, settings_cls: type[BaseSettings], environ: Mapping[str, str]) -> None:
+        super().__init__(settings_cls)
+        self.values: dict[str, Any] = {}
+        self.problems: list[str] = []
+        self.variables: dict[tuple[str, ...], str] = {}
+        known = {setting.variable: setting for setting in leaves_of(settings_cls)}
+        for variable in sorted(name for name in environ if name.startswith(PREFIX)):
+            setting = known.get(variable)
+            if setting is None:
+                hint = _nearest_variable(variable, list(known))
+                self.problems.append(f"{printable(variable)}: unknown setting; {hint}")
+                continue
+            self.variables[setting.path] = variable
+            try:
+                value = _decode(setting, environ[variable].strip())
+            except ValueError as error:
+                self.problems.append(f"{variable} ({setting.name}): {error}; {setting.meaning}")
+                continue
+            table = self.values
+            for section in setting.path[:-1]:
+                table = table.setdefault(section, {})
+            table[setting.path[-1]] = value
+
+    def __call__(self) -> dict[str, Any]:
+        return self.values
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return self.values.get(field_name), field_name, False
+
+
+def _parse_toml(data: bytes) -> dict[str, Any]:
+    """The tables of a TOML file; ValueError says in one line why there are none, with line and column if it can."""
+    if len(data) > MAX_FILE:
+        raise ValueError(f"more than {MAX_FILE} bytes, which is no settings file")
+    data = data.removeprefix(codecs.BOM_UTF8)  # editors on Windows write it; TOML has no word for it
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        before = data[: error.start].split(b"\n")
+        raise ValueError(f"line {len(before)}, column {len(before[-1]) + 1}: not UTF-8") from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(_toml_mistake(str(error), text)) from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except ValueError:  # sys.int_info: int() does not take that many
+        raise ValueError("has a number with thousands of digits") from None
+
+
+def _decode(setting: Setting, text: str) -> object:
+    """The value that `text` stands for; text that is not of the setting's kind is left for the models to refuse."""
+    if setting.kind is Kind.WHOLE and _WHOLE.fullmatch(text):
+        return int(text)
+    if setting.kind is Kind.NUMBER and _NUMBER.fullmatch(text):
+        return float(text)
+    if setting.kind is Kind.TRUTH:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    if setting.kind is Kind.TABLES or (setting.kind is Kind.TEXTS and _MEANT_AS_JSON.match(text)):
+        return _json_list(text) if text else []
+    if setting.kind is Kind.TEXTS:
+        return [item.strip() for item in text.split(",")] if text not in ("", "[]") else []
+    return text
+
+
+def _json_list(text: str) -> list[object]:
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("JSON nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{show(text)} is not valid JSON: {printable(str(error))}") from None
+    if not isinstance(value, list):
+        raise ValueError(f"{show(text)} is not a JSON list")
+    return value
+
+
+def _nearest_variable(variable: str, known: list[str]) -> str:
+    below = [name for name in known if name.startswith(variable + NESTING)]
+    if below:
+        return f"it is a table, whose settings are set one by one: {', '.join(below)}"
+    # Compared without the prefix: it would make everything look alike.
+    names = [name.removeprefix(PREFIX) for name in known]
+    near = difflib.get_close_matches(variable.removeprefix(PREFIX).upper(), names, n=1, cutoff=0.5)
+    return f"did you mean {PREFIX}{near[0]}?" if near else "`relay config` shows every setting"
+
+
+def _toml_mistake(message: str, text: str) -> str:
+    """`line N, column M: what is wrong`, from tomllib's `what is wrong (at line N, column M)`."""
+    match = _TOML_PLACE.fullmatch(message)
+    if match is None:
+        return printable(message)
+    lines = text.replace("\r\n", "\n").split("\n")
+    line, column = match[2] or len(lines), match[3] or len(lines[-1]) + 1
+    return f"line {line}, column {column}: {printable(match[1])}"
+
+
+def show(value: object) -> str:
+    """A value as a message repeats it: strings in quotes, cut to a sane length, in one line, nothing unprintable."""
+    if isinstance(value, str):
+        cut = printable(value[:MAX_SHOWN].replace("\\", "\\\\").replace('"', '\\"'))
+        return f'"{cut}…"' if len(value) > MAX_SHOWN else f'"{cut}"'
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int) and value.bit_length() > 128:
+        return "a number of dozens of digits"  # str() refuses to write out thousands of digits
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list):
+        return "a list"
+    return printable(str(value))
+
+
+def printable(text: str) -> str:
+    """`text` with everything escaped that a terminal or a log could take for something else."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

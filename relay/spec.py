@@ -1,0 +1,59 @@
+"""What a worker is told at its start: plain values, made by the supervisor from the settings.
+
+A worker never reads settings, files or the environment, and starts without the libraries that do.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from relay.core.limits import LimitPlan
+from relay.engines.contract import TcpOptions, Timeouts
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerSpec:
+    name: str
+    upstreams: tuple[tuple[int, str, int], ...]  # (number of the upstream, host, port)
+    sockets: int  # how many listening sockets come with the start message for this listener
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    index: int
+    engine: str
+    listeners: tuple[ListenerSpec, ...]
+    upstreams: tuple[str, ...]  # host:port by number
+    limits: LimitPlan
+    source_key: str  # hexadecimal; secret of this instance
+    source_prefix_v4: int
+    source_prefix_v6: int
+    connect_timeout: float
+    nameservers: tuple[tuple[str, int], ...]
+    timeouts: Timeouts
+    tcp: TcpOptions
+    access_log: bool
+    log_format: str
+    debug: bool
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> WorkerSpec:
+        raw = json.loads(text)
+        limits = raw.pop("limits")
+        limits["listeners"] = tuple(limits["listeners"])
+        return cls(
+            listeners=tuple(
+                ListenerSpec(item["name"], tuple((n, host, port) for n, host, port in item["upstreams"]), item["sockets"])
+                for item in raw.pop("listeners")
+            ),
+            upstreams=tuple(raw.pop("upstreams")),
+            limits=LimitPlan(**limits),
+            nameservers=tuple((host, port) for host, port in raw.pop("nameservers")),
+            timeouts=Timeouts(**raw.pop("timeouts")),
+            tcp=TcpOptions(**raw.pop("tcp")),
+            **raw,
+        )

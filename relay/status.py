@@ -1,0 +1,146 @@
+"""What the relay knows about itself, as plain values: the numbers behind /status, /metrics and the health paths.
+
+Everything is read from the shared table when somebody asks; nothing is kept here.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import relay
+from relay.core import counters
+from relay.core.counters import OUTCOME
+from relay.core.limits import total_held
+from relay.outcome import OUTCOMES
+from relay.pool import Pool, WorkerProcess
+from relay.prepare import Plan
+
+NANO = 1_000_000_000
+UNREADY_GRACE = 2.0  # seconds that a worker may be missing before the instance is called not ready
+
+
+@dataclass(slots=True)
+class Health:
+    """Whether a path answers 200, and why not."""
+
+    ok: bool
+    reason: str = ""
+
+
+class Status:
+    """Reads plan, pool and table; `draining` is set by the supervisor."""
+
+    def __init__(self, plan: Plan, pool: Pool) -> None:
+        self._plan = plan
+        self._pool = pool
+        self._started = time.monotonic()
+        self._was_ready = False
+        self.draining = False
+
+    def totals(self) -> list[int]:
+        """All workers' counters added up, those of dead ones included; gauges are not to be read from it."""
+        totals = list(self._pool.retired)
+        for block in self._plan.table.blocks:
+            for cell, value in enumerate(block):
+                totals[cell] += value
+        return totals
+
+    def live(self) -> Health:
+        """Every worker's own loop answers."""
+        now = time.monotonic()
+        hung = [str(worker.index) for worker in self._pool.workers if self._pool.hung(worker, now)]
+        return Health(not hung, f"worker {', '.join(hung)}: loop does not answer" if hung else "")
+
+    def ready(self) -> Health:
+        """New connections are welcome here."""
+        if self.draining:
+            return Health(False, "draining")
+        missing = [worker for worker in self._pool.workers if not worker.ready]
+        if not missing:
+            self._was_ready = True
+            return Health(True)
+        if not self._was_ready:
+            return Health(False, "starting")
+        now = time.monotonic()
+        gone = [str(worker.index) for worker in missing if now - worker.unready_since > UNREADY_GRACE]
+        if gone or len(missing) == len(self._pool.workers):
+            return Health(False, f"worker {', '.join(gone) or 'processes'}: not running")
+        return Health(True)
+
+    def state(self) -> str:
+        """starting, ready, unready or draining."""
+        ready = self.ready()
+        if ready.ok:
+            return "ready"
+        return ready.reason if ready.reason in ("draining", "starting") else "unready"
+
+    def snapshot(self) -> dict[str, Any]:
+        """What /status shows."""
+        plan, totals = self._plan, self.totals()
+        ready = self.ready()
+        listeners = [self._listener(index, totals) for index in range(len(plan.listeners))]
+        outcomes = {outcome.label: 0 for outcome in OUTCOMES}
+        for listener in listeners:
+            for label, count in listener["outcomes"].items():
+                outcomes[label] += count
+        now = time.monotonic()
+        return {
+            "version": relay.__version__,
+            "engine": plan.engine,
+            "engine_reason": plan.engine_reason,
+            "pid": os.getpid(),
+            "uptime_seconds": round(now - self._started, 3),
+            "state": self.state(),
+            "reason": ready.reason,
+            "live": self.live().ok,
+            "max_connections": plan.limits.instance,
+            "descriptors": plan.descriptors,
+            "connections": {
+                "active": sum(listener["active"] for listener in listeners),
+                "admitted": total_held(plan.limits, plan.table.counts),
+                "accepted": sum(listener["accepted"] for listener in listeners),
+                "outcomes": outcomes,
+            },
+            "bytes": {
+                "up": sum(listener["bytes_up"] for listener in listeners),
+                "down": sum(listener["bytes_down"] for listener in listeners),
+            },
+            "listeners": listeners,
+            "workers": [self._worker(worker, now) for worker in self._pool.workers],
+            "accept_pauses": totals[counters.ACCEPT_PAUSES],
+            "log_lines_dropped": totals[counters.LOG_DROPPED],
+        }
+
+    def _listener(self, index: int, totals: list[int]) -> dict[str, Any]:
+        plan = self._plan
+        bound, start = plan.listeners[index], plan.layout.listener(index)
+        return {
+            "name": bound.name,
+            "bind": bound.addresses,
+            "upstream": [plan.upstreams[number] for number, _, _ in bound.upstreams],
+            "active": counters.unfinished(plan.layout, totals, index),
+            "accepted": totals[start + counters.ACCEPTED],
+            "max_connections": bound.max_connections,
+            "bytes_up": totals[start + counters.BYTES_UP],
+            "bytes_down": totals[start + counters.BYTES_DOWN],
+            "outcomes": {o.label: n for o in OUTCOMES if (n := totals[start + OUTCOME + o.index])},
+        }
+
+    def _worker(self, worker: WorkerProcess, now: float) -> dict[str, Any]:
+        plan = self._plan
+        block = plan.table.blocks[worker.index]
+        beat = block[counters.HEARTBEAT]
+        return {
+            "index": worker.index,
+            "pid": worker.pid,
+            "ready": worker.ready,
+            "hung": self._pool.hung(worker, now),
+            "heartbeat_age_seconds": round(max(0.0, now - beat / NANO), 3) if beat else None,
+            "loop_lag_seconds": block[counters.LAG] / NANO,
+            "active": sum(counters.unfinished(plan.layout, block, i) for i in range(len(plan.listeners))),
+            "held_bytes": block[counters.HELD],
+            "restarts": worker.restarts,
+        }

@@ -1,0 +1,134 @@
+"""`relay status`: one look at a running relay through its admin port, as tables for people or as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+import urllib.error
+import urllib.request
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+TIMEOUT = 5.0  # seconds
+
+
+class Unreachable(Exception):
+    """No relay answers there; the text says where and why."""
+
+
+def fetch(admin: str) -> dict[str, Any]:
+    """What /status says. Raises Unreachable."""
+    url = admin.rstrip("/") + "/status"
+    if not url.startswith(("http://", "https://")):
+        raise Unreachable(f"--admin {admin}: not a URL; expected for instance http://127.0.0.1:9100")
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:  # noqa: S310 - the scheme was checked above
+            status = json.load(answer)
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise Unreachable(f"no relay answers at {url}: {reason}; is it running, and is admin.bind this address?") from None
+    if not isinstance(status, dict):
+        raise Unreachable(f"{url} is not a relay's admin port")
+    return status
+
+
+def run(admin: str, *, as_json: bool) -> int:
+    """Print it; 1 if there is no relay."""
+    try:
+        status = fetch(admin)
+    except Unreachable as error:
+        print(f"relay: {error}", file=sys.stderr)
+        return 1
+    if as_json:
+        print(json.dumps(status, indent=2))
+        return 0
+    console = Console(highlight=False)
+    for part in render(status):
+        console.print(part)
+    return 0
+
+
+def render(status: dict[str, Any]) -> list[str | Table]:
+    """The status as a headline and tables."""
+    state = status["state"]
+    colour = {"ready": "green", "draining": "yellow", "starting": "yellow"}.get(state, "red")
+    reason = f" ({status['reason']})" if status["reason"] not in ("", state) else ""
+    connections = status["connections"]
+    head = (
+        f"relay {status['version']}  [{colour}]{state}{reason}[/{colour}]  engine {status['engine']}  "
+        f"pid {status['pid']}  up {duration(status['uptime_seconds'])}\n"
+        f"connections {connections['active']} of {status['max_connections']} at most, "
+        f"{connections['accepted']} accepted since the start; "
+        f"log lines dropped {status['log_lines_dropped']}, accept pauses {status['accept_pauses']}"
+    )
+    return [head, _listeners(status["listeners"]), _outcomes(connections["outcomes"]), _workers(status["workers"])]
+
+
+def _listeners(listeners: list[dict[str, Any]]) -> Table:
+    table = _table("listener", "bind", "upstream", right=("active", "accepted", "up", "down"))
+    for item in listeners:
+        table.add_row(
+            item["name"],
+            "\n".join(item["bind"]),
+            "\n".join(item["upstream"]),
+            str(item["active"]),
+            str(item["accepted"]),
+            size(item["bytes_up"]),
+            size(item["bytes_down"]),
+        )
+    return table
+
+
+def _outcomes(outcomes: dict[str, int]) -> Table:
+    table = _table("outcome", right=("connections",))
+    for label, count in outcomes.items():
+        if count:
+            table.add_row(label, str(count))
+    return table
+
+
+def _workers(workers: list[dict[str, Any]]) -> Table:
+    table = _table("worker", "state", right=("pid", "active", "held", "loop lag", "restarts"))
+    for item in workers:
+        state = "[red]hung[/red]" if item["hung"] else "ready" if item["ready"] else "[yellow]starting[/yellow]"
+        table.add_row(
+            str(item["index"]),
+            state,
+            str(item["pid"] or "-"),
+            str(item["active"]),
+            size(item["held_bytes"]),
+            f"{item['loop_lag_seconds'] * 1000:.1f} ms",
+            str(item["restarts"]),
+        )
+    return table
+
+
+def _table(*left: str, right: tuple[str, ...]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in left:
+        table.add_column(name, overflow="fold")
+    for name in right:
+        table.add_column(name, justify="right")
+    return table
+
+
+def size(count: int) -> str:
+    """Bytes for people, powers of 1000."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    whole = int(seconds)
+    days, whole = divmod(whole, 86400)
+    hours, whole = divmod(whole, 3600)
+    minutes, whole = divmod(whole, 60)
+    parts = [f"{days}d" if days else "", f"{hours}h" if hours else "", f"{minutes}m" if minutes else "", f"{whole}s"]
+    return " ".join([part for part in parts if part][:2])

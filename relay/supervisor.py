@@ -1,0 +1,213 @@
+"""The supervisor: the process that an operator starts and sees. It carries no client traffic.
+
+It binds the listening sockets, starts and watches the workers, answers the admin and health ports, writes the service
+log, and turns signals into orders:
+
+    SIGTERM          drain: no new connections, established ones may finish within drain.window, then end
+    SIGTERM again    end now
+    SIGINT           end now
+    SIGHUP           ignored with a line in the log
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from typing import Any
+
+import uvloop
+from prometheus_client import CollectorRegistry
+
+import relay
+from relay import servicelog
+from relay.address import format_hostport, parse_hostport
+from relay.admin import HttpServer, admin_app, health_app
+from relay.logs import LogWriter
+from relay.metrics import RelayCollector
+from relay.outcome import OUTCOMES
+from relay.pool import Pool
+from relay.prepare import Plan, StartError, bind_error, prepare
+from relay.settings import Settings
+from relay.status import Status
+
+END_GRACE = 5.0  # seconds that workers get to end after they were told to, before they are killed
+LOG_FLUSH = 2.0  # seconds that the end waits for whoever reads the log
+STDOUT = 1
+
+
+class Supervisor:
+    """One run of the relay."""
+
+    def __init__(self, plan: Plan, http: dict[str, socket.socket], writer: LogWriter, log: Any) -> None:
+        self._plan = plan
+        self._http_sockets = http
+        self._writer = writer
+        self._log = log
+        self._pool = Pool(plan, log, self._changed)
+        self._status = Status(plan, self._pool)
+        self._asked_to_end = asyncio.Event()
+        self._window: float | None = None  # None: end now
+        self._announced = False
+
+    async def run(self) -> None:
+        """From start to end."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._terminate)
+        loop.add_signal_handler(signal.SIGINT, self._interrupt)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        registry = CollectorRegistry()
+        registry.register(RelayCollector(self._plan, self._pool, self._status))
+        servers = []
+        if "admin" in self._http_sockets:
+            servers.append(HttpServer(admin_app(self._status, registry), self._http_sockets["admin"], probes=False))
+        if "health" in self._http_sockets:
+            servers.append(HttpServer(health_app(self._status), self._http_sockets["health"], probes=True))
+        for server in servers:
+            await server.start()
+        self._log_start()
+        await self._pool.start()
+        await self._asked_to_end.wait()
+        await self._end()
+        self._log_end()
+        for server in servers:
+            await server.stop()
+
+    async def _end(self) -> None:
+        """Drain or stop the workers; a second signal cuts the drain short."""
+        self._status.draining = True
+        if self._window is not None:
+            window = self._window
+            self._log.info("draining", window_seconds=window, connections=self._active())
+            self._pool.drain(window)
+            self._asked_to_end.clear()
+            ended = asyncio.create_task(self._pool.wait(window + END_GRACE))
+            asked = asyncio.create_task(self._asked_to_end.wait())
+            await asyncio.wait([ended, asked], return_when=asyncio.FIRST_COMPLETED)
+            asked.cancel()
+            if ended.done() and ended.result():
+                return
+        self._log.info("stopping", connections=self._active())
+        self._pool.stop()
+        if not await self._pool.wait(END_GRACE):
+            await self._pool.kill()
+
+    def _active(self) -> int:
+        active = self._status.snapshot()["connections"]["active"]
+        assert isinstance(active, int)
+        return active
+
+    def _terminate(self) -> None:
+        if not self._status.draining and not self._asked_to_end.is_set():
+            self._window = self._plan.settings.drain.window
+        else:
+            self._window = None
+        self._asked_to_end.set()
+
+    def _interrupt(self) -> None:
+        self._window = None
+        self._asked_to_end.set()
+
+    def _hang_up(self) -> None:
+        self._log.warning("SIGHUP ignored", reason="this version reads its settings at the start only; restart it")
+
+    def _changed(self) -> None:
+        if not self._announced and self._status.ready().ok:
+            self._announced = True
+            self._log.info("ready", workers=self._plan.workers)
+
+    def _log_start(self) -> None:
+        plan = self._plan
+        self._log.info(
+            "starting",
+            version=relay.__version__,
+            pid=os.getpid(),
+            engine=plan.engine,
+            engine_reason=plan.engine_reason,
+            workers=plan.workers,
+            descriptors=plan.descriptors,
+            max_connections=plan.limits.instance,
+            max_connections_per_worker=plan.limits.capacity,
+        )
+        for bound in plan.listeners:
+            upstream = [plan.upstreams[number] for number, _, _ in bound.upstreams]
+            self._log.info("listening", listener=bound.name, bind=bound.addresses, upstream=upstream)
+        for name, sock in self._http_sockets.items():
+            host, port = sock.getsockname()[:2]
+            self._log.info("listening", listener=name, bind=[format_hostport(host, port)])
+        for note in plan.notes:
+            self._log.warning(note)
+
+    def _log_end(self) -> None:
+        snapshot = self._status.snapshot()
+        connections = snapshot["connections"]
+        outcomes = {outcome.label: connections["outcomes"][outcome.label] for outcome in OUTCOMES}
+        self._log.info(
+            "stopped",
+            accepted=connections["accepted"],
+            outcomes={label: count for label, count in outcomes.items() if count},
+            bytes_up=snapshot["bytes"]["up"],
+            bytes_down=snapshot["bytes"]["down"],
+            uptime_seconds=snapshot["uptime_seconds"],
+            log_lines_dropped=snapshot["log_lines_dropped"],
+        )
+
+
+def bind_http(settings: Settings) -> dict[str, socket.socket]:
+    """The admin and the health port's sockets, those that are on. Raises StartError."""
+    sockets: dict[str, socket.socket] = {}
+    problems = []
+    for name, text in (("admin", settings.admin.bind), ("health", settings.health.bind)):
+        if not text:
+            continue
+        host, port = parse_hostport(text, allow_name=False)
+        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((host, port))
+            sock.listen(128)
+            sock.setblocking(False)
+        except OSError as error:
+            sock.close()
+            problems.append(f"{name}.bind: {text}: {bind_error(error, port)}")
+            continue
+        sockets[name] = sock
+    if problems:
+        for sock in sockets.values():
+            sock.close()
+        raise StartError(problems)
+    return sockets
+
+
+def run(settings: Settings) -> int:
+    """Run the relay until it is told to end; the exit status. Raises StartError before anything was started."""
+    problems: list[str] = []
+    http: dict[str, socket.socket] = {}
+    plan: Plan | None = None
+    try:
+        plan = prepare(settings)
+    except StartError as error:
+        problems += error.problems
+    try:
+        http = bind_http(settings)
+    except StartError as error:
+        problems += error.problems
+    if problems or plan is None:
+        raise StartError(problems)
+    writer = LogWriter(STDOUT)
+    log = servicelog.configure(writer, settings.log.format, settings.log.level)
+
+    async def main() -> None:
+        await Supervisor(plan, http, writer, log).run()
+
+    started = time.monotonic()
+    try:
+        uvloop.run(main())
+    except Exception:
+        log.exception("supervisor failed", uptime_seconds=round(time.monotonic() - started, 3))
+        return 1
+    finally:
+        writer.flush(LOG_FLUSH)
+    return 0

@@ -1,0 +1,206 @@
+"""A worker process: client traffic, and nothing else.
+
+It is started with one descriptor, its end of the control channel, and gets everything else through it. Its loop ticks a
+few times a second: the tick is its heartbeat, looks at deadlines, and publishes its gauges. It ends when it is told to,
+or when the supervisor is gone: traffic that nobody watches would be worse than none, and systemd starts a new relay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+
+import uvloop
+
+from relay import connection
+from relay.account import AccessLog, Ledger
+from relay.admit import Admission, SourceHash
+from relay.control import Channel, ChannelFull, Drain, Log, Message, Ready, Start, Stop
+from relay.core import counters
+from relay.core.counters import Layout
+from relay.dial import Route
+from relay.engines.contract import Engine
+from relay.engines.stream import StreamEngine
+from relay.logs import LogWriter
+from relay.outcome import OUTCOMES
+from relay.resolve import Resolver
+from relay.spec import WorkerSpec
+from relay.table import Table
+
+TICK = 0.25  # seconds
+LOG_FLUSH = 1.0  # seconds that the end waits for the last access lines
+STDOUT = 1
+START_TIMEOUT = 30.0  # seconds; the supervisor sends the start message before the process exists
+
+
+class Worker:
+    """One worker's life: start, serve, drain, end."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, channel: Channel, spec: WorkerSpec, table: Table) -> None:
+        self._loop = loop
+        self._channel = channel
+        self._spec = spec
+        self._block = table.blocks[spec.index]
+        self._log_writer = LogWriter(STDOUT) if spec.access_log else None
+        self._deadline: float | None = None  # of the drain
+        self._expected_tick = 0.0
+        self.done = asyncio.Event()
+        clock = time.monotonic
+        self._clock = clock
+        self._resolver = Resolver(spec.nameservers, clock)
+        self.engine: Engine = StreamEngine(loop, spec.timeouts, spec.tcp, report_source=spec.access_log)
+        access_log = None
+        if self._log_writer is not None:
+            access_log = AccessLog(self._log_writer.write, spec.upstreams, spec.log_format)
+        names = [listener.name for listener in spec.listeners]
+        self._ledger = Ledger(self._block, table.layout, names, spec.upstreams, clock, access_log)
+        source_hash = None
+        if spec.limits.per_source:
+            key = bytes.fromhex(spec.source_key)
+            source_hash = SourceHash(key, spec.source_prefix_v4, spec.source_prefix_v6)
+        self._admission = Admission(table.limits(spec.index), source_hash)
+
+    def start(self, sockets: list[socket.socket]) -> None:
+        """Accept on the listening sockets, in the listeners' order; begin to tick."""
+        remaining = iter(sockets)
+        for index, listener in enumerate(self._spec.listeners):
+            frontend = connection.Frontend(
+                index=index,
+                name=listener.name,
+                admission=self._admission,
+                route=Route(listener.upstreams),
+                lookup=self._resolver.lookup,
+                perform=self.engine.perform,
+                ledger=self._ledger,
+                clock=self._clock,
+                connect_timeout=self._spec.connect_timeout,
+            )
+            for _ in range(listener.sockets):
+                self.engine.listen(next(remaining), _acceptor(frontend))
+        self._expected_tick = self._clock()
+        self._tick()
+        self._loop.add_reader(self._channel.fileno(), self._receive)
+        self._channel.send(Ready(os.getpid()))
+
+    def drain(self, window: float) -> None:
+        """Stop accepting; end when the last connection has, or after `window` seconds."""
+        self.engine.stop_listening()
+        self._deadline = self._clock() + window
+        self._tick_drain(self._clock())
+
+    def end(self) -> None:
+        """Close everything, now."""
+        self.engine.close()
+        self._publish(self._clock())
+        if self._log_writer is not None:
+            self._log_writer.flush(LOG_FLUSH)
+            self._block[counters.LOG_DROPPED] = self._log_writer.dropped
+        self.done.set()
+
+    def _tick(self) -> None:
+        now = self._clock()
+        self._block[counters.LAG] = int(max(0.0, now - self._expected_tick) * 1e9)
+        self.engine.tick(now)
+        self._publish(now)
+        if self._deadline is not None:
+            self._tick_drain(now)
+        if not self.done.is_set():
+            self._expected_tick = now + TICK
+            self._loop.call_later(TICK, self._tick)
+
+    def _tick_drain(self, now: float) -> None:
+        if self._deadline is not None and not self.done.is_set():
+            if not self.engine.connections or now >= self._deadline:
+                self.end()
+
+    def _publish(self, now: float) -> None:
+        block = self._block
+        block[counters.HEARTBEAT] = int(now * 1e9)
+        block[counters.HELD] = self.engine.held
+        block[counters.ACCEPT_PAUSES] = self.engine.accept_pauses
+        if self._log_writer is not None:
+            block[counters.LOG_DROPPED] = self._log_writer.dropped
+
+    def _receive(self) -> None:
+        while not self.done.is_set():
+            try:
+                received = self._channel.receive()
+            except BlockingIOError:
+                return
+            if received is None:
+                self._loop.remove_reader(self._channel.fileno())
+                self.end()
+                return
+            self._obey(received[0])
+
+    def _obey(self, message: Message) -> None:
+        if isinstance(message, Drain):
+            self.drain(message.window)
+        elif isinstance(message, Stop):
+            self.end()
+
+
+def _acceptor(frontend: connection.Frontend) -> connection.Acceptor:
+    return lambda client: connection.accept(frontend, client)
+
+
+class ChannelHandler(logging.Handler):
+    """Sends the worker's log records to the supervisor, which writes the service log. Never waits."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__()
+        self._channel = channel
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()[:2000]
+        trace = "".join(traceback.format_exception(*record.exc_info))[-20000:] if record.exc_info else ""
+        with contextlib.suppress(OSError, ChannelFull, ValueError):
+            self._channel.send(Log(record.levelname.lower(), record.name, text, trace))
+
+
+async def serve(channel: Channel, spec: WorkerSpec, descriptors: list[int]) -> None:
+    """Run a worker until it is done."""
+    layout = Layout(len(spec.listeners), len(spec.upstreams), len(OUTCOMES))
+    table = Table(descriptors[0], spec.limits, layout)
+    sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors[1:]]
+    worker = Worker(asyncio.get_running_loop(), channel, spec, table)
+    worker.start(sockets)
+    # What exists now stays: the collector need not look at it again, and the pages stay shared.
+    gc.collect()
+    gc.freeze()
+    await worker.done.wait()
+
+
+def main() -> int:
+    """`python -m relay.worker DESCRIPTOR`: started by the supervisor only."""
+    # A terminal's Ctrl-C and a service manager's SIGTERM reach the whole group; the supervisor decides what they mean.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    received = channel.receive() if channel.wait(START_TIMEOUT) else None
+    if received is None:
+        return 0
+    message, descriptors = received
+    if not isinstance(message, Start):
+        raise SystemExit(f"relay.worker: expected a start message, got {message.kind}")
+    spec = WorkerSpec.from_json(message.spec)
+    root = logging.getLogger()
+    root.addHandler(ChannelHandler(channel))
+    root.setLevel(logging.DEBUG if spec.debug else logging.WARNING)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    # Connections are freed by their last reference (engines break their cycles); the collector only guards the rest.
+    gc.set_threshold(10_000, 20, 50)
+    uvloop.run(serve(channel, spec, descriptors))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

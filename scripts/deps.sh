@@ -1,0 +1,78 @@
+#!/bin/sh
+# The system programs that some tests want. `deps.sh install` installs the missing ones with apt-get, through sudo when
+# not root, and says so; where there is no apt-get it names them and leaves the rest to you. `deps.sh report` prints one
+# line naming the missing ones, or nothing. None of them is needed to run relay itself; a test that misses one is
+# skipped and says why.
+set -eu
+
+# program:package, one line each; python3-venv has no program of its own.
+wanted='
+haproxy:haproxy
+openssl:openssl
+curl:curl
+nft:nftables
+ip:iproute2
+'
+# nft and ip are in sbin, which is not on everybody's PATH.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+
+programs=
+packages=
+for line in $wanted; do
+    if ! command -v "${line%%:*}" >/dev/null 2>&1; then
+        programs="$programs ${line%%:*}"
+        packages="$packages ${line#*:}"
+    fi
+done
+
+case ${1:-} in
+report)
+    [ -z "$programs" ] || echo "==> not found:$programs; tests that need them are skipped (make deps installs them)"
+    exit 0
+    ;;
+install) ;;
+*)
+    echo "usage: scripts/deps.sh install | report" >&2
+    exit 2
+    ;;
+esac
+
+"${PYTHON:-python3}" -c 'import venv, ensurepip' 2>/dev/null || packages="$packages python3-venv"
+if [ -z "$packages" ]; then
+    echo "==> system packages: nothing missing"
+    exit 0
+fi
+if ! command -v apt-get >/dev/null 2>&1; then
+    echo "==> no apt-get here; with this system's own package manager, install:$packages"
+    exit 0
+fi
+
+sudo=
+if [ "$(id -u)" -ne 0 ]; then
+    if ! command -v sudo >/dev/null 2>&1; then
+        echo "error: installing needs root, and there is no sudo; as root: apt-get install --yes$packages" >&2
+        exit 1
+    fi
+    # Without a terminal nobody can answer a password prompt: fail instead of hanging.
+    if [ -t 0 ]; then sudo=sudo; else sudo='sudo -n'; fi
+fi
+
+echo "==> ${sudo:+$sudo }apt-get install$packages (about a minute)"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+# shellcheck disable=SC2086  # lists of words, and sudo may be empty
+if ! {
+    $sudo apt-get -qq update &&
+        $sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $packages
+} >"$log" 2>&1; then
+    tail -n 5 "$log" >&2
+    echo "error: could not install; as root: apt-get install --yes$packages" >&2
+    exit 1
+fi
+case "$packages " in
+*" haproxy "*)
+    if [ -d /run/systemd/system ]; then
+        echo "==> the package has started haproxy.service, which no test uses: sudo systemctl disable --now haproxy"
+    fi
+    ;;
+esac
