@@ -18,8 +18,11 @@ DEMO_VENV := .venv-demo
 DEMO_LOCKS := demo build
 endif
 
+# Speed is compared with the Python that a distribution ships: others may be built without profile-guided optimisation.
+BENCH_PYTHON ?= /usr/bin/python3
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types imports format venv deps lock clean
+.PHONY: help demo test bench soak check lint types imports format venv deps lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +37,13 @@ demo: ## a stand-in hub, relay and devices on loopback; no privileges
 test: venv ## all tests; what this machine lacks is skipped, with the reason
 	@scripts/deps.sh report
 	@$(BIN)/python -m pytest $(ARGS)
+
+bench: ## compare with HAProxy, side by side; needs haproxy, a C compiler and two processors (ARGS='--rounds 20')
+	@PYTHON=$(BENCH_PYTHON) scripts/venv.sh .venv-bench run build
+	@.venv-bench/bin/python -m bench.compare --python .venv-bench/bin/python $(ARGS)
+
+soak: venv ## ten minutes of random conversations, every byte checked (ARGS='--minutes 60')
+	@$(BIN)/python -m bench.soak $(ARGS)
 
 check: lint types imports ## lint, format, types and import rules, as CI has them
 
@@ -66,6 +76,6 @@ lock: ## requirements/*.txt from pyproject.toml; ARGS=--upgrade for newer releas
 
 clean: ## remove what make created: environments, caches, builds
 	@echo "==> removing environments, caches and builds"
-	@rm -rf .venv .venv-demo .venv-lock dist
+	@rm -rf .venv .venv-demo .venv-bench .venv-lock dist
 	@rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

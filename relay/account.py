@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import Protocol
 
 from relay.core import counters
 from relay.core.counters import CONNECT_BUCKETS, DURATION_BUCKETS, Layout
@@ -17,8 +18,39 @@ from relay.core.limits import Cells
 from relay.engines.contract import Address
 from relay.outcome import Outcome
 
-if TYPE_CHECKING:
-    from relay.connection import Connection
+
+class Listener(Protocol):
+    """What a line of the access log says about the listener."""
+
+    index: int
+    name: str
+
+
+class Target(Protocol):
+    """What it says about the upstream."""
+
+    @property
+    def upstream(self) -> int: ...
+    @property
+    def address(self) -> Address | None: ...
+
+
+class Record(Protocol):
+    """What it says about a connection that has ended. Times are monotonic seconds; `connected` is 0 if it never was."""
+
+    @property
+    def frontend(self) -> Listener: ...
+    @property
+    def target(self) -> Target | None: ...
+
+    client: Address
+    source: Address | None
+    started: float
+    dialed: float
+    connected: float
+    bytes_up: int
+    bytes_down: int
+
 
 NANO = 1_000_000_000
 
@@ -33,7 +65,7 @@ class Ledger:
         listeners: Sequence[str],
         upstreams: Sequence[str],
         clock: Callable[[], float],
-        log: Callable[[Connection, Outcome, float], None] | None,
+        log: Callable[[Record, Outcome, float], None] | None,
     ) -> None:
         self._block = block
         self._listeners = [layout.listener(i) for i in range(len(listeners))]
@@ -57,7 +89,7 @@ class Ledger:
         if down:
             block[start + counters.BYTES_DOWN] += down
 
-    def closed(self, connection: Connection, outcome: Outcome) -> None:
+    def closed(self, connection: Record, outcome: Outcome) -> None:
         seconds = self._clock() - connection.started
         block, listener = self._block, connection.frontend.index
         start = self._listeners[listener]
@@ -76,7 +108,7 @@ class AccessLog:
         self._upstreams = upstreams
         self._format = _as_json if log_format == "json" else _as_text
 
-    def __call__(self, connection: Connection, outcome: Outcome, seconds: float) -> None:
+    def __call__(self, connection: Record, outcome: Outcome, seconds: float) -> None:
         target = connection.target
         connected = connection.connected
         upstream = "" if target is None else self._upstreams[target.upstream]
@@ -115,19 +147,18 @@ def _as_text(record: dict[str, object]) -> str:
 
 
 def format_address(address: Address) -> str:
+    """host:port, or [host]:port for IPv6."""
     host, port = address[0], address[1]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-_second = (0, "")
-
-
 def timestamp(seconds: float) -> str:
-    """UTC, RFC 3339, milliseconds. The part down to the second is kept for the lines that follow in it."""
-    global _second
+    """UTC, RFC 3339, milliseconds."""
     whole = int(seconds)
-    known, text = _second
-    if whole != known:
-        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
-        _second = (whole, text)
-    return f"{text}.{int((seconds - whole) * 1000):03d}Z"
+    return f"{_to_the_second(whole)}.{int((seconds - whole) * 1000):03d}Z"
+
+
+@lru_cache(maxsize=2)
+def _to_the_second(whole: int) -> str:
+    """The part that all lines of one second share."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))

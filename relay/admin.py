@@ -1,8 +1,8 @@
 """The admin port and the health port: what people, probes and Prometheus ask the relay over HTTP.
 
 Only the supervisor serves them, from the numbers in the shared table; a worker is never asked, so a worker that hangs
-cannot make a probe wait, only fail. The health port may be open to the load balancer's probes: it knows the three health
-paths and nothing else, and neither port keeps a connection that has nothing to say.
+cannot make a probe wait, only fail. The health port may be open to the load balancer's probes: it knows the three
+health paths and nothing else, and neither port keeps a connection that has nothing to say.
 """
 
 from __future__ import annotations

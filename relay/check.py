@@ -1,4 +1,4 @@
-"""`relay check`: what a start with these settings would do on this machine, and with --connect whether upstreams answer.
+"""`relay check`: what a start with these settings would do on this machine, and whether the upstreams answer.
 
 Binds nothing and starts nothing, so it can be run beside a relay that serves.
 """
@@ -6,6 +6,7 @@ Binds nothing and starts nothing, so it can be run beside a relay that serves.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 
@@ -59,12 +60,13 @@ async def _connect(resolver: Resolver, text: str, timeout: float) -> bool:
         try:
             await _dial(address, port, timeout)
         except TimeoutError:
-            print(f"upstream {text}: {format_hostport(address, port)}: no answer in {timeout:g} s (dial.connect_timeout)")
+            answer = f"no answer in {timeout:g} s (dial.connect_timeout)"
         except OSError as error:
-            print(f"upstream {text}: {format_hostport(address, port)}: {(error.strerror or str(error)).lower()}")
+            answer = _reason(error)
         else:
-            print(f"upstream {text}: {format_hostport(address, port)}: connected in {time.monotonic() - started:.4f} s")
+            answer = f"connected in {time.monotonic() - started:.4f} s"
             reached = True
+        print(f"upstream {text}: {format_hostport(address, port)}: {answer}")
     return reached
 
 
@@ -73,3 +75,8 @@ async def _dial(address: str, port: int, timeout: float) -> None:
     with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
         async with asyncio.timeout(timeout):
             await asyncio.get_running_loop().sock_connect(sock, (address, port))
+
+
+def _reason(error: OSError) -> str:
+    # By its number: asyncio's own text is "Connect call failed" and the address, which says nothing of the cause.
+    return (os.strerror(error.errno) if error.errno else str(error)).lower()

@@ -1,4 +1,4 @@
-"""The command line: what a person or a unit file starts. Each command does its work elsewhere; here are words and exits.
+"""The command line: what a person or a unit file starts. Each command does its work elsewhere.
 
 Exit status: 0 well; 1 it ran and failed; 2 the command or the settings are wrong, with one line per mistake on standard
 error.
@@ -22,7 +22,8 @@ examples:
   relay status --admin http://127.0.0.1:9100
 
 Settings come from the defaults, then the TOML file, then the environment (RELAY_LIMITS__MAX_CONNECTIONS=20000);
-`relay config` prints all of them with their meaning. Exit status: 0 well, 1 ran and failed, 2 wrong command or settings.
+`relay config` prints all of them with their meaning. Exit status: 0 well, 1 ran and failed, 2 wrong command or
+settings.
 """
 
 
@@ -55,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
         if config:
             command.add_argument(
-                "--config", type=Path, metavar="FILE", help="TOML file with settings; without it, the environment's only"
+                "--config", type=Path, metavar="FILE", help="TOML file with settings (none: the environment only)"
             )
         return command
 

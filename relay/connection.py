@@ -1,4 +1,4 @@
-"""One connection, from accept to close, as a transition table: what happened, in which state, and what is done about it.
+"""One connection, from accept to close, as a transition table: what happened, in which state, what is done about it.
 
     accept → admit → route → dial → pump → account → close
 
@@ -16,6 +16,7 @@ import enum
 import errno
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 from relay.account import Ledger
 from relay.admit import Admission
@@ -27,6 +28,8 @@ from relay.resolve import Lookup
 
 
 class State(enum.Enum):
+    """Where a connection stands."""
+
     __hash__ = object.__hash__  # by identity: Enum's own hashes the name, in Python, at each look-up in the table
 
     NEW = "new"
@@ -209,7 +212,7 @@ def _next(connection: Connection, value: object, outcome: Outcome | None) -> Fou
 
 def _pump(connection: Connection, value: object, _outcome: Outcome | None) -> Action:
     connection.connected = connection.frontend.clock()
-    connection.source = value if isinstance(value, tuple) else None  # type: ignore[assignment]
+    connection.source = cast("Address | None", value)
     assert connection.target is not None
     connection.frontend.ledger.connected(connection.target.upstream, connection.connected - connection.dialed)
     return PUMP

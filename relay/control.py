@@ -1,8 +1,8 @@
 """What supervisor and workers say to each other: typed messages over a Unix socket pair, descriptors included.
 
-SOCK_SEQPACKET keeps messages whole: a process that dies in the middle of something leaves no half of one behind, and its
-end of the pair closing is itself the message that it is gone. Neither side ever waits for the other: a message that does
-not fit into the socket's buffer is refused to the sender, who then knows that the other side has not been reading.
+SOCK_SEQPACKET keeps messages whole: a process that dies in the middle of something leaves no half of one behind, and
+its end of the pair closing is itself the message that it is gone. Neither side ever waits for the other: a message that
+does not fit into the socket's buffer is refused to the sender, who then knows that the other side has not been reading.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Log lines leave the process without ever stopping its loop.
 
-A loop hands lines to a `LogWriter`; a thread writes them. When nobody reads (a full pipe, a full disk, a stopped journal),
-only the thread waits; the queue fills, further lines are dropped and counted. Which lines there are is not decided here.
+A loop hands lines to a `LogWriter`; a thread writes them. When nobody reads (a full pipe, a full disk, a stopped
+journal), only the thread waits; the queue fills, further lines are dropped and counted. Which lines there are is not
+decided here.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import time
 from collections import deque
 
 QUEUE = 10_000  # lines; at some 350 bytes each 3.5 MB
-# write(2) to a pipe is atomic up to PIPE_BUF (4096, pipe(7)): several processes share one, and their lines must not mix.
+# write(2) to a pipe is atomic up to PIPE_BUF (4096, pipe(7)): several processes share one, and their lines must not
+# mix.
 CHUNK = 4096  # bytes
 GATHER = 0.01  # seconds that the thread waits for more lines before it writes: fewer wake-ups under load
 

@@ -1,4 +1,4 @@
-"""The relay's numbers in Prometheus' words. A collector over the shared table; see docs/metrics.md for their meaning."""
+"""The relay's numbers in Prometheus' words. A collector over the shared table; docs/metrics.md has their meaning."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class RelayCollector(Collector):
 
     def _listeners(self, totals: Sequence[int]) -> Iterable[Metric]:
         layout = self._plan.layout
-        active = GaugeMetricFamily("relay_connections_active", "Connections accepted and not ended.", labels=["listener"])
+        active = GaugeMetricFamily("relay_connections_active", "Connections that have not ended.", labels=["listener"])
         accepted = CounterMetricFamily("relay_connections_accepted", "Connections accepted.", labels=["listener"])
         ended = CounterMetricFamily(
             "relay_connections", "Connections that ended, by outcome.", labels=["listener", "outcome"]

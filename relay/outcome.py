@@ -1,10 +1,11 @@
 """How a connection ended: exactly one `Outcome` each, with HAProxy's two-letter termination state beside it.
 
-The first letter says who ended it, the second in which phase, as in HAProxy's configuration manual, section 8.5 ("Stream
-state at disconnection"): C client, S server, P the proxy's own policy, R a resource of the proxy ran out, I internal,
-K killed by an operator, c/s a timeout on the client's or the server's side; second letter R before any upstream was
-chosen, C while connecting, D while data flowed, - normal completion. This file names endings; deciding which one
-applies is `connection`'s, counting them `account`'s.
+The first letter says who ended it, the second in which phase, as in section 8.5 of HAProxy's configuration manual
+("Stream state at disconnection"): C client, S server, P the proxy's own policy, R a resource of the proxy ran out,
+I internal, K killed by an operator, c and s a timeout on the client's or the server's side; then R before any upstream
+was chosen, C while connecting, D while data flowed, - normal completion.
+
+This file names endings; deciding which one applies is `connection`'s, counting them `account`'s.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The worker processes: start, watch, replace, stop.
 
-A worker that ends without having been told to is replaced at once the first time, then after growing pauses (`backoff`),
-so that a crash loop neither spins nor gives up. Its listening sockets stay open here, so connections in their queues wait
-for its successor. What it held is given back, what it counted is kept, and the connections that it carried are accounted
-as lost with it.
+A worker that ends without having been told to is replaced at once the first time, then after growing pauses
+(`backoff`), so that a crash loop neither spins nor gives up. Its listening sockets stay open here, so connections in
+their queues wait for its successor. What it held is given back, what it counted is kept, and the connections that it
+carried are accounted as lost with it.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Pool:
         self._plan = plan
         self._log = log
         self._changed = changed
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self.retired = [0] * plan.layout.size  # counters of workers that are no more
         self.workers = [WorkerProcess(index) for index in range(plan.workers)]
 
@@ -84,13 +84,13 @@ class Pool:
 
     def drain(self, window: float) -> None:
         """Tell every worker to finish within `window` seconds; none is replaced from now on."""
-        self._stopping = True
+        self._stopping.set()
         self._plan.close_sockets()
         self._tell(Drain(window))
 
     def stop(self) -> None:
         """Tell every worker to end now."""
-        self._stopping = True
+        self._stopping.set()
         self._plan.close_sockets()
         self._tell(Stop())
 
@@ -153,9 +153,9 @@ class Pool:
         assert worker.process is not None
         status = await worker.process.wait()
         self._clear(worker, status)
-        while not self._stopping:
+        while not self._stopping.is_set():
             await asyncio.sleep(backoff(worker.failures))
-            if self._stopping:
+            if self._stopping.is_set():
                 return
             worker.restarts += 1
             try:
@@ -179,7 +179,7 @@ class Pool:
         lost = counters.fold(plan.layout, block, self.retired, Outcome.WORKER_DIED.index)
         clear_column(plan.limits, worker.index, plan.table.counts, plan.table.sources)
         worker.failures = worker.failures + 1 if now - worker.started < STEADY else 1
-        if not self._stopping or status != 0:
+        if not self._stopping.is_set() or status != 0:
             how = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
             self._log.error(
                 "worker died",
@@ -187,7 +187,7 @@ class Pool:
                 pid=pid,
                 how=how,
                 connections_lost=lost,
-                restart_in_seconds=None if self._stopping else backoff(worker.failures),
+                restart_in_seconds=None if self._stopping.is_set() else backoff(worker.failures),
             )
         self._changed()
 

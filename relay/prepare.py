@@ -71,7 +71,9 @@ class Plan:
         return WorkerSpec(
             index=index,
             engine=self.engine,
-            listeners=tuple(ListenerSpec(l.name, l.upstreams, len(l.sockets[index])) for l in self.listeners),
+            listeners=tuple(
+                ListenerSpec(bound.name, bound.upstreams, len(bound.sockets[index])) for bound in self.listeners
+            ),
             upstreams=self.upstreams,
             limits=self.limits,
             source_key=self.source_key,
@@ -120,8 +122,8 @@ def prepare(settings: Settings) -> Plan:
             f"limits: the descriptor limit of {descriptors} carries no connection; raise LimitNOFILE or `ulimit -n`"
         )
     if problems:
-        for item in bound:
-            for row in item.sockets:
+        for one in bound:
+            for row in one.sockets:
                 for sock in row:
                     sock.close()
         raise StartError(problems)
@@ -171,6 +173,7 @@ def raise_descriptor_limit() -> int:
 
 
 def tcp_options(settings: Settings) -> TcpOptions:
+    """The socket options of both sides, as the settings want them."""
     tcp = settings.tcp
     return TcpOptions(tcp.keepalive_idle, tcp.keepalive_interval, tcp.keepalive_count, tcp.user_timeout)
 

@@ -82,7 +82,7 @@ class Resolver:
         return Lookup(addresses, self._clock() + max(LEAST_TTL, ttl))
 
     async def _query(self, resolver: dns.asyncresolver.Resolver, host: str) -> list[dns.resolver.Answer]:
-        """A and AAAA at the same time: a name server that is slow or broken for one of them does not spoil the other."""
+        """A and AAAA at the same time: a server that is slow or broken for one does not spoil the other."""
         loop = asyncio.get_running_loop()
         tasks = [
             loop.create_task(resolver.resolve(host, kind, search=True, raise_on_no_answer=False, lifetime=LIFETIME))

@@ -62,7 +62,7 @@ def configure(writer: LogWriter, log_format: str, level: str) -> structlog.typin
             )
         )
     log: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
-        _Output(writer),  # type: ignore[arg-type]  # any object with the methods of the levels will do
+        _Output(writer),
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         context_class=dict,

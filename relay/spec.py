@@ -14,6 +14,8 @@ from relay.engines.contract import TcpOptions, Timeouts
 
 @dataclass(frozen=True, slots=True)
 class ListenerSpec:
+    """One listener, as a worker needs to know it."""
+
     name: str
     upstreams: tuple[tuple[int, str, int], ...]  # (number of the upstream, host, port)
     sockets: int  # how many listening sockets come with the start message for this listener
@@ -21,6 +23,8 @@ class ListenerSpec:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
+    """All that a worker needs to know. Durations in seconds."""
+
     index: int
     engine: str
     listeners: tuple[ListenerSpec, ...]
@@ -47,7 +51,9 @@ class WorkerSpec:
         limits["listeners"] = tuple(limits["listeners"])
         return cls(
             listeners=tuple(
-                ListenerSpec(item["name"], tuple((n, host, port) for n, host, port in item["upstreams"]), item["sockets"])
+                ListenerSpec(
+                    item["name"], tuple((n, host, port) for n, host, port in item["upstreams"]), item["sockets"]
+                )
                 for item in raw.pop("listeners")
             ),
             upstreams=tuple(raw.pop("upstreams")),

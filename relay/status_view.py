@@ -28,7 +28,7 @@ def fetch(admin: str) -> dict[str, Any]:
             status = json.load(answer)
     except (urllib.error.URLError, OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        raise Unreachable(f"no relay answers at {url}: {reason}; is it running, and is admin.bind this address?") from None
+        raise Unreachable(f"no relay answers at {url}: {reason}; does it run, and is its admin.bind this?") from None
     if not isinstance(status, dict):
         raise Unreachable(f"{url} is not a relay's admin port")
     return status

@@ -49,8 +49,8 @@ class Fence:
     """A full memory barrier: what was written before is visible to other processors before anything later is read.
 
     Python has none of its own, but a lock has: giving one back is a release, taking it an acquire operation on the same
-    word, and later loads cannot pass an acquire that itself cannot pass the release before it (C11 atomics; on x86 either
-    is a locked instruction anyway).
+    word, and later loads cannot pass an acquire that itself cannot pass the release before it (C11 atomics; on x86
+    either is a locked instruction anyway).
     """
 
     __slots__ = ("_acquire", "_release")

@@ -117,9 +117,10 @@ class Worker:
             self._loop.call_later(TICK, self._tick)
 
     def _tick_drain(self, now: float) -> None:
-        if self._deadline is not None and not self.done.is_set():
-            if not self.engine.connections or now >= self._deadline:
-                self.end()
+        if self._deadline is None or self.done.is_set():
+            return
+        if not self.engine.connections or now >= self._deadline:
+            self.end()
 
     def _publish(self, now: float) -> None:
         block = self._block

@@ -1,1 +1,1 @@
-"""Decisions without I/O: no sockets, no event loop, no files, no clock of their own. Every value comes in as an argument."""
+"""Decisions without I/O: no sockets, no event loop, no files, no clock of their own: every value is an argument."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from relay.core.limits import Cells
+from relay.core.limits import Cells, Row
 
 # Upper bounds in seconds. Connects are to a private endpoint (about 1 ms) or time out after seconds; connections of
 # devices live from a fraction of a second (HTTPS) to days (MQTT).
@@ -66,7 +66,7 @@ def bucket(bounds: Sequence[float], seconds: float) -> int:
     return bisect_left(bounds, seconds)
 
 
-def unfinished(layout: Layout, block: Cells, listener: int) -> int:
+def unfinished(layout: Layout, block: Row, listener: int) -> int:
     """Connections of a listener that were accepted and have no outcome yet."""
     start = layout.listener(listener)
     ended = sum(block[start + OUTCOME + i] for i in range(layout.outcomes))

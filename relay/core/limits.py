@@ -1,7 +1,7 @@
 """Connection limits that hold for the whole instance, whatever the number of workers, without a lock or a message.
 
-Theory of operation. The workers share a table of counts with one column per worker; a worker writes only its own column.
-To let a connection in, a worker
+Theory of operation. The workers share a table of counts with one column per worker; a worker writes only its own
+column. To let a connection in, a worker
 
     1. announces: adds one to its own count,
     2. executes a full memory fence,
@@ -12,11 +12,11 @@ Never exceeded: of the workers that keep an announcement, the one whose fence ca
 argument), so the sum that it found within the limit contained them all.
 
 Reached when there is room: a sum that is too high may contain announcements that will be taken back. Each worker has a
-sequence number that is odd while it decides, as in a seqlock: when the others' numbers are the same before and after the
-sum was read, at most one connection per odd number in it is undecided. If the sum is too high even without those, the
-limit is reached. Else the lowest column among the deciding keeps its announcement and looks again, and the others take
-theirs back and wait for it. All waiting is bounded: a worker that was stopped in the middle (SIGSTOP, a debugger) costs the
-others a refusal at worst, never a hang. What a dead worker held is given back by clearing its column.
+sequence number that is odd while it decides, as in a seqlock: when the others' numbers are the same before and after
+the sum was read, at most one connection per odd number in it is undecided. If the sum is too high even without those,
+the limit is reached. Else the lowest column among the deciding keeps its announcement and looks again, and the others
+take theirs back and wait for it. All waiting is bounded: a worker that was stopped in the middle (SIGSTOP, a debugger)
+costs the others a refusal at worst, never a hang. What a dead worker held is given back by clearing its column.
 
 Per source, the key is a 64-bit keyed hash of the source's network (made in `admit`), kept in buckets of 16 slots in a
 region per worker: one writer, any number of readers, no chains to follow. Two sources with the same hash would share
@@ -27,7 +27,7 @@ made: a flood of sources cannot grow it.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,10 +38,15 @@ NO_SLOT = -1  # sources are not limited
 BUCKET_FULL = -2
 
 
-class Cells(Protocol):
-    """A mutable row of unsigned integers: a `memoryview` over shared memory, or a plain list in tests."""
+class Row(Protocol):
+    """A row of unsigned integers to read."""
 
     def __getitem__(self, index: int, /) -> int: ...
+
+
+class Cells(Row, Protocol):
+    """A mutable row of unsigned integers: a `memoryview` over shared memory, or a plain list in tests."""
+
     def __setitem__(self, index: int, value: int, /) -> None: ...
     def __len__(self) -> int: ...
 
@@ -137,6 +142,7 @@ class Limits:
         counts, column = self._counts, self._column
         if counts[self._own] >= self._plan.capacity:
             return Refusal.CAPACITY
+        refusal: Refusal | None = Refusal.INSTANCE
         for _ in range(SPINS):
             counts[column] = (counts[column] + 1) & MASK  # odd: deciding
             slot = self._announce(listener, source)
@@ -154,10 +160,9 @@ class Limits:
                 return Lease(self, listener, slot)
             self._take_back(listener, slot)
             counts[column] = (counts[column] + 1) & MASK
-            if final:
-                return refusal
-            self._wait_for_lower_rivals()
-        return refusal
+            if final or not self._wait_for_lower_rivals():
+                break
+        return refusal or Refusal.INSTANCE
 
     def held(self) -> int:
         """Connections that this worker holds now."""
@@ -187,6 +192,7 @@ class Limits:
 
     def _decide(self, listener: int, source: int) -> tuple[Refusal | None, bool]:
         """(None, True) to let in, (the limit reached, True) to refuse, (…, False) to make way for a lower column."""
+        refusal: Refusal | None = None
         for _ in range(SPINS):
             before = self._rivals()
             refusal = self._over(listener, source, 0)
@@ -230,10 +236,12 @@ class Limits:
         numbers[self._column] = 0
         return numbers
 
-    def _wait_for_lower_rivals(self) -> None:
+    def _wait_for_lower_rivals(self) -> bool:
+        """False if they do not come to an end: one of them was stopped."""
         for _ in range(SPINS):
             if not any(self._counts[column] & 1 for column in range(self._column)):
-                return
+                return True
+        return False
 
     def _bucket(self, column: int, source: int) -> range:
         start = column * self._region + (source & (self._plan.source_buckets - 1)) * WAYS
@@ -270,6 +278,6 @@ def clear_column(plan: LimitPlan, column: int, counts: Cells, sources: Cells) ->
             sources[cell] = 0
 
 
-def total_held(plan: LimitPlan, counts: Sequence[int] | Cells) -> int:
+def total_held(plan: LimitPlan, counts: Row) -> int:
     """Connections held by all workers together."""
     return sum(counts[cell] for cell in range(plan.workers, 2 * plan.workers))

@@ -10,6 +10,7 @@ import logging
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from amqtt.adapters import StreamReaderAdapter, StreamWriterAdapter
 from amqtt.broker import Broker, BrokerContext
@@ -34,7 +35,7 @@ class TelemetryPlugin(BasePlugin[BrokerContext]):
     class Config:
         """Given under the plugin's name in the broker's configuration."""
 
-        record: Record
+        record: Any  # a Record; what amqtt checks types with does not know Callable
 
     def __init__(self, context: BrokerContext) -> None:
         super().__init__(context)

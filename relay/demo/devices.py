@@ -113,9 +113,7 @@ class RelayResolver(AbstractResolver):
         if host != self._target.hub:
             raise OSError(f"this device knows no {host}")
         return [
-            ResolveResult(
-                hostname=host, host=self._target.address, port=port, family=socket.AF_INET, proto=0, flags=0
-            )
+            ResolveResult(hostname=host, host=self._target.address, port=port, family=socket.AF_INET, proto=0, flags=0)
         ]
 
     async def close(self) -> None:

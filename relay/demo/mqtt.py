@@ -107,7 +107,8 @@ class MqttDevice(Device):
     def _on_disconnect(
         self, _client: paho.Client, _data: Any, _flags: Any, reason: ReasonCode, _properties: Any
     ) -> None:
-        self._tell(self._lost, str(reason))
+        # paho's word for a connection that was cut is "Unspecified error".
+        self._tell(self._lost, "connection lost" if reason == "Unspecified error" else str(reason))
 
     def _on_publish(self, _client: paho.Client, _data: Any, mid: int, _reason: ReasonCode, _properties: Any) -> None:
         self._tell(self._acknowledged, mid, time.perf_counter())
@@ -134,7 +135,7 @@ class MqttDevice(Device):
 
 
 def _goodbye(_client: paho.Client, _data: Any, sock: Any) -> None:
-    """End TLS before TCP, as paho does not: with bytes of the hub on their way to a closed socket, the kernel resets."""
+    """End TLS before TCP, as paho does not: bytes of the hub that meet a closed socket make the kernel reset."""
     try:
         sock.settimeout(GOODBYE)
         sock.unwrap().close()

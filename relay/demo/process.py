@@ -46,7 +46,9 @@ def tail(path: Path) -> str:
     return "\n".join(f"    {line}" for line in lines or ["(empty)"])
 
 
-async def spawn(command: Sequence[str], *, stdin: int, stdout: int | IO[bytes], log: IO[bytes]) -> asyncio.subprocess.Process:
+async def spawn(
+    command: Sequence[str], *, stdin: int, stdout: int | IO[bytes], log: IO[bytes]
+) -> asyncio.subprocess.Process:
     """Start `command` with standard error into `log`. Raises DemoError."""
     try:
         return await asyncio.create_subprocess_exec(

@@ -19,10 +19,7 @@ MQTT = "mqtt"
 HTTPS = "https"
 PROTOCOLS = (MQTT, HTTPS)
 
-AMQP_NOTE = (
-    "AMQP is not part of the demo: there is no AMQP 1.0 server in pure Python to stand in for the hub's. "
-    "The relay passes it like any other TCP."
-)
+AMQP_NOTE = "no AMQP here: there is no AMQP 1.0 server in pure Python to stand in for the hub's"
 
 
 class Key(NamedTuple):

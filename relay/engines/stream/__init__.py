@@ -7,8 +7,11 @@ sockets themselves. uvloop's own transports were tried first and given up: per c
 paused, they accept and drop connections when descriptors run out, and they cannot close with a reset. The figures and
 the command that measures them are in docs/performance.md.
 
-`engine` is the event loop and the life of a connection, `pump` the way of its bytes, `link` the records that both share.
+`engine` is the event loop and the life of a connection, `pump` the way of its bytes, `link` the records that both
+share.
 """
+
+from __future__ import annotations
 
 from relay.engines.stream.engine import StreamEngine
 

@@ -151,17 +151,22 @@ class StreamEngine:
                         self._broken(side)
                 except Exception:
                     self._defect(side)
-            for _ in range(len(self._again)):
-                side = self._again.popleft()
-                try:
-                    read(side)
-                except Exception:
-                    self._defect(side)
+            if self._again:
+                self._go_on()
             self._close_sockets()
             if len(events) < BUSY and not self._again:
                 return
         if self._again:
             self._loop.call_soon(self._ready)
+
+    def _go_on(self) -> None:
+        """Another turn for each side that had more to read than one turn allows."""
+        for _ in range(len(self._again)):
+            side = self._again.popleft()
+            try:
+                self._pump.read(side)
+            except Exception:
+                self._defect(side)
 
     def _early(self, side: Side, mask: int) -> None:
         """Something happened before bytes may flow. Edges come once: what may not be read yet is remembered."""
@@ -197,9 +202,10 @@ class StreamEngine:
     def _broken(self, side: Side) -> None:
         """ERR or HUP on a side of a connection that pumps. What came before it was read already, unless held back."""
         number = _error(side.sock)
-        if number or not (side.ended and side.finished):
+        # HUP alone is good order where FIN was sent: the side's own FIN came too, perhaps behind bytes that wait for a
+        # peer that is slow to take them. Without FIN sent it means a reset whose errno another call was told.
+        if number or not side.finished:
             self._pump.broken(side, number)
-        # Else only HUP: this side has ended both ways in good order, its peer is still to take something.
 
     # --- actions --------------------------------------------------------------------------------------------------
 
@@ -338,6 +344,5 @@ def _sweep_interval(timeouts: Timeouts) -> float:
     return min(1.0, max(0.05, shortest / 8))
 
 
-def _error(sock: socket.socket) -> int:
+def _error(sock: socket.SocketType) -> int:
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-

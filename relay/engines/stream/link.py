@@ -1,4 +1,4 @@
-"""The records of one relayed connection: a `Link` with its two `Side`s. Plain data; what happens to them is elsewhere."""
+"""The records of one relayed connection: a `Link` with its two `Side`s. Plain data."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ class Pump:
         self._finish(side, peer)
 
     def _finish(self, side: Side, peer: Side) -> None:
-        """`side` has ended and its peer has taken everything: pass the FIN on, or be done if that was the second one."""
+        """`side` has ended and its peer has taken everything: pass the FIN on; the second one ends it."""
         if peer.ended and side.held is None:
             self._end(side.link, Event.FINISHED, None)
             return

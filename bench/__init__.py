@@ -1,0 +1,1 @@
+"""Measuring relay beside HAProxy. Run as programs; nothing here is installed."""

@@ -1,0 +1,159 @@
+"""Compare relay's cost with HAProxy's, side by side: `make bench`, or `python -m bench.compare --help`.
+
+Absolute times drift on any machine that is shared, so each round measures every proxy for a short slice of each
+scenario, one after the other, and what is reported is the median over rounds of the ratio to HAProxy in the same round.
+Proxies are pinned to one processor, load and upstreams to another. CPU is what all processes of a proxy used per unit
+of work: messages relayed, connections served, bytes passed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.peers import LOAD_CPU, Bench, Peer, describe
+
+IDLE_CONNECTIONS = 4000
+SILENT_CONNECTIONS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One kind of load; `unit` is what CPU is divided by, `scale` of them."""
+
+    name: str
+    text: str
+    sink: bool
+    arguments: tuple[str, ...]
+    unit: str
+    scale: float
+    tail: tuple[str, ...] = ()
+
+
+SCENARIOS = (
+    Scenario("messages", "128 B echo, 100 connections", False, ("messages", "100", "128"), "µs per message", 1e6),
+    Scenario("large", "1 KiB echo, 1,000 connections", False, ("messages", "1000", "1024"), "µs per message", 1e6),
+    Scenario("sparse", "128 B, 1,000 connections, 2,000/s", False, ("sparse", "1000", "128"), "µs per message", 1e6, ("2000",)),
+    Scenario("connections", "connect, echo, RST", False, ("connections", "50", "128"), "µs per connection", 1e6),
+    Scenario("bulk", "4 streams one way", True, ("bulk", "4"), "s per GB", 1e9),
+)
+
+
+def slice_of(bench: Bench, peer: Peer, scenario: Scenario, seconds: float) -> tuple[float, dict[str, float]]:
+    """CPU seconds and the load's report for one slice."""
+    port = peer.sink if scenario.sink else peer.echo
+    mode, *rest = scenario.arguments
+    command = ["taskset", "-c", str(LOAD_CPU), str(bench.load), mode, str(port), *rest, str(seconds), *scenario.tail]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        if process.stdout.readline() != "begin\n":
+            raise SystemExit(f"bench: the load on {peer.name} did not start ({scenario.name})")
+        before = peer.cpu_seconds()
+        process.stdin.write("x")
+        process.stdin.flush()
+        report = json.loads(process.stdout.readline() or "null")
+        used = peer.cpu_seconds() - before
+    if not report or not report["units"]:
+        raise SystemExit(f"bench: the load on {peer.name} ended badly ({scenario.name})")
+    if report["errors"]:
+        print(f"warning: {peer.name}, {scenario.name}: {report['errors']:.0f} errors", file=sys.stderr)
+    return used, report
+
+
+def idle(bench: Bench, peer: Peer) -> dict[str, float]:
+    """Memory that an idle connection adds, and CPU that silent ones use."""
+    before = peer.memory_kib()
+    command = ["taskset", "-c", str(LOAD_CPU), str(bench.load), "idle", str(peer.echo)]
+    result: dict[str, float] = {}
+    for count in (SILENT_CONNECTIONS, IDLE_CONNECTIONS):
+        with subprocess.Popen([*command, str(count)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdin is not None and process.stdout is not None
+            process.stdout.readline()
+            if count == SILENT_CONNECTIONS:
+                used, start = peer.cpu_seconds(), time.monotonic()
+                time.sleep(5)
+                result["cpu_percent"] = (peer.cpu_seconds() - used) / (time.monotonic() - start) * 100
+            else:
+                time.sleep(1)
+                result["kib_per_connection"] = (peer.memory_kib() - before) / count
+            process.stdin.close()
+    return result
+
+
+def main() -> int:
+    """Measure and print; the figures also go to --json."""
+    names = [scenario.name for scenario in SCENARIOS]
+    parser = argparse.ArgumentParser(prog="bench.compare", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=10, help="rounds (default %(default)s)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of a slice (default %(default)s)")
+    parser.add_argument("--only", default=",".join([*names, "idle"]), help="scenarios (default %(default)s)")
+    parser.add_argument("--peers", default="relay,uvloop", help="of relay, access (relay with access log), uvloop (default %(default)s)")
+    parser.add_argument("--python", default="/usr/bin/python3", help="interpreter with relay's packages (default %(default)s)")
+    parser.add_argument("--base", type=int, default=21000, help="first loopback port (default %(default)s)")
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    options = parser.parse_args()
+    chosen = options.only.split(",")
+    if unknown := set(chosen) - {*names, "idle"}:
+        parser.error(f"--only: {', '.join(sorted(unknown))}: not a scenario; may be {', '.join([*names, 'idle'])}")
+    with tempfile.TemporaryDirectory(prefix="relay-bench-") as folder:
+        bench = Bench(Path(folder), options.base, options.python)
+        try:
+            return measure(bench, options, [scenario for scenario in SCENARIOS if scenario.name in chosen], "idle" in chosen)
+        finally:
+            bench.close()
+
+
+def measure(bench: Bench, options: argparse.Namespace, scenarios: list[Scenario], with_idle: bool) -> int:
+    """All rounds, then the table."""
+    about = describe(options.python)
+    for key, value in about.items():
+        print(f"{key:12s} {value}")
+    bench.start_upstreams()
+    makers = {"relay": bench.relay, "uvloop": bench.bare_uvloop, "access": lambda: bench.relay("access", access=True)}
+    peers = [bench.haproxy(), *(makers[name]() for name in options.peers.split(","))]
+    idles = {peer.name: idle(bench, peer) for peer in peers} if with_idle else {}
+    costs: dict[tuple[str, str], list[float]] = {}
+    latency: dict[tuple[str, str], list[float]] = {}
+    for number in range(options.rounds):
+        print(f"\rround {number + 1} of {options.rounds}", end="", flush=True, file=sys.stderr)
+        for scenario in scenarios:
+            for peer in peers:
+                used, report = slice_of(bench, peer, scenario, options.seconds)
+                costs.setdefault((scenario.name, peer.name), []).append(used / report["units"] * scenario.scale)
+                latency.setdefault((scenario.name, peer.name), []).append(report["p99_us"])
+    print(file=sys.stderr)
+    figures: dict[str, object] = {"about": about, "rounds": options.rounds, "seconds": options.seconds, "idle": idles}
+    for scenario in scenarios:
+        print(f"\n{scenario.name}: {scenario.text}")
+        base = costs[scenario.name, peers[0].name]
+        for peer in peers:
+            own = costs[scenario.name, peer.name]
+            ratios = sorted(cost / other for cost, other in zip(own, base, strict=True))
+            figures[f"{scenario.name}/{peer.name}"] = {"cost": own, "ratio": statistics.median(ratios)}
+            print(
+                f"  {peer.name:8s} {statistics.median(own):8.2f} {scenario.unit:18s} "
+                f"÷ HAProxy {statistics.median(ratios):5.2f}  ({ratios[0]:.2f} to {ratios[-1]:.2f})  "
+                f"p99 {statistics.median(latency[scenario.name, peer.name]):8.0f} µs"
+            )
+    if idles:
+        print(f"\nidle: {IDLE_CONNECTIONS:,} connections for memory, {SILENT_CONNECTIONS:,} for CPU")
+        for name, idle_figures in idles.items():
+            ratio = idle_figures["kib_per_connection"] / idles["haproxy"]["kib_per_connection"]
+            print(
+                f"  {name:8s} {idle_figures['kib_per_connection']:8.2f} KiB per connection  ÷ HAProxy {ratio:5.2f}  "
+                f"{idle_figures['cpu_percent']:6.2f} % of a core"
+            )
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

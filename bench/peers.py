@@ -1,0 +1,208 @@
+"""The proxies that are compared, each as real processes on one pinned processor, and how their cost is read.
+
+All take connections on two loopback ports and pass them to the same two upstreams. CPU time and memory are those of
+all processes and threads of a proxy together, as the kernel accounts for them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PROXY_CPU = 0
+LOAD_CPU = 1
+HERE = Path(__file__).parent
+
+HAPROXY_CONFIG = """\
+global
+  maxconn 6000
+  nbthread 1
+defaults
+  mode tcp
+  timeout connect 5s
+  timeout client 1h
+  timeout server 1h
+frontend echo
+  bind 127.0.0.1:{echo} backlog 4096
+  default_backend echo
+frontend sink
+  bind 127.0.0.1:{sink} backlog 4096
+  default_backend sink
+backend echo
+  server upstream 127.0.0.1:{upstream_echo}
+backend sink
+  option splice-auto
+  server upstream 127.0.0.1:{upstream_sink}
+"""
+
+RELAY_CONFIG = """\
+workers = 1
+[admin]
+bind = ""
+[health]
+bind = ""
+[limits]
+max_connections = 6000
+[log]
+access = {access}
+[[listeners]]
+name = "echo"
+bind = ["127.0.0.1:{echo}"]
+upstream = ["127.0.0.1:{upstream_echo}"]
+max_connections = 6000
+[[listeners]]
+name = "sink"
+bind = ["127.0.0.1:{sink}"]
+upstream = ["127.0.0.1:{upstream_sink}"]
+"""
+
+
+@dataclass(slots=True)
+class Peer:
+    """One proxy under test."""
+
+    name: str
+    echo: int
+    sink: int
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def pids(self) -> list[int]:
+        """Its processes and their children."""
+        found: list[int] = []
+        waiting = [process.pid for process in self.processes]
+        while waiting:
+            pid = waiting.pop()
+            found.append(pid)
+            for children in Path(f"/proc/{pid}/task").glob("*/children"):
+                waiting += map(int, children.read_text().split())
+        return found
+
+    def cpu_seconds(self) -> float:
+        """CPU time used so far; proc(5): the first field of schedstat is nanoseconds on the processor."""
+        paths = [path for pid in self.pids() for path in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+        return sum(int(path.read_text().split()[0]) for path in paths) / 1e9
+
+    def memory_kib(self) -> int:
+        """Proportional set size."""
+        total = 0
+        for pid in self.pids():
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1])
+        return total
+
+
+class Bench:
+    """Starts everything on ports from `base` on; `close` ends exactly what was started."""
+
+    def __init__(self, folder: Path, base: int, python: str) -> None:
+        self.folder = folder
+        self.python = python
+        self.upstream_echo, self.upstream_sink = base, base + 1
+        self._next_port = base + 2
+        self._started: list[subprocess.Popen[bytes]] = []
+        self._relays: list[subprocess.Popen[bytes]] = []
+        self.load = folder / "load"
+        compiler = shutil.which("cc") or shutil.which("gcc")
+        if compiler is None:
+            raise SystemExit("bench: the load generator needs a C compiler (apt-get install gcc libc6-dev)")
+        subprocess.run([compiler, "-O2", "-o", str(self.load), str(HERE / "load.c")], check=True)
+
+    def start_upstreams(self) -> None:
+        """The echo and the sink, beside the load and away from the proxies."""
+        self._start(LOAD_CPU, [str(self.load), "echo", str(self.upstream_echo)])
+        self._start(LOAD_CPU, [str(self.load), "sink", str(self.upstream_sink)])
+        wait_for_port(self.upstream_echo)
+        wait_for_port(self.upstream_sink)
+
+    def haproxy(self) -> Peer:
+        """HAProxy with one thread, or an exit that says how to get it."""
+        if shutil.which("haproxy") is None:
+            raise SystemExit("bench: no haproxy to compare with (apt-get install haproxy)")
+        return self._peer("haproxy", HAPROXY_CONFIG, "haproxy.cfg", ["haproxy", "-db", "-f"])
+
+    def relay(self, name: str = "relay", *, access: bool = False) -> Peer:
+        """relay with one worker, limits and accounting on."""
+        config = RELAY_CONFIG.replace("{access}", str(access).lower())
+        command = [self.python, "-m", "relay", "run", "--config"]
+        peer = self._peer(name, config, f"{name}.toml", command)
+        self._relays += peer.processes
+        return peer
+
+    def bare_uvloop(self) -> Peer:
+        """uvloop's own transports with next to nothing around them."""
+        peer = Peer("uvloop", self._port(), self._port())
+        for listen, upstream in ((peer.echo, self.upstream_echo), (peer.sink, self.upstream_sink)):
+            command = [self.python, str(HERE / "bare_uvloop.py"), str(listen), str(upstream)]
+            peer.processes.append(self._start(PROXY_CPU, command))
+        self._await(peer)
+        return peer
+
+    def close(self) -> None:
+        """End everything, in the reverse order of starting."""
+        for process in reversed(self._started):
+            # SIGINT lets relay end its workers; HAProxy and the others have nothing to tidy up.
+            process.send_signal(signal.SIGINT if process in self._relays else signal.SIGKILL)
+        for process in self._started:
+            process.wait(10)
+
+    def _peer(self, name: str, config: str, file: str, command: list[str]) -> Peer:
+        peer = Peer(name, self._port(), self._port())
+        path = self.folder / file
+        ports = {"echo": peer.echo, "sink": peer.sink}
+        upstreams = {"upstream_echo": self.upstream_echo, "upstream_sink": self.upstream_sink}
+        path.write_text(config.format(**ports, **upstreams))
+        peer.processes.append(self._start(PROXY_CPU, [*command, str(path)]))
+        self._await(peer)
+        return peer
+
+    def _await(self, peer: Peer) -> None:
+        wait_for_port(peer.echo)
+        wait_for_port(peer.sink)
+
+    def _port(self) -> int:
+        self._next_port += 1
+        return self._next_port - 1
+
+    def _start(self, cpu: int, command: list[str]) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+        with (self.folder / "output.log").open("ab") as log:
+            process = subprocess.Popen(
+                ["taskset", "-c", str(cpu), *command], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment
+            )
+        self._started.append(process)
+        return process
+
+
+def wait_for_port(port: int, seconds: float = 20.0) -> None:
+    """Until something accepts there."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise SystemExit(f"bench: nothing accepts on port {port} after {seconds:g} s")
+
+
+def describe(python: str) -> dict[str, str]:
+    """What was compared on what: the figures mean nothing without it."""
+    version = "import platform, sys; print(platform.python_version(), sys.executable)"
+    haproxy = subprocess.run(["haproxy", "-v"], capture_output=True, text=True, check=False).stdout
+    model = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    return {
+        "kernel": os.uname().release,
+        "machine": os.uname().machine,
+        "processor": f"{model[0] if model else 'unknown'}, {os.cpu_count()} CPUs",
+        "python": subprocess.run([python, "-c", version], capture_output=True, text=True, check=True).stdout.strip(),
+        "haproxy": haproxy.splitlines()[0] if haproxy else "none",
+        "bench python": sys.version.split()[0],
+    }
