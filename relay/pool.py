@@ -16,8 +16,10 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import relay
 from relay import control
 from relay.control import Channel, ChannelFull, Drain, Log, Message, Ready, Start, Stop
 from relay.core import counters
@@ -54,6 +56,19 @@ class WorkerProcess:
     @property
     def pid(self) -> int | None:
         return self.process.pid if self.process is not None else None
+
+
+def _environment() -> dict[str, str]:
+    """A worker imports the same relay as the supervisor, and nothing from the folder that this was started in.
+
+    `-m` would put that folder first on the path (PYTHONSAFEPATH, Python 3.11, keeps it off). Only where the supervisor
+    itself runs from a source tree (`python -m relay` in it) is that folder where relay is.
+    """
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    root = str(Path(relay.__file__).resolve().parent.parent)
+    if sys.path and sys.path[0] and Path(sys.path[0]).resolve() == Path(root):
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    return environment
 
 
 class Pool:
@@ -136,6 +151,7 @@ class Pool:
                 str(theirs.fileno()),
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
+                env=_environment(),
             )
         except BaseException:
             channel.close()

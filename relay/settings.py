@@ -110,7 +110,7 @@ class DialSettings(Section):
         gt=0,
         le=3600,
         allow_inf_nan=False,
-        description="seconds that an upstream address has to answer a connect",
+        description="seconds that each upstream address has to answer a connect",
     )
 
 
@@ -128,7 +128,7 @@ class TimeoutSettings(Section):
 
     idle: Duration = Field(default=3600.0, description="seconds a connection may be silent, 0 = off")
     half_close: Duration = Field(
-        default=300.0, description="seconds that one side may go on after the other has ended its direction, 0 = off"
+        default=300.0, description="seconds a connection may be silent after one side has ended its direction, 0 = off"
     )
 
 
@@ -155,12 +155,12 @@ class DrainSettings(Section):
     """Taking the instance out of service."""
 
     window: Duration = Field(
-        default=60.0, description="seconds over which established connections are closed evenly, 0 = all at once"
+        default=60.0, description="seconds that established connections get to finish after SIGTERM; the rest is closed"
     )
 
 
 class AdminSettings(Section):
-    """The admin port: health, metrics, status, drain and reload. Whoever reaches it can drain the instance."""
+    """The admin port: health, metrics and status. For operators and Prometheus, not for the public."""
 
     bind: BindOrOff = Field(
         default="127.0.0.1:9100",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,9 +34,10 @@ class Health:
 class Status:
     """Reads plan, pool and table; `draining` is set by the supervisor."""
 
-    def __init__(self, plan: Plan, pool: Pool) -> None:
+    def __init__(self, plan: Plan, pool: Pool, log_dropped: Callable[[], int]) -> None:
         self._plan = plan
         self._pool = pool
+        self._log_dropped = log_dropped  # by the supervisor itself
         self._started = time.monotonic()
         self._was_ready = False
         self.draining = False
@@ -46,6 +48,7 @@ class Status:
         for block in self._plan.table.blocks:
             for cell, value in enumerate(block):
                 totals[cell] += value
+        totals[counters.LOG_DROPPED] += self._log_dropped()
         return totals
 
     def live(self) -> Health:

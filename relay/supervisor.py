@@ -47,7 +47,7 @@ class Supervisor:
         self._writer = writer
         self._log = log
         self._pool = Pool(plan, log, self._changed)
-        self._status = Status(plan, self._pool)
+        self._status = Status(plan, self._pool, lambda: writer.dropped)
         self._asked_to_end = asyncio.Event()
         self._window: float | None = None  # None: end now
         self._announced = False

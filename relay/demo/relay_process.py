@@ -23,6 +23,7 @@ POLL = 0.05  # seconds
 ANSWER = 5.0  # seconds that an admin request may take
 WORKERS = 2
 DRAIN_WINDOW = 5.0  # seconds
+END_NOW = 8.0  # seconds for an immediate end, in which it may have to kill its workers
 
 # Port 0 is the kernel's choice, so that the demo runs beside anything; the relay says in its log which one it was.
 SETTINGS = """\
@@ -106,9 +107,7 @@ class Relay:
             await self._http.close()
         if self._process is None:
             return True
-        return await end(
-            self._process, (signal.SIGTERM, DRAIN_WINDOW + KILL_GRACE), (signal.SIGINT, KILL_GRACE + KILL_GRACE)
-        )
+        return await end(self._process, (signal.SIGTERM, DRAIN_WINDOW + KILL_GRACE), (signal.SIGINT, END_NOW))
 
     def _still_starting(self) -> None:
         if not self.running:
@@ -137,5 +136,5 @@ class Relay:
             async with self._http.get(url) as answer:
                 text = (await answer.text()).strip()
                 return "" if answer.status == 200 else f"{url} answers {answer.status} {text}"
-        except aiohttp.ClientError as error:
-            return f"{url}: {error}"
+        except (aiohttp.ClientError, TimeoutError) as error:
+            return f"{url}: {str(error) or 'no answer'}"

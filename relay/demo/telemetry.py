@@ -19,7 +19,7 @@ MQTT = "mqtt"
 HTTPS = "https"
 PROTOCOLS = (MQTT, HTTPS)
 
-AMQP_NOTE = "no AMQP here: there is no AMQP 1.0 server in pure Python to stand in for the hub's"
+AMQP_NOTE = "no AMQP here: no AMQP 1.0 server that pip installs without a compiler could stand in for the hub's"
 
 
 class Key(NamedTuple):
