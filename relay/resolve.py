@@ -17,6 +17,7 @@ from typing import NamedTuple
 import dns.asyncresolver
 import dns.exception
 import dns.resolver
+from dns.nameserver import Do53Nameserver
 
 logger = logging.getLogger("relay.resolve")
 
@@ -150,8 +151,8 @@ def _system_resolver() -> dns.asyncresolver.Resolver | None:
 
 def _resolver_for(nameservers: Sequence[tuple[str, int]]) -> dns.asyncresolver.Resolver:
     resolver = dns.asyncresolver.Resolver(configure=False)
-    resolver.nameservers = [host for host, _ in nameservers]
-    resolver.nameserver_ports = dict(nameservers)
+    # Not `nameserver_ports`: that maps a host to one port, and two servers on one host would become one.
+    resolver.nameservers = [Do53Nameserver(host, port) for host, port in nameservers]
     return resolver
 
 

@@ -147,7 +147,7 @@ class TcpSettings(Section):
     )
     user_timeout: Annotated[float, Field(ge=0, le=2_147_483, allow_inf_nan=False)] = Field(
         default=30.0,
-        description="seconds that sent data may stay unacknowledged before the peer is lost, 0 = off",
+        description="seconds that data may wait for a peer that does not acknowledge it or takes none, 0 = off",
     )
 
 
