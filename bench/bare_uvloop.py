@@ -47,7 +47,7 @@ class Client(asyncio.Protocol):
     async def dial(self) -> None:
         loop = asyncio.get_running_loop()
         upstream, _ = await loop.create_connection(lambda: Upstream(self), "127.0.0.1", self.port)
-        self.upstream = cast(asyncio.Transport, upstream)
+        self.upstream = upstream
         upstream.writelines(self.early)
         self.early.clear()
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,15 @@ class Scenario:
 SCENARIOS = (
     Scenario("messages", "128 B echo, 100 connections", False, ("messages", "100", "128"), "µs per message", 1e6),
     Scenario("large", "1 KiB echo, 1,000 connections", False, ("messages", "1000", "1024"), "µs per message", 1e6),
-    Scenario("sparse", "128 B, 1,000 connections, 2,000/s", False, ("sparse", "1000", "128"), "µs per message", 1e6, ("2000",)),
+    Scenario(
+        "sparse",
+        "128 B, 1,000 connections, 2,000/s",
+        False,
+        ("sparse", "1000", "128"),
+        "µs per message",
+        1e6,
+        ("2000",),
+    ),
     Scenario("connections", "connect, echo, RST", False, ("connections", "50", "128"), "µs per connection", 1e6),
     Scenario("bulk", "4 streams one way", True, ("bulk", "4"), "s per GB", 1e9),
 )
@@ -52,7 +61,8 @@ def slice_of(bench: Bench, peer: Peer, scenario: Scenario, seconds: float) -> tu
     mode, *rest = scenario.arguments
     command = ["taskset", "-c", str(LOAD_CPU), str(bench.load), mode, str(port), *rest, str(seconds), *scenario.tail]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         if process.stdout.readline() != "begin\n":
             raise SystemExit(f"bench: the load on {peer.name} did not start ({scenario.name})")
         before = peer.cpu_seconds()
@@ -73,8 +83,11 @@ def idle(bench: Bench, peer: Peer) -> dict[str, float]:
     command = ["taskset", "-c", str(LOAD_CPU), str(bench.load), "idle", str(peer.echo)]
     result: dict[str, float] = {}
     for count in (SILENT_CONNECTIONS, IDLE_CONNECTIONS):
-        with subprocess.Popen([*command, str(count)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdin is not None and process.stdout is not None
+        with subprocess.Popen(
+            [*command, str(count)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
             process.stdout.readline()
             if count == SILENT_CONNECTIONS:
                 used, start = peer.cpu_seconds(), time.monotonic()
@@ -90,12 +103,15 @@ def idle(bench: Bench, peer: Peer) -> dict[str, float]:
 def main() -> int:
     """Measure and print; the figures also go to --json."""
     names = [scenario.name for scenario in SCENARIOS]
-    parser = argparse.ArgumentParser(prog="bench.compare", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="bench.compare", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=10, help="rounds (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a slice (default %(default)s)")
     parser.add_argument("--only", default=",".join([*names, "idle"]), help="scenarios (default %(default)s)")
-    parser.add_argument("--peers", default="relay,uvloop", help="of relay, access (relay with access log), uvloop (default %(default)s)")
-    parser.add_argument("--python", default="/usr/bin/python3", help="interpreter with relay's packages (default %(default)s)")
+    parser.add_argument("--peers", default="relay,uvloop", help="of relay, access, uvloop (default %(default)s);\n"
+                        "access is relay with its access log on")  # fmt: skip
+    parser.add_argument("--python", default="/usr/bin/python3", help="has relay's packages (default %(default)s)")
     parser.add_argument("--base", type=int, default=21000, help="first loopback port (default %(default)s)")
     parser.add_argument("--json", type=Path, help="write the figures there")
     options = parser.parse_args()
@@ -105,18 +121,23 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="relay-bench-") as folder:
         bench = Bench(Path(folder), options.base, options.python)
         try:
-            return measure(bench, options, [scenario for scenario in SCENARIOS if scenario.name in chosen], "idle" in chosen)
+            scenarios = [scenario for scenario in SCENARIOS if scenario.name in chosen]
+            return measure(bench, options, scenarios, with_idle="idle" in chosen)
         finally:
             bench.close()
 
 
-def measure(bench: Bench, options: argparse.Namespace, scenarios: list[Scenario], with_idle: bool) -> int:
+def measure(bench: Bench, options: argparse.Namespace, scenarios: list[Scenario], *, with_idle: bool) -> int:
     """All rounds, then the table."""
     about = describe(options.python)
     for key, value in about.items():
         print(f"{key:12s} {value}")
     bench.start_upstreams()
-    makers = {"relay": bench.relay, "uvloop": bench.bare_uvloop, "access": lambda: bench.relay("access", access=True)}
+    makers: dict[str, Callable[[], Peer]] = {
+        "relay": bench.relay,
+        "uvloop": bench.bare_uvloop,
+        "access": lambda: bench.relay("access", access=True),
+    }
     peers = [bench.haproxy(), *(makers[name]() for name in options.peers.split(","))]
     idles = {peer.name: idle(bench, peer) for peer in peers} if with_idle else {}
     costs: dict[tuple[str, str], list[float]] = {}

@@ -197,7 +197,8 @@ def describe(python: str) -> dict[str, str]:
     """What was compared on what: the figures mean nothing without it."""
     version = "import platform, sys; print(platform.python_version(), sys.executable)"
     haproxy = subprocess.run(["haproxy", "-v"], capture_output=True, text=True, check=False).stdout
-    model = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    processors = Path("/proc/cpuinfo").read_text().splitlines()
+    model = [line.partition(":")[2].strip() for line in processors if "model name" in line]
     return {
         "kernel": os.uname().release,
         "machine": os.uname().machine,

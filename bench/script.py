@@ -18,6 +18,8 @@ DOUBLE = BLOCK + BLOCK  # so that a slice of up to a block can start anywhere in
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER with zero seconds
 SILENCE = 60.0  # seconds after which an end that waits for something has waited too long
 
+SIZES = (2000, 200_000, 4_000_000)  # bytes; upper bounds of small, middle and large
+CHUNKS = (4096, 65536, 300_000)
 KINDS = ("client_first", "upstream_first", "duplex", "client_reset", "upstream_reset", "slow_client", "no_header")
 
 
@@ -42,11 +44,11 @@ class Script:
         """The script of that seed: mostly device-sized conversations, now and then megabytes."""
         chance = random.Random(seed)
         kind = chance.choice(KINDS)
-        sizes = (lambda: chance.randrange(1, 2000), lambda: chance.randrange(1, 200_000), lambda: chance.randrange(1, 4_000_000))
-        up, down = (chance.choices(sizes, (80, 17, 3))[0]() for _ in range(2))
+        up, down = (chance.randrange(1, chance.choices(SIZES, (80, 17, 3))[0]) for _ in range(2))
         pause = chance.choice((0.0, 0.0, 0.0, 0.001, 0.01))
-        chunk = chance.choice((1, 17, 512, 4096, 65536, 300_000)) if max(up, down) < 2000 else chance.choice((4096, 65536, 300_000))
-        return cls(seed, kind, up, down, chance.randrange(0, up if kind == "client_reset" else down), chunk, pause)
+        chunk = chance.choice((1, 17, 512, *CHUNKS) if max(up, down) < SIZES[0] else CHUNKS)
+        cut = chance.randrange(up if kind == "client_reset" else down)
+        return cls(seed, kind, up, down, cut, chunk, pause)
 
 
 def expected(seed: int, offset: int, size: int) -> bytes:

@@ -3,10 +3,10 @@
     python -m bench.soak --minutes 10        (or: make soak)
 
 A relay with two workers stands between an upstream and a client, each a process of its own, all on loopback. Some
-hundred connections at a time play scripts (`bench.script`): random sizes, chunks and pauses, either end finishing first,
-resets from either side, slow readers, connections that say nothing. At the end every accepted connection must have one
-outcome, no descriptor may be left, and memory must be where it was after the first tenth of the time. Seeds are counted
-up from --seed, which is printed, so a failure can be played again.
+hundred connections at a time play scripts (`bench.script`): random sizes, chunks and pauses, either end finishing
+first, resets from either side, slow readers, connections that say nothing. At the end every accepted connection must
+have one outcome, no descriptor may be left, and memory must be where it was after the first tenth of the time. Seeds
+are counted up from --seed, which is printed, so a failure can be played again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -130,7 +129,9 @@ class Watch:
 
     def processes(self) -> list[tuple[int, int, int]]:
         """(pid, descriptors, memory in KiB) of each worker."""
-        return [(worker["pid"], descriptors(worker["pid"]), memory(worker["pid"])) for worker in self.status()["workers"]]
+        return [
+            (worker["pid"], descriptors(worker["pid"]), memory(worker["pid"])) for worker in self.status()["workers"]
+        ]
 
     def ready(self, seconds: float = 30.0) -> None:
         """Wait until every worker serves."""
@@ -148,10 +149,12 @@ class Watch:
 
 
 def descriptors(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
+    """How many a process has open."""
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def memory(pid: int) -> int:
+    """Proportional set size in KiB."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
@@ -195,7 +198,9 @@ def verdict(ours: Counter[str], theirs: Counter[str], watch: Watch, fresh: list[
     if connections["admitted"]:
         problems.append(f"{connections['admitted']} places in the limits were not given back")
     for (pid, fds_before, _), (_, _, kib_warm), (now_pid, fds, kib) in zip(fresh, warm or fresh, after, strict=True):
-        print(f"worker {pid}: descriptors {fds_before} before, {fds} after; memory {kib_warm:,} KiB warm, {kib:,} KiB after")
+        print(
+            f"worker {pid}: descriptors {fds_before} before, {fds} after; memory {kib_warm:,} KiB warm, {kib:,} KiB after"
+        )
         if pid != now_pid:
             problems.append(f"worker {pid} died")
         if fds != fds_before:
@@ -214,10 +219,14 @@ def main() -> int:
     if sys.argv[1:2] == ["--upstream"]:
         asyncio.run(upstream(int(sys.argv[2])))
         return 0
-    parser = argparse.ArgumentParser(prog="bench.soak", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="bench.soak", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=10.0, help="how long (default %(default)s)")
     parser.add_argument("--connections", type=int, default=200, help="at the same time (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=int(time.time()) * 1000, help="first seed (default: from the clock)")
+    parser.add_argument(
+        "--seed", type=int, default=int(time.time()) * 1000, help="first seed (default: from the clock)"
+    )
     parser.add_argument("--base", type=int, default=22000, help="first of three loopback ports (default %(default)s)")
     options = parser.parse_args()
     print(f"soak: {options.minutes:g} minutes, {options.connections} connections at a time, --seed {options.seed}")
@@ -229,7 +238,9 @@ def main() -> int:
             [sys.executable, "-m", "bench.soak", "--upstream", str(upstream_port)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
-        relay = subprocess.Popen([sys.executable, "-m", "relay", "run", "--config", str(config)], stdout=log, stderr=log)
+        relay = subprocess.Popen(
+            [sys.executable, "-m", "relay", "run", "--config", str(config)], stdout=log, stderr=log
+        )
         try:
             wait_for_port(upstream_port)
             wait_for_port(port)
