@@ -198,9 +198,7 @@ def verdict(ours: Counter[str], theirs: Counter[str], watch: Watch, fresh: list[
     if connections["admitted"]:
         problems.append(f"{connections['admitted']} places in the limits were not given back")
     for (pid, fds_before, _), (_, _, kib_warm), (now_pid, fds, kib) in zip(fresh, warm or fresh, after, strict=True):
-        print(
-            f"worker {pid}: descriptors {fds_before} before, {fds} after; memory {kib_warm:,} KiB warm, {kib:,} KiB after"
-        )
+        print(f"worker {pid}: descriptors {fds_before} before, {fds} after; {kib_warm:,} KiB warm, {kib:,} KiB after")
         if pid != now_pid:
             problems.append(f"worker {pid} died")
         if fds != fds_before:
