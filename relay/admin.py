@@ -8,10 +8,13 @@ health paths and nothing else, and neither port keeps a connection that has noth
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
@@ -79,14 +82,25 @@ def _add_health(app: web.Application, status: Status) -> None:
     app.router.add_get("/healthz", healthz)
 
 
+class _OwnFaults(logging.Filter):
+    """Lets through what went wrong here, not that a peer does not speak HTTP: anybody could fill the log with that."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, HttpProcessingError)
+
+
+logger = logging.getLogger("relay.http")
+logger.addFilter(_OwnFaults())
+
+
 class HttpServer:
     """Serves an application on a bound socket. With `probes`, connections are limited in number and age."""
 
     def __init__(self, app: web.Application, sock: socket.socket, *, probes: bool) -> None:
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0, logger=logger)
         self._sock = sock
         self._probes = probes
-        self._open: set[asyncio.BaseProtocol] = set()
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
@@ -114,5 +128,5 @@ class _Closed(asyncio.Protocol):
     """A connection too many."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.abort()
+        # uvloop's transports have a transport's methods, but asyncio.Transport is none of their bases.
+        cast(asyncio.Transport, transport).abort()

@@ -8,6 +8,14 @@ from functools import lru_cache
 
 from relay.core.limits import Lease, Limits, Refusal
 from relay.engines.contract import Address
+from relay.outcome import Outcome
+
+REFUSAL_OUTCOMES = {
+    Refusal.CAPACITY: Outcome.REFUSED_CAPACITY,
+    Refusal.INSTANCE: Outcome.REFUSED_INSTANCE,
+    Refusal.LISTENER: Outcome.REFUSED_LISTENER,
+    Refusal.SOURCE: Outcome.REFUSED_SOURCE,
+}
 
 
 class SourceHash:

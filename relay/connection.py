@@ -14,17 +14,20 @@ from __future__ import annotations
 
 import enum
 import errno
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
 from relay.account import Ledger
-from relay.admit import Admission
-from relay.core.limits import Lease, Refusal
+from relay.admit import REFUSAL_OUTCOMES, Admission
+from relay.core.limits import Lease
 from relay.dial import DIAL_OUTCOMES, Route, Target
 from relay.engines.contract import Action, Address, Close, Dial, Event, Pump, Refuse, Wait
 from relay.outcome import Outcome
 from relay.resolve import Lookup
+
+logger = logging.getLogger("relay.connection")
 
 
 class State(enum.Enum):
@@ -127,8 +130,6 @@ WAIT, PUMP, REFUSE, CLOSE = Wait(), Pump(), Refuse(), Close()
 RESET_BOTH, RESET_CLIENT, RESET_UPSTREAM = Close(True, True), Close(True, False), Close(False, True)
 
 Step = Callable[[Connection, object, Outcome | None], Action | Found]
-
-
 Acceptor = Callable[[Address], tuple[Connection, Action]]
 
 
@@ -136,7 +137,12 @@ def accept(frontend: Frontend, client: Address) -> tuple[Connection, Action]:
     """A connection was accepted: its record, and what to do with it."""
     frontend.ledger.accepted(frontend.index)
     connection = Connection(frontend, client)
-    return connection, connection.advance(Found.ACCEPTED)
+    try:
+        return connection, connection.advance(Found.ACCEPTED)
+    except BaseException:
+        # The engine closes the socket but has no connection to tell of the defect.
+        connection.advance(Event.DEFECT)
+        raise
 
 
 # --- the steps ------------------------------------------------------------------------------------------------------
@@ -147,7 +153,7 @@ def _admit(connection: Connection, _value: object, _outcome: Outcome | None) -> 
     if isinstance(result, Lease):
         connection.lease = result
         return Found.ADMITTED
-    connection.failure = REFUSALS[result]
+    connection.failure = REFUSAL_OUTCOMES[result]
     return Found.REFUSED
 
 
@@ -176,7 +182,12 @@ def _wait(_connection: Connection, _value: object, _outcome: Outcome | None) -> 
 def _looked_up(connection: Connection, lookup: Lookup) -> None:
     """A look-up that was waited for is over; the connection may be gone meanwhile."""
     if connection.state is State.RESOLVING:
-        connection.frontend.perform(connection, connection.advance(Found.RESOLVED, lookup))
+        try:
+            action = connection.advance(Found.RESOLVED, lookup)
+        except Exception:
+            logger.exception("internal error after a look-up")
+            action = connection.advance(Event.DEFECT)
+        connection.frontend.perform(connection, action)
 
 
 def _resolved(connection: Connection, value: object, outcome: Outcome | None) -> Found:
@@ -254,13 +265,6 @@ def _pass_back(connection: Connection, _value: object, outcome: Outcome | None) 
     _close(connection, outcome)
     return RESET_CLIENT
 
-
-REFUSALS = {
-    Refusal.CAPACITY: Outcome.REFUSED_CAPACITY,
-    Refusal.INSTANCE: Outcome.REFUSED_INSTANCE,
-    Refusal.LISTENER: Outcome.REFUSED_LISTENER,
-    Refusal.SOURCE: Outcome.REFUSED_SOURCE,
-}
 
 _NEW, _ADMITTED, _ROUTING, _RESOLVING = State.NEW, State.ADMITTED, State.ROUTING, State.RESOLVING
 _DIALING, _PUMPING, _CLOSED = State.DIALING, State.PUMPING, State.CLOSED

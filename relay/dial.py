@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import ipaddress
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from relay.engines.contract import Address
 from relay.outcome import Outcome
+
+T = TypeVar("T")
 
 # Errors of socket(2) and connect(2) by what they mean for the connection; all others are Outcome.DIAL_FAILED.
 DIAL_OUTCOMES: dict[int, Outcome] = {
@@ -43,20 +45,30 @@ class Route:
         if not upstreams:
             raise ValueError("a route needs an upstream")
         self._targets = [Target(n, host, port, literal(host, port)) for n, host, port in upstreams]
-        self._turn = 0
+        self._turn = -1  # of the connection that began last; counts on for ever
 
     def targets(self) -> list[Target]:
         """What a new connection tries, the first one last in the list (to be popped)."""
-        self._turn = turn = (self._turn + 1) % len(self._targets)
-        ordered = self._targets[turn:] + self._targets[:turn]
-        ordered.reverse()
-        return ordered
+        self._turn += 1
+        return _from(self._targets, self._turn)[::-1]
 
     def expand(self, target: Target, addresses: Sequence[str]) -> list[Target]:
-        """The addresses of a name as targets, in the order given but beginning with another one each time."""
-        turn = self._turn % len(addresses)
-        ordered = [*addresses[turn:], *addresses[:turn]]
+        """A name's addresses as targets, to be popped: IPv4 first, each family beginning with the next one in turn.
+
+        An address is not in turn each time that its upstream is: with as many upstreams as addresses, the same pairs
+        would meet for ever. So the addresses move on when all upstreams have had theirs.
+        """
+        turn = self._turn // len(self._targets)
+        v4 = [address for address in addresses if ":" not in address]
+        v6 = [address for address in addresses if ":" in address]
+        ordered = _from(v4, turn) + _from(v6, turn)
         return [target._replace(address=literal(address, target.port)) for address in reversed(ordered)]
+
+
+def _from(row: list[T], turn: int) -> list[T]:
+    """The row, beginning with its member number `turn`, counted round and round."""
+    start = turn % len(row) if row else 0
+    return row[start:] + row[:start]
 
 
 def literal(host: str, port: int) -> Address | None:

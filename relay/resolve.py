@@ -79,7 +79,8 @@ class Resolver:
         addresses = tuple(rdata.address for answer in answers for rdata in answer)
         if not addresses:
             return Lookup((), self._clock() + FAILURE_TTL, "the name has no addresses")
-        ttl = min(answer.rrset.ttl for answer in answers if answer.rrset is not None)
+        # Aliases on the way count as well: a hub that fails over changes an alias, not an address.
+        ttl = min(answer.chaining_result.minimum_ttl for answer in answers)
         return Lookup(addresses, self._clock() + max(LEAST_TTL, ttl))
 
     async def _query(self, resolver: dns.asyncresolver.Resolver, host: str) -> list[dns.resolver.Answer]:
@@ -93,10 +94,12 @@ class Resolver:
             await asyncio.wait(tasks[:1])
             first_failed = tasks[0].exception() is not None or not tasks[0].result()
             await asyncio.wait(tasks[1:], timeout=None if first_failed else SECOND_ANSWER)
+            answers = [task.result() for task in tasks if task.done() and task.exception() is None and task.result()]
             errors = [task.exception() for task in tasks if task.done()]
-            if errors[0] is not None and errors[-1] is not None:
-                raise errors[0]
-            return [task.result() for task in tasks if task.done() and task.exception() is None and task.result()]
+            for error in errors:
+                if error is not None and not answers:
+                    raise error
+            return answers
         finally:
             for task in tasks:
                 task.cancel()
@@ -114,8 +117,9 @@ class Resolver:
             logger.warning("cannot resolve %s: %s", host, lookup.error)
         elif before is not None and before.error and not lookup.error:
             logger.warning("%s resolves again: %s", host, ", ".join(lookup.addresses))
+        loop = asyncio.get_running_loop()
         for done in self._waiting.pop(host):
-            done(lookup)
+            loop.call_soon(done, lookup)  # one that fails does not keep the answer from the others
 
     def _from_hosts_file(self, host: str) -> tuple[str, ...]:
         try:

@@ -1,8 +1,8 @@
 #!/bin/sh
-# The system programs that some tests want. `deps.sh install` installs the missing ones with apt-get, through sudo when
-# not root, and says so; where there is no apt-get it names them and leaves the rest to you. `deps.sh report` prints one
-# line naming the missing ones, or nothing. None of them is needed to run relay itself; a test that misses one is
-# skipped and says why.
+# The system programs that some tests want. `deps.sh install` installs the missing ones with apt-get, through sudo
+# when not root, and says so; where there is no apt-get it names them and leaves the rest to you. `deps.sh report`
+# prints one line naming the missing ones, or nothing; `deps.sh venv` installs only what a virtual environment needs.
+# None of them is needed to run relay itself; a test that misses one is skipped and says why.
 set -eu
 
 # program:package, one line each; python3-venv has no program of its own.
@@ -30,9 +30,10 @@ report)
     [ -z "$programs" ] || echo "==> not found:$programs; tests that need them are skipped (make deps installs them)"
     exit 0
     ;;
+venv) packages= ;;
 install) ;;
 *)
-    echo "usage: scripts/deps.sh install | report" >&2
+    echo "usage: scripts/deps.sh install | report | venv" >&2
     exit 2
     ;;
 esac

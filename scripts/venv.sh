@@ -54,6 +54,10 @@ else
         done
         fail "relay needs Python 3.11 or newer, and $python is $version; $hint"
     fi
+    if ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then
+        echo "==> $python has no venv module"
+        PYTHON=$python scripts/deps.sh venv || :
+    fi
     "$python" -c 'import venv, ensurepip' 2>/dev/null ||
         fail "$python has no venv module: run make deps (on Debian and Ubuntu: sudo apt-get install python3-venv)"
     echo "==> creating $dir with Python $version (about a minute)"

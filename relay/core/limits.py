@@ -237,11 +237,8 @@ class Limits:
         return numbers
 
     def _wait_for_lower_rivals(self) -> bool:
-        """False if they do not come to an end: one of them was stopped."""
-        for _ in range(SPINS):
-            if not any(self._counts[column] & 1 for column in range(self._column)):
-                return True
-        return False
+        """Whether they came to an end; a worker that was stopped in the middle does not."""
+        return any(not any(self._counts[column] & 1 for column in range(self._column)) for _ in range(SPINS))
 
     def _bucket(self, column: int, source: int) -> range:
         start = column * self._region + (source & (self._plan.source_buckets - 1)) * WAYS

@@ -11,6 +11,10 @@ While it pumps, an engine honours half-close in both orders, passes a reset on a
 whose peer does not take what was received, and ends a connection that was silent for too long. Nothing here assumes a
 transport, a task or a file object per connection: an engine that keeps its connections in arrays fits as well.
 
+A connection holds at most HELD_BOUND bytes, whatever its peers do. An engine may call a handler from within `perform`,
+and a handler may call `perform` for another connection from within `advance`. An upstream that accepts and resets at
+once may show as DIAL_FAILED or as CONNECTED and UPSTREAM_RESET.
+
 What an engine does not do: resolve names, count, log, or choose anything.
 """
 
@@ -24,6 +28,9 @@ from typing import NamedTuple, Protocol
 
 # (host, port) or (host, port, flowinfo, scope): what accept(2) gave, hosts always literal addresses.
 Address = tuple[str, int] | tuple[str, int, int, int]
+
+
+HELD_BOUND = 256 * 1024  # bytes received and not yet taken by the other side, per connection
 
 
 class Event(enum.Enum):
@@ -55,7 +62,7 @@ class Wait(NamedTuple):
 
 
 class Dial(NamedTuple):
-    """Connect to a literal address; answered with CONNECTED, DIAL_FAILED or DIAL_TIMEOUT."""
+    """Connect to a literal address; answered with CONNECTED, DIAL_FAILED or DIAL_TIMEOUT. `timeout` is more than 0."""
 
     address: Address
     source: str  # local address to dial from, "" for the kernel's choice
@@ -63,13 +70,20 @@ class Dial(NamedTuple):
 
 
 class Pump(NamedTuple):
-    """Pass bytes both ways until the connection ends; `first` goes to the upstream before anything else."""
+    """Pass bytes both ways until the connection ends.
+
+    `first` goes to the upstream before anything else; it does not count as received from the client.
+    """
 
     first: bytes = b""
 
 
 class Close(NamedTuple):
-    """Close both sides (whichever are open). True sends RST and discards, False sends what was received, then FIN."""
+    """Close both sides (whichever are open).
+
+    True sends RST and discards. False sends what the engine has received, then FIN; if the side does not take all of
+    that at once, RST, so that a stream that was cut never looks complete.
+    """
 
     reset_client: bool = False
     reset_upstream: bool = False

@@ -8,6 +8,7 @@ import logging
 import select
 import socket
 from collections import deque
+from collections.abc import Callable
 from time import monotonic
 
 from relay.engines.contract import (
@@ -24,7 +25,9 @@ from relay.engines.contract import (
     Timeouts,
     Wait,
 )
+from relay.engines.stream import silence
 from relay.engines.stream.acceptor import Acceptor
+from relay.engines.stream.dialer import pending_error, start_dial
 from relay.engines.stream.link import RESET_ON_CLOSE, Link, Side
 from relay.engines.stream.pump import Pump as BytePump
 from relay.listener import tcp_options
@@ -38,10 +41,8 @@ MESSAGE = IN | OUT  # by far the most frequent: something came, and nothing else
 INTEREST = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 
 BATCH = 512  # events taken from the kernel in one call
-ROUNDS = 8  # batches handled before uvloop's timers and callbacks get their turn
+ROUNDS = 8  # batches of messages handled before uvloop's timers and callbacks get their turn
 BUSY = 4  # a batch smaller than this was the last for now: uvloop waits for the next
-
-IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h: choose the port at connect, when the whole 4-tuple is known
 
 
 class StreamEngine:
@@ -68,9 +69,11 @@ class StreamEngine:
         self._dialing: set[Link] = set()
         self._closing: list[socket.SocketType] = []
         self._again: deque[Side] = deque()
+        self._scheduled = False  # a call of _ready_again
+        self._in_batch = False
         self._pump = BytePump(self._ended, self._again)
         self._next_sweep = 0.0
-        self._sweep_every = _sweep_interval(timeouts)
+        self._sweep_every = silence.interval(timeouts)
         loop.add_reader(self._epoll.fileno(), self._ready)
 
     # --- what the worker calls ----------------------------------------------------------------------------------
@@ -93,13 +96,13 @@ class StreamEngine:
     def perform(self, handler: Handler, action: Action) -> None:
         link = handler.link
         if isinstance(link, Link):
-            self._perform(link, action)
+            self._guarded(link, self._perform, link, action)
             self._close_sockets()
 
     def tick(self, now: float) -> None:
         self._acceptor.resume()
         for link in [link for link in self._dialing if link.deadline <= now]:
-            self._failed(link, Event.DIAL_TIMEOUT, None)
+            self._guarded(link, self._failed, link, Event.DIAL_TIMEOUT, None)
         if now >= self._next_sweep:
             self._next_sweep = now + self._sweep_every
             self._sweep(now)
@@ -111,7 +114,7 @@ class StreamEngine:
 
     def stop(self) -> None:
         for link in list(self._links):
-            self._ended(link, Event.STOP, None)
+            self._guarded(link, self._ended, link, Event.STOP, None)
         self._close_sockets()
 
     def close(self) -> None:
@@ -127,6 +130,7 @@ class StreamEngine:
         sides, acceptor, read, flush = self._sides, self._acceptor, self._pump.read, self._pump.flush
         for _ in range(ROUNDS):
             events = self._epoll.poll(0, BATCH)
+            self._in_batch = True
             for fd, mask in events:
                 side = sides.get(fd)
                 if side is None:
@@ -150,23 +154,33 @@ class StreamEngine:
                     if mask & BROKEN and side.peer is not None:
                         self._broken(side)
                 except Exception:
-                    self._defect(side)
+                    self._defect(side.link)
             if self._again:
                 self._go_on()
+            self._in_batch = False
             self._close_sockets()
-            if len(events) < BUSY and not self._again:
-                return
-        if self._again:
-            self._loop.call_soon(self._ready)
+            if len(events) < BUSY or self._again:
+                break
+        # Bulk is worth a pass of uvloop's loop for each turn: its timers are the worker's heartbeat. One pass at a
+        # time, however often this function was called in between.
+        if self._again and not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._ready_again)
+
+    def _ready_again(self) -> None:
+        self._scheduled = False
+        if not self._epoll.closed:
+            self._ready()
 
     def _go_on(self) -> None:
         """Another turn for each side that had more to read than one turn allows."""
         for _ in range(len(self._again)):
             side = self._again.popleft()
+            side.queued = False
             try:
                 self._pump.read(side)
             except Exception:
-                self._defect(side)
+                self._defect(side.link)
 
     def _early(self, side: Side, mask: int) -> None:
         """Something happened before bytes may flow. Edges come once: what may not be read yet is remembered."""
@@ -176,10 +190,10 @@ class StreamEngine:
                 side.readable = True
                 side.ending = bool(mask & ENDING)
             if mask & BROKEN:
-                self._pump.broken(side, _error(side.sock))
+                self._pump.broken(side, pending_error(side.sock))
         elif side is link.upstream:
             if mask & BROKEN:
-                self._failed(link, Event.DIAL_FAILED, _error(side.sock) or errno.ECONNREFUSED)
+                self._failed(link, Event.DIAL_FAILED, pending_error(side.sock) or errno.ECONNREFUSED)
             elif mask & OUT:
                 if mask & (IN | ENDING):
                     side.readable = True
@@ -197,11 +211,11 @@ class StreamEngine:
             self._epoll.register(side.fd, INTEREST)
             self._perform(link, action)
         except Exception:
-            self._defect(side)
+            self._defect(side.link)
 
     def _broken(self, side: Side) -> None:
         """ERR or HUP on a side of a connection that pumps. What came before it was read already, unless held back."""
-        number = _error(side.sock)
+        number = pending_error(side.sock)
         # HUP alone is good order where FIN was sent: the side's own FIN came too, perhaps behind bytes that wait for a
         # peer that is slow to take them. Without FIN sent it means a reset whose errno another call was told.
         if number or not side.finished:
@@ -227,25 +241,10 @@ class StreamEngine:
             raise TypeError(f"not an action: {action!r}")
 
     def _dial(self, link: Link, action: Dial) -> None:
-        address = action.address
-        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         try:
-            sock = socket.SocketType(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, socket.IPPROTO_TCP)
+            sock = start_dial(action, self._tcp_options)
         except OSError as error:
-            self._failed(link, Event.DIAL_FAILED, error.errno)
-            return
-        try:
-            for option in self._tcp_options:
-                sock.setsockopt(*option)
-            if action.source:
-                sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
-                sock.bind((action.source, 0))
-            number = sock.connect_ex(address)
-        except OSError as error:
-            number = error.errno or errno.EINVAL
-        if number and number != errno.EINPROGRESS:
-            sock.close()
-            self._failed(link, Event.DIAL_FAILED, number)
+            self._failed(link, Event.DIAL_FAILED, error.errno or errno.EINVAL)
             return
         side = link.upstream = Side(link, sock)
         self._sides[side.fd] = side
@@ -269,35 +268,54 @@ class StreamEngine:
     # --- the end --------------------------------------------------------------------------------------------------
 
     def _ended(self, link: Link, event: Event, value: object) -> None:
-        upstream = link.upstream
-        handler = link.handler
-        handler.moved(link.client.received, upstream.received if upstream is not None else 0)
-        self._perform(link, handler.advance(event, value))
+        self._report(link)
+        self._perform(link, link.handler.advance(event, value))
 
-    def _defect(self, side: Side) -> None:
-        """An exception while handling one connection: log it, end that one, go on with the others."""
-        logger.exception("internal error while handling a connection")
-        link = side.link
+    def _report(self, link: Link) -> None:
+        upstream = link.upstream
+        link.handler.moved(link.client.received, upstream.received if upstream is not None else 0)
+
+    def _guarded(self, link: Link, step: Callable[..., None], *args: object) -> None:
+        """Take a step for one connection, unless it is gone; if the step fails, only this connection ends."""
         if link in self._links:
             try:
-                self._ended(link, Event.DEFECT, None)
-            finally:
-                if link in self._links:
-                    self._close(link, reset_client=True, reset_upstream=True)
+                step(*args)
+            except Exception:
+                self._defect(link)
+
+    def _defect(self, link: Link) -> None:
+        """An exception while handling one connection: log it, end that one, go on with the others.
+
+        Never raises, whatever the handler does: the events of a batch come once, and another connection's may be next.
+        """
+        logger.exception("internal error while handling a connection")
+        if link not in self._links:
+            return
+        try:
+            self._report(link)
+        except Exception:
+            logger.exception("internal error while counting a connection's bytes")
+        try:
+            self._perform(link, link.handler.advance(Event.DEFECT, None))
+        except Exception:
+            logger.exception("internal error while ending a connection after an internal error")
+        self._close(link, reset_client=True, reset_upstream=True)
 
     def _close(self, link: Link, reset_client: bool, reset_upstream: bool) -> None:
+        if link not in self._links:
+            return
         for side, reset in ((link.client, reset_client), (link.upstream, reset_upstream)):
             if side is None:
                 continue
-            if reset:
+            # What cannot be delivered any more must not look as if nothing were missing.
+            if reset or not self._pump.last(side):
                 side.sock.setsockopt(*RESET_ON_CLOSE)
-            elif side.held is not None:
-                self._pump.last(side)
             self._drop(side)
-        link.upstream = None
         link.handler.link = None
         self._links.discard(link)
         self._dialing.discard(link)
+        link.upstream = None
+        del link.client  # with it goes the last cycle, see _drop
 
     def _drop(self, side: Side) -> None:
         """Forget a side. Its descriptor is closed after the batch, so that no event in it can meet a successor."""
@@ -310,39 +328,15 @@ class StreamEngine:
         del side.recv_into, side.send
 
     def _close_sockets(self) -> None:
-        if self._closing:
+        if self._closing and not self._in_batch:
             for sock in self._closing:
                 sock.close()
-            self._closing.clear()
+            self._closing.clear()  # not within a batch: a new socket could get the number of one that has events in it
 
     def _sweep(self, now: float) -> None:
         """Find what has been silent for too long, and report what has moved."""
-        idle = self._timeouts.idle or float("inf")
-        half_close = min(self._timeouts.half_close or float("inf"), idle)
-        expired: list[tuple[Link, Event]] = []
-        for link in self._links:
-            upstream = link.upstream
-            if not link.active or upstream is None:
-                continue
-            client = link.client
-            total = client.received + upstream.received
-            if total != link.seen:
-                link.seen = total
-                link.active = now
-                link.handler.moved(client.received, upstream.received)
-            elif now - link.active >= half_close and (client.ended or upstream.ended):
-                event = Event.UPSTREAM_HALF_CLOSE if client.ended else Event.CLIENT_HALF_CLOSE
-                expired.append((link, event))
-            elif now - link.active >= idle:
-                expired.append((link, Event.IDLE))
+        moved, expired = silence.look(self._links, self._timeouts, now)
+        for link in moved:
+            self._guarded(link, self._report, link)
         for link, event in expired:
-            self._ended(link, event, None)
-
-
-def _sweep_interval(timeouts: Timeouts) -> float:
-    shortest = min((t for t in (timeouts.idle, timeouts.half_close) if t), default=8.0)
-    return min(1.0, max(0.05, shortest / 8))
-
-
-def _error(sock: socket.SocketType) -> int:
-    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            self._guarded(link, self._ended, link, event, None)

@@ -25,6 +25,7 @@ class Side:
         "held",
         "link",
         "peer",
+        "queued",
         "readable",
         "received",
         "recv_into",
@@ -43,6 +44,7 @@ class Side:
         self.received = 0  # bytes
         self.held: bytes | None = None  # received from the peer, not yet taken by this side
         self.readable = False  # an edge was seen that has not been read to its end
+        self.queued = False  # has another turn coming
         self.ending = False  # FIN is in the kernel's queue: read until the end, a short read is not the last
         self.ended = False  # FIN read
         self.finished = False  # FIN sent

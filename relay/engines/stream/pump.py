@@ -10,7 +10,6 @@ Per message: one recv_into, one slice, one send, no allocation that outlives it.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import socket
 from collections import deque
@@ -90,7 +89,9 @@ class Pump:
             turn += 1
             if turn == ROUNDS:
                 side.readable = True
-                self._again.append(side)
+                if not side.queued:
+                    side.queued = True
+                    self._again.append(side)
                 return
 
     def flush(self, side: Side) -> None:
@@ -125,11 +126,14 @@ class Pump:
         else:
             self._end(side.link, Event.CLIENT_LOST if is_client else Event.UPSTREAM_LOST, number)
 
-    def last(self, side: Side) -> None:
-        """One try to give `side` what is held for it, before it is closed."""
-        if side.held is not None:
-            with contextlib.suppress(OSError):
-                side.send(side.held, SEND_FLAGS)
+    def last(self, side: Side) -> bool:
+        """One try to give `side` what is held for it, before it is closed; whether it has taken everything."""
+        if side.held is None:
+            return True
+        try:
+            return side.send(side.held, SEND_FLAGS) == len(side.held)
+        except OSError:
+            return False
 
     def forget(self, side: Side) -> None:
         """`side` is about to be closed: what was held for it is dropped."""

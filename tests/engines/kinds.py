@@ -1,0 +1,43 @@
+"""The engines that the suite runs against: how to make each one's event loop and the engine itself.
+
+An engine joins the suite by a line in KINDS. What a test may know of an engine beyond its contract is in its
+`Kind`, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import uvloop
+
+from relay.engines.contract import Engine, TcpOptions, Timeouts
+from relay.engines.stream import StreamEngine
+
+HELD_BOUND = 262144  # bytes per connection that no engine may hold more than, whatever the peers do
+
+
+class MakeEngine(Protocol):
+    """An engine's constructor."""
+
+    def __call__(
+        self, loop: asyncio.AbstractEventLoop, timeouts: Timeouts, tcp: TcpOptions, *, report_source: bool
+    ) -> Engine: ...
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One engine. Both makers are called in the thread that will run the loop."""
+
+    name: str
+    package: str  # where its classes are: what it keeps per connection is looked for there
+    held: int  # bytes that it says to hold at most per direction
+    make_loop: Callable[[], asyncio.AbstractEventLoop]
+    make_engine: MakeEngine
+
+
+KINDS = {
+    kind.name: kind for kind in (Kind("stream", "relay.engines.stream", 65536, uvloop.new_event_loop, StreamEngine),)
+}

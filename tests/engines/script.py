@@ -1,0 +1,90 @@
+"""A connection that follows a script: the tests' implementation of `relay.engines.contract.Handler`.
+
+It writes down every event with its value and every call of `moved`, and answers with what the test laid out for the
+event, or with what a relay would answer by default. It knows nothing of sockets.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from relay.engines.contract import Action, Address, Close, Event, Pump, Wait
+
+ANSWERS: Mapping[Event, Action] = {
+    Event.CONNECTED: Pump(),
+    Event.DIAL_FAILED: Close(True, True),
+    Event.DIAL_TIMEOUT: Close(True, True),
+    Event.FINISHED: Close(),
+    Event.CLIENT_RESET: Close(False, True),
+    Event.UPSTREAM_RESET: Close(True, False),
+    Event.CLIENT_LOST: Close(True, True),
+    Event.UPSTREAM_LOST: Close(True, True),
+    Event.IDLE: Close(True, True),
+    Event.CLIENT_HALF_CLOSE: Close(True, True),
+    Event.UPSTREAM_HALF_CLOSE: Close(True, True),
+    Event.STOP: Close(),
+    Event.DEFECT: Close(True, True),
+}
+STEPS = frozenset({Event.CONNECTED, Event.DIAL_FAILED, Event.DIAL_TIMEOUT})  # every other event ends the connection
+
+Answer = Action | Callable[["ScriptedHandler", object], Action]
+
+
+def in_turn(*actions: Action) -> Callable[[ScriptedHandler, object], Action]:
+    """The first action the first time, the second the second time, and so on."""
+    remaining = iter(actions)
+    return lambda _handler, _value: next(remaining)
+
+
+@dataclass
+class Script:
+    """What to answer: `first` to the accept, `answers` to events (an action, or a function that gives or raises)."""
+
+    first: Action = Wait()  # noqa: RUF009  (a tuple without fields: nothing to share)
+    answers: Mapping[Event, Answer] = field(default_factory=dict)
+    on_moved: Callable[[ScriptedHandler], None] | None = None
+
+
+class ScriptedHandler:
+    """Follows `script`; `changed` is notified of everything that happens."""
+
+    def __init__(self, script: Script, client: Address, changed: threading.Condition) -> None:
+        self.link: object | None = None
+        self.client = client
+        self.events: list[tuple[Event, object]] = []
+        self.up = 0  # bytes, as last told by the engine
+        self.down = 0
+        self._over = False
+        self._script = script
+        self._changed = changed
+
+    def advance(self, event: Event, value: object = None) -> Action:
+        with self._changed:
+            self.events.append((event, value))
+            self._changed.notify_all()
+        answer = self._script.answers.get(event) or ANSWERS[event]
+        action = answer(self, value) if callable(answer) else answer
+        self._over = event not in STEPS  # not if the answer was an exception: then DEFECT is to come
+        return action
+
+    def moved(self, up: int, down: int) -> None:
+        with self._changed:
+            assert up >= self.up, "bytes received so far never become fewer"
+            assert down >= self.down, "bytes received so far never become fewer"
+            assert not self._over, "the last report comes before the end"
+            self.up, self.down = up, down
+            self._changed.notify_all()
+        if self._script.on_moved is not None:
+            self._script.on_moved(self)
+
+    @property
+    def kinds(self) -> list[Event]:
+        """The events alone."""
+        return [event for event, _ in self.events]
+
+    @property
+    def endings(self) -> list[Event]:
+        """The events that ended the connection: in the end there must be exactly one."""
+        return [event for event in self.kinds if event not in STEPS]

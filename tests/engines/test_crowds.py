@@ -1,0 +1,201 @@
+"""Crowds: bulk beside small messages, thousands of short connections with any ending, and hundreds of silent ones."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import random
+import socket
+from collections import Counter
+from pathlib import Path
+from time import monotonic, thread_time
+
+from relay.engines.contract import Action, Close, Event, Wait
+from tests.engines.kinds import Kind
+from tests.engines.lab import Couple, Lab
+from tests.engines.peers import Receiving, Sending, blocks, end, receive, reset
+from tests.engines.running import DEADLINE
+from tests.engines.script import Script, ScriptedHandler
+
+SHORT = 2000  # connections
+AT_ONCE = 50
+ROUND_TRIPS = 300
+BULK = 16  # streams
+PER_TURN = 256 << 20  # bytes that bulk may pass between two turns of the event loop's own callbacks
+
+
+def test_bulk_does_not_starve_small_messages(lab: Lab) -> None:
+    engine = lab.start()
+    line = lab.line(engine)
+    bulk, small = line.open(), line.open()
+    receiving = Receiving(bulk.upstream)
+    sending = Sending(bulk.client, itertools.repeat(bytes(1 << 20)), then_end=False)
+    engine.wait(lambda: receiving.received > 1 << 20, "bulk is under way")
+    for number in range(ROUND_TRIPS):
+        small.client.sendall(number.to_bytes(4, "big"))
+        assert receive(small.upstream, 4) == number.to_bytes(4, "big")
+        small.upstream.sendall(number.to_bytes(4, "big"))
+        assert receive(small.client, 4) == number.to_bytes(4, "big")
+    assert sending.is_alive()
+    before = receiving.received
+    engine.wait(lambda: receiving.received > before, "bulk goes on")
+    bulk.upstream.shutdown(socket.SHUT_RDWR)
+    bulk.client.shutdown(socket.SHUT_RDWR)
+    sending.join()
+    receiving.join()
+
+
+def test_bulk_leaves_the_loop_its_turns(lab: Lab) -> None:
+    """Timers and messages of the worker run on the same loop: its heartbeat must not wait for bulk to pause."""
+    engine = lab.start()
+    line = lab.line(engine)
+    couples = [line.open() for _ in range(BULK)]
+    receiving = [Receiving(couple.upstream) for couple in couples]
+    passed = [0]
+
+    def turn() -> None:
+        passed.append(sum(stream.received for stream in receiving))
+        engine.loop.call_later(0, turn)
+
+    engine.call(turn)
+    sending = [Sending(couple.client, blocks(number, 64)) for number, couple in enumerate(couples)]
+    for sender in sending:
+        sender.finish()
+    for receiver in receiving:
+        receiver.finish()
+    assert max(after - before for before, after in itertools.pairwise(passed)) < PER_TURN
+    for couple in couples:
+        couple.upstream.close()
+        assert engine.ended(couple.handler) == (Event.FINISHED,)
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def records(kind: Kind) -> Counter[str]:
+    """The objects alive that belong to the engine's package, by type."""
+    gc.collect()
+    return Counter(
+        type(item).__name__ for item in gc.get_objects() if str(type(item).__module__).startswith(kind.package)
+    )
+
+
+def test_thousands_of_short_connections_leave_nothing_behind(lab: Lab, kind: Kind) -> None:
+    """With endings of every kind, many in one turn of the engine's, while others are being accepted."""
+    engine = lab.start()
+    line = lab.line(engine)
+    choice = random.Random(3)
+
+    def crowd(count: int) -> None:
+        for _ in range(count // AT_ONCE):
+            couples = [line.open() for _ in range(AT_ONCE)]
+            with engine.held_still():
+                for number, couple in enumerate(couples):
+                    choice.choice(ENDINGS)(couple)
+                    if number % 5 == 0:
+                        choice.choice((reset, socket.socket.close))(line.client())
+            lab.close_sockets(line.upstream)
+            while engine.engine.connections:
+                engine.wait_ticks(1)
+                drop_queued(line.upstream)
+            drop_queued(line.upstream)
+
+    crowd(AT_ONCE)  # what is made once is there now
+    engine.handlers.clear()
+    before_records, before_descriptors = records(kind), descriptors()
+    crowd(SHORT)
+    engine.wait_gone()
+    for handler in engine.handlers.values():
+        assert len(handler.endings) + handler.kinds.count(Event.DIAL_FAILED) == 1
+    del handler
+    engine.handlers.clear()
+    engine.wait_turns()
+    assert records(kind) == before_records
+    assert descriptors() == before_descriptors
+
+
+def drop_queued(listener: socket.socket) -> None:
+    """Close what nobody has accepted."""
+    listener.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            listener.accept()[0].close()
+    listener.settimeout(DEADLINE)
+
+
+def _let_go(couple: Couple) -> None:
+    couple.client.close()
+    couple.upstream.close()
+
+
+def _reset_both(couple: Couple) -> None:
+    reset(couple.client)
+    reset(couple.upstream)
+
+
+def _end_and_close(couple: Couple) -> None:
+    end(couple.client)
+    couple.upstream.close()
+
+
+def _reset_the_sender(couple: Couple) -> None:
+    couple.upstream.sendall(b"x" * 100_000)
+    reset(couple.upstream)
+
+
+def _reset_the_reader(couple: Couple) -> None:
+    couple.client.sendall(b"x" * 1000)
+    reset(couple.upstream)
+
+
+def _reset_half_closed(couple: Couple) -> None:
+    end(couple.upstream)
+    reset(couple.client)
+
+
+ENDINGS = (_let_go, _reset_both, _end_and_close, _reset_the_sender, _reset_the_reader, _reset_half_closed)
+
+
+def test_numbers_of_closed_sockets_are_not_confused_with_new_ones(lab: Lab) -> None:
+    """Closed and accepted in one batch: a new connection must not get the number of one that has an event to come.
+
+    The first connection is reset, a handler's answer to the second acts on a third at once, new ones arrive, and only
+    then comes the news from the first one's other side.
+    """
+    engine = lab.start()
+    server = lab.listening()
+    waiting_at = lab.listen(engine, Script(Wait()))
+    third = engine.handler_of(lab.connected(waiting_at))
+
+    def act(_handler: ScriptedHandler, _value: object) -> Action:
+        engine.engine.perform(third, lab.dial(server))
+        return Close(False, True)
+
+    first = lab.couple(engine)
+    second = lab.line(engine, answers={Event.CLIENT_RESET: act}).open()
+    with engine.held_still():
+        reset(first.client)
+        reset(second.client)
+        new = [lab.connected(waiting_at) for _ in range(12)]
+        reset(first.upstream)
+    assert engine.ended(second.handler) == (Event.CLIENT_RESET,)
+    lab.accepted(server)
+    for client in new:
+        assert engine.handler_of(client).events == []
+    assert engine.engine.connections == len(new) + 1
+
+
+def test_silent_connections_cost_next_to_no_cpu(lab: Lab) -> None:
+    engine = lab.start()
+    line = lab.line(engine)
+    couples = [line.open() for _ in range(200)]
+    couples[0].client.sendall(b"x")
+    assert receive(couples[0].upstream, 1) == b"x"
+    engine.wait_ticks(5)
+    cpu, began = engine.call(thread_time), monotonic()
+    engine.wait_ticks(75)
+    used, seconds = engine.call(thread_time) - cpu, monotonic() - began
+    assert used < 0.05 * seconds
+    assert engine.engine.connections == len(couples)

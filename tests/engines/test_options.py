@@ -1,0 +1,91 @@
+"""Socket options: both sides of a connection have those that were asked for, by the kernel's own account."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from relay.engines.contract import TcpOptions
+from relay.listener import bind_listener
+from tests.engines.lab import IPV4, IPV6, Couple, Lab
+from tests.engines.peers import address_of
+from tests.engines.running import RunningEngine
+from tests.engines.script import Script
+
+TCP_USER_TIMEOUT = 18  # linux/tcp.h; the name is in `socket` as well, not on every platform that mypy knows
+
+
+def engine_side_of(peer: socket.socket) -> socket.socket:
+    """A duplicate of the engine's socket at the other end of a peer's connection: it is in this process."""
+    here, there = peer.getsockname(), peer.getpeername()
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if path.readlink().name.startswith("socket:"):
+                sock = socket.socket(fileno=os.dup(int(path.name)))
+                with contextlib.suppress(OSError):
+                    if sock.getsockname() == there and sock.getpeername() == here:
+                        return sock
+                sock.close()
+    raise AssertionError(f"nobody is connected to {here}")
+
+
+def options_of(peer: socket.socket) -> dict[str, int]:
+    with engine_side_of(peer) as sock:
+        return {
+            "nodelay": sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY),
+            "keepalive": sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+            "idle": sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
+            "interval": sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL),
+            "count": sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT),
+            "user_timeout": sock.getsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT),
+        }
+
+
+def couple_with(lab: Lab, engine: RunningEngine, tcp: TcpOptions, host: str) -> Couple:
+    """A connection through a listening socket that has the options, as a worker gets it."""
+    server = lab.listening(host)
+    sock = bind_listener(host, 0, tcp)
+    address = address_of(sock)
+    engine.listen(sock, Script(lab.dial(server)))
+    client = lab.connected(address)
+    return Couple(client, lab.accepted(server), engine.handler_of(client))
+
+
+@pytest.mark.parametrize("side", ["client", "upstream"])
+def test_keepalive_user_timeout_and_nodelay_are_set(lab: Lab, host: str, side: str) -> None:
+    tcp = TcpOptions(keepalive_idle=77, keepalive_interval=11, keepalive_count=7, user_timeout=12.5)
+    couple = couple_with(lab, lab.start(tcp=tcp), tcp, host)
+    assert options_of(couple.client if side == "client" else couple.upstream) == {
+        "nodelay": 1,
+        "keepalive": 1,
+        "idle": 77,
+        "interval": 11,
+        "count": 7,
+        "user_timeout": 12500,
+    }
+
+
+@pytest.mark.parametrize("side", ["client", "upstream"])
+def test_zero_leaves_the_default_of_the_kernel(lab: Lab, side: str) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as fresh:
+        interval = fresh.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL)
+    tcp = TcpOptions(keepalive_idle=0, keepalive_interval=0, keepalive_count=0, user_timeout=0.0)
+    couple = couple_with(lab, lab.start(tcp=tcp), tcp, IPV4)
+    options = options_of(couple.client if side == "client" else couple.upstream)
+    assert options["nodelay"] == 1
+    assert options["keepalive"] == 0
+    assert options["interval"] == interval
+    assert options["user_timeout"] == 0
+
+
+def test_ipv6_upstream_of_an_ipv4_client_has_them_too(lab: Lab) -> None:
+    tcp = TcpOptions(keepalive_idle=99)
+    engine = lab.start(tcp=tcp)
+    server = lab.listening(IPV6)
+    lab.connected(lab.listen(engine, Script(lab.dial(server)), IPV4))
+    options = options_of(lab.accepted(server))
+    assert (options["keepalive"], options["idle"], options["nodelay"]) == (1, 99, 1)
