@@ -86,6 +86,7 @@ class Connection:
         "frontend",
         "lease",
         "link",
+        "outcome",
         "source",
         "started",
         "state",
@@ -105,6 +106,7 @@ class Connection:
         self.dialed = 0.0
         self.connected = 0.0  # monotonic seconds; 0: never
         self.failure: Outcome | None = None  # of the last attempt to dial
+        self.outcome: Outcome | None = None  # once it is accounted for
         self.source: Address | None = None  # local address towards the upstream
         self.bytes_up = 0
         self.bytes_down = 0
@@ -235,6 +237,7 @@ def _close(connection: Connection, outcome: Outcome | None) -> None:
     if connection.lease is not None:
         connection.lease.release()
     connection.targets = None
+    connection.outcome = outcome
     connection.frontend.ledger.closed(connection, outcome)
 
 
@@ -252,6 +255,11 @@ def _abort(connection: Connection, _value: object, outcome: Outcome | None) -> A
     """Both sides see a reset: a stream that was cut must not look complete."""
     _close(connection, outcome)
     return RESET_BOTH
+
+
+def _defect(connection: Connection, value: object, outcome: Outcome | None) -> Action:
+    """A step failed with an exception, perhaps the very step that was to end the connection."""
+    return RESET_BOTH if connection.outcome is not None else _abort(connection, value, outcome)
 
 
 def _pass_on(connection: Connection, _value: object, outcome: Outcome | None) -> Action:
@@ -293,6 +301,7 @@ TRANSITIONS: dict[tuple[State, Event | Found], tuple[State, Step, Outcome | None
     # Told to stop: what was received is delivered, then FIN.
     (_PUMPING, Event.STOP): (_CLOSED, _finish, Outcome.SHUTDOWN),
     (_PUMPING, Event.DEFECT): (_CLOSED, _abort, Outcome.INTERNAL_ERROR),
+    (_CLOSED, Event.DEFECT): (_CLOSED, _defect, Outcome.INTERNAL_ERROR),
 }
 for _state in (_ADMITTED, _ROUTING, _RESOLVING, _DIALING):
     # The client went away, or the relay has to, before there was an upstream.

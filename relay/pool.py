@@ -36,7 +36,8 @@ NANO = 1_000_000_000
 
 def backoff(failures: int) -> float:
     """Seconds to wait before the start that follows `failures` early ends in a row: 0, 0, 0.5, 1, 2, … 30."""
-    return 0.0 if failures < 2 else min(BACKOFF_LIMIT, 0.25 * 2.0 ** (failures - 1))
+    # The exponent has a limit of its own: after a day of a crash loop the power would be too large for a float.
+    return 0.0 if failures < 2 else min(BACKOFF_LIMIT, 0.25 * 2.0 ** min(failures - 1, 10))
 
 
 @dataclass(slots=True)
@@ -152,6 +153,9 @@ class Pool:
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
                 env=_environment(),
+                # A terminal's Ctrl-C is for the supervisor. A worker ignores it as well, but not before its interpreter
+                # has come that far, and would end with a traceback.
+                start_new_session=True,
             )
         except BaseException:
             channel.close()

@@ -104,6 +104,8 @@ def prepare(settings: Settings) -> Plan:
     """Raise the descriptor limit, bind every listener, make the table. Raises StartError."""
     workers = settings.workers or usable_cpus()
     notes: list[str] = []
+    # First of all: every worker's listening sockets are this process's as well.
+    descriptors = raise_descriptor_limit()
     tcp = tcp_options(settings)
     numbers: dict[str, int] = {}
     problems: list[str] = []
@@ -112,7 +114,6 @@ def prepare(settings: Settings) -> Plan:
         addresses, sockets = _bind(item, workers, tcp, problems, notes)
         upstreams = tuple(_number(numbers, text) for text in item.upstream)
         bound.append(BoundListener(item.name, addresses, upstreams, item.max_connections, sockets))
-    descriptors = raise_descriptor_limit()
     own = max((sum(len(item.sockets[0]) for item in bound if item.sockets)), 1)
     if own + 1 > MAX_DESCRIPTORS:
         problems.append(f"listeners: {own} addresses to listen on; at most {MAX_DESCRIPTORS - 1}")

@@ -9,6 +9,7 @@ import urllib.request
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 TIMEOUT = 5.0  # seconds
@@ -54,7 +55,7 @@ def render(status: dict[str, Any]) -> list[str | Table]:
     """The status as a headline and tables."""
     state = status["state"]
     colour = {"ready": "green", "draining": "yellow", "starting": "yellow"}.get(state, "red")
-    reason = f" ({status['reason']})" if status["reason"] not in ("", state) else ""
+    reason = f" ({escape(status['reason'])})" if status["reason"] not in ("", state) else ""
     connections = status["connections"]
     head = (
         f"relay {status['version']}  [{colour}]{state}{reason}[/{colour}]  engine {status['engine']}  "
@@ -70,9 +71,9 @@ def _listeners(listeners: list[dict[str, Any]]) -> Table:
     table = _table("listener", "bind", "upstream", right=("active", "accepted", "up", "down"))
     for item in listeners:
         table.add_row(
-            item["name"],
-            "\n".join(item["bind"]),
-            "\n".join(item["upstream"]),
+            escape(item["name"]),
+            escape("\n".join(item["bind"])),  # the brackets of IPv6 are no markup
+            escape("\n".join(item["upstream"])),
             str(item["active"]),
             str(item["accepted"]),
             size(item["bytes_up"]),
@@ -118,7 +119,7 @@ def size(count: int) -> str:
     """Bytes for people, powers of 1000."""
     value = float(count)
     for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
+        if value < (1000 if unit == "B" else 999.95):  # 999.95 kB would be rounded to 1000.0
             return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"

@@ -182,7 +182,7 @@ async def serve(channel: Channel, spec: WorkerSpec, descriptors: list[int]) -> N
 
 def main() -> int:
     """`python -m relay.worker DESCRIPTOR`: started by the supervisor only."""
-    # A terminal's Ctrl-C and a service manager's SIGTERM reach the whole group; the supervisor decides what they mean.
+    # A service manager's SIGTERM may reach every process of the unit; the supervisor decides what it means.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
