@@ -1,0 +1,158 @@
+"""Clients, well-behaved and not, and how a test learns what became of them. On loopback, every wait with a deadline."""
+
+from __future__ import annotations
+
+import errno
+import selectors
+import socket
+import struct
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+TIMEOUT = 10.0  # seconds that any single operation of a test may take
+CHUNK = 1 << 16  # bytes
+LINGER_RESET = struct.pack("ii", 1, 0)  # close(2) sends RST, socket(7)
+
+
+def connect(address: tuple[str, int], source: str = "") -> socket.socket:
+    """A client; every operation fails after TIMEOUT seconds."""
+    return socket.create_connection(address, TIMEOUT, source_address=(source, 0) if source else None)
+
+
+def receive(sock: socket.socket, size: int) -> bytes:
+    """So many bytes, or fewer if the peer ends before."""
+    data = bytearray()
+    while len(data) < size and (chunk := sock.recv(min(CHUNK, size - len(data)))):
+        data += chunk
+    return bytes(data)
+
+
+def until(sock: socket.socket, end: bytes) -> bytes:
+    """Everything up to `end`, byte by byte. Raises ConnectionError if the peer ends before."""
+    data = b""
+    while not data.endswith(end):
+        byte = sock.recv(1)
+        if not byte:
+            raise ConnectionError("the peer ended too early")
+        data += byte
+    return data
+
+
+def drain(sock: socket.socket) -> bytes:
+    """Everything up to FIN."""
+    chunks = []
+    while chunk := sock.recv(CHUNK):
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def exchange(sock: socket.socket, data: bytes = b"ping") -> bytes:
+    """Send to an echo, and take as much as was sent."""
+    sock.sendall(data)
+    return receive(sock, len(data))
+
+
+def reset(sock: socket.socket) -> None:
+    """Close with RST."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+    sock.close()
+
+
+def was_reset(sock: socket.socket) -> bool:
+    """Whether the connection ends with RST rather than with FIN; waits for its end."""
+    try:
+        drain(sock)
+    except OSError as error:
+        if error.errno in (errno.ECONNRESET, errno.EPIPE):
+            return True
+        raise
+    return False
+
+
+def refused(address: tuple[str, int], source: str = "") -> bool:
+    """Whether a fresh connection is reset, without anything sent. The reset may come before connect(2) has returned."""
+    try:
+        with connect(address, source) as client:
+            return was_reset(client)
+    except ConnectionResetError:
+        return True
+
+
+def echoes(address: tuple[str, int], data: bytes = b"are you there?") -> bool:
+    """Whether a fresh connection through the relay to an echo works, from connect to FIN."""
+    with connect(address) as client:
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+        return drain(client) == data
+
+
+@dataclass
+class Crowd:
+    """Clients that came all at once: those that an echo answers, open, and how many were reset."""
+
+    served: list[socket.socket] = field(default_factory=list)
+    refused: int = 0
+
+    def __enter__(self) -> Crowd:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        while self.served:
+            self.served.pop().close()
+
+
+def crowd(address: tuple[str, int], count: int, sources: Sequence[str] = ("",), data: bytes = b"me too") -> Crowd:
+    """Connect `count` clients from each source, all at once, and wait until each one is answered or reset."""
+    result = Crowd()
+    waiting: dict[socket.socket, bool] = {}  # whether it has asked
+    with selectors.DefaultSelector() as selector:
+        sock: socket.socket
+        for source in [*sources] * count:
+            sock = socket.socket()
+            sock.setblocking(False)
+            if source:
+                sock.bind((source, 0))
+            waiting[sock] = False
+            selector.register(sock, selectors.EVENT_WRITE)
+            sock.connect_ex(address)
+        deadline = time.monotonic() + 2 * TIMEOUT
+        try:
+            while waiting:
+                assert time.monotonic() < deadline, f"{len(waiting)} of {count * len(sources)} without an answer"
+                for key, _ in selector.select(1.0):
+                    assert isinstance(key.fileobj, socket.socket)
+                    sock = key.fileobj
+                    if _step(sock, waiting, selector, data, result):
+                        selector.unregister(sock)
+                        del waiting[sock]
+        except BaseException:
+            result.close()
+            raise
+        finally:
+            for sock in waiting:
+                sock.close()
+    return result
+
+
+def _step(
+    sock: socket.socket, waiting: dict[socket.socket, bool], selector: selectors.BaseSelector, data: bytes, crowd: Crowd
+) -> bool:
+    """One event of one client; whether its fate is known."""
+    try:
+        if not waiting[sock]:
+            sock.send(data)
+            waiting[sock] = True
+            selector.modify(sock, selectors.EVENT_READ)
+            return False
+        assert sock.recv(len(data)) == data, "ended without an answer and without a reset"
+    except (ConnectionResetError, BrokenPipeError):
+        crowd.refused += 1
+        sock.close()
+    else:
+        sock.settimeout(TIMEOUT)
+        crowd.served.append(sock)
+    return True

@@ -1,0 +1,263 @@
+"""A connection's transition table, driven as an engine drives it, without an engine: every legal course of events.
+
+Whatever comes in whatever order, there is one outcome for each connection, and its place is given back once.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relay.admit import Admission
+from relay.connection import TRANSITIONS, Found, State
+from relay.core import counters
+from relay.core.counters import unfinished
+from relay.core.limits import LimitPlan
+from relay.dial import DIAL_OUTCOMES, Target
+from relay.engines.contract import Close, Dial, Event, Pump, Refuse, Wait
+from relay.outcome import OUTCOMES, Outcome
+from relay.resolve import Lookup
+from tests.core.world import ALWAYS, LEGAL, LITERAL, NAME, OTHER_NAME, World
+
+VALUES: dict[Event, list[object]] = {
+    Event.CONNECTED: [None, ("10.0.0.4", 50000), ("fd00::4", 50000, 0, 0)],
+    Event.DIAL_FAILED: [*DIAL_OUTCOMES, errno.ENETUNREACH, errno.EACCES, None],
+}
+
+
+@settings(deadline=None, max_examples=200)
+@given(data=st.data(), room=st.integers(1, 4), steps=st.integers(0, 40))
+def test_every_connection_has_one_outcome_whatever_happens(data: st.DataObject, room: int, steps: int) -> None:
+    addresses = st.sampled_from([(), ("203.0.113.1",), ("203.0.113.1", "203.0.113.2", "2001:db8::1")])
+    upstreams = data.draw(st.lists(st.sampled_from([LITERAL, NAME, OTHER_NAME]), min_size=1, unique=True))
+    known = data.draw(st.dictionaries(st.sampled_from([NAME[1], OTHER_NAME[1]]), addresses))
+    world = World(upstreams, known, LimitPlan(1, room, 100, (0,)))
+    for _ in range(steps):
+        alive = [connection for connection, action in world.last.items() if LEGAL[type(action)]]
+        choice = data.draw(st.integers(0, 2 + 3 * len(alive)))
+        if choice == 0 or not alive:
+            world.accept()
+        elif choice == 1 and world.asked:
+            world.answer(*data.draw(addresses))
+        else:
+            connection = alive[choice % len(alive)]
+            event = data.draw(st.sampled_from(LEGAL[type(world.last[connection])]))
+            world.send(connection, event, data.draw(st.sampled_from(VALUES.get(event, [None]))))
+        alive = [connection for connection, action in world.last.items() if LEGAL[type(action)]]
+        assert world.limits.held() == len(alive), "who is alive holds a place, and nobody else"
+        assert unfinished(world.layout, world.block, 0) == len(alive)
+        for connection in world.last:
+            assert (connection.state is State.CLOSED) == (connection not in alive)
+    for connection, action in list(world.last.items()):
+        if LEGAL[type(action)]:
+            world.send(connection, Event.STOP)
+    while world.asked:
+        before = dict(world.last)
+        world.answer("203.0.113.9")
+        assert world.last == before, "an answer that comes too late moves nobody"
+    assert Counter(id(connection) for connection, _ in world.ended) == Counter(map(id, world.last))
+    assert world.counted() == Counter(outcome for _, outcome in world.ended)
+    assert world.block[world.layout.listener(0) + counters.ACCEPTED] == len(world.last)
+    assert world.limits.held() == 0
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+STATES = {State.RESOLVING: Wait, State.DIALING: Dial, State.PUMPING: Pump}
+
+
+def test_the_table_has_what_an_engine_may_send_and_nothing_else() -> None:
+    in_table = {(state, event) for state, event in TRANSITIONS if isinstance(event, Event)}
+    legal = {(state, event) for state, action in STATES.items() for event in LEGAL[action]}
+    # A step that fails leaves the connection in between; the same events are there for that.
+    legal |= {(state, event) for state in (State.ADMITTED, State.ROUTING) for event in ALWAYS}
+    # The step that was to end it failed: there must be an answer then, too.
+    legal.add((State.CLOSED, Event.DEFECT))
+    assert in_table == legal
+
+
+def test_nothing_leads_out_of_closed() -> None:
+    assert {following for (state, _), (following, _, _) in TRANSITIONS.items() if state is State.CLOSED} == {
+        State.CLOSED
+    }
+
+
+def test_a_defect_after_the_end_is_no_second_outcome() -> None:
+    world = World([LITERAL], {}, LimitPlan(1, 1, 100, (0,)))
+    connection = world.accept()
+    connection.advance(Event.STOP)
+    assert connection.advance(Event.DEFECT) == Close(True, True)
+    assert world.counted() == Counter([Outcome.SHUTDOWN_DIAL])
+
+
+def test_every_state_can_be_reached() -> None:
+    reached = {State.NEW}
+    while True:
+        following = reached | {following for (state, _), (following, _, _) in TRANSITIONS.items() if state in reached}
+        if following == reached:
+            break
+        reached = following
+    assert reached == set(State)
+    assert {event for _, event in TRANSITIONS} == set(Event) | set(Found)
+
+
+# --- every outcome ---------------------------------------------------------------------------------------------------
+
+
+def refused(plan: LimitPlan) -> Outcome:
+    world = World([LITERAL], plan=plan)
+    if plan.per_source:
+        world.frontend.admission = Admission(world.limits, SourceOne())  # type: ignore[arg-type]
+    first, second = world.accept(), world.accept()
+    assert world.last[second] == Refuse()
+    assert world.send(first, Event.STOP) == Close(True, True)
+    return world.outcome(second)
+
+
+class SourceOne:
+    """All clients are of one source."""
+
+    def cached(self, _host: str) -> int:
+        return 1
+
+
+def after(*events: Event | tuple[Event, object], connected: bool = False) -> Outcome:
+    """The outcome of a connection to a literal address after these events."""
+    world = World([LITERAL])
+    connection = world.accept()
+    if connected:
+        world.send(connection, Event.CONNECTED, None)
+    for event in events:
+        world.send(connection, *event if isinstance(event, tuple) else (event,))
+    return world.outcome(connection)
+
+
+def unresolved() -> Outcome:
+    world = World([NAME])
+    connection = world.accept()
+    world.answer()
+    return world.outcome(connection)
+
+
+PRODUCED: dict[Outcome, Callable[[], Outcome]] = {
+    Outcome.OK: lambda: after(Event.FINISHED, connected=True),
+    Outcome.REFUSED_INSTANCE: lambda: refused(LimitPlan(1, 1, 9, (0,))),
+    Outcome.REFUSED_LISTENER: lambda: refused(LimitPlan(1, 9, 9, (1,))),
+    Outcome.REFUSED_SOURCE: lambda: refused(LimitPlan(1, 9, 9, (0,), per_source=1, source_buckets=64)),
+    Outcome.REFUSED_CAPACITY: lambda: refused(LimitPlan(1, 9, 1, (0,))),
+    Outcome.RESOLVE_FAILED: unresolved,
+    Outcome.DIAL_REFUSED: lambda: after((Event.DIAL_FAILED, errno.ECONNREFUSED)),
+    Outcome.DIAL_TIMEOUT: lambda: after(Event.DIAL_TIMEOUT),
+    Outcome.DIAL_FAILED: lambda: after((Event.DIAL_FAILED, errno.EHOSTUNREACH)),
+    Outcome.NO_RESOURCES: lambda: after((Event.DIAL_FAILED, errno.EMFILE)),
+    Outcome.CLIENT_ABORT: lambda: after(Event.CLIENT_RESET),
+    Outcome.CLIENT_RESET: lambda: after(Event.CLIENT_RESET, connected=True),
+    Outcome.UPSTREAM_RESET: lambda: after(Event.UPSTREAM_RESET, connected=True),
+    Outcome.CLIENT_LOST: lambda: after((Event.CLIENT_LOST, errno.ETIMEDOUT), connected=True),
+    Outcome.UPSTREAM_LOST: lambda: after((Event.UPSTREAM_LOST, errno.ETIMEDOUT), connected=True),
+    Outcome.IDLE_TIMEOUT: lambda: after(Event.IDLE, connected=True),
+    Outcome.CLIENT_HALF_CLOSE_TIMEOUT: lambda: after(Event.CLIENT_HALF_CLOSE, connected=True),
+    Outcome.UPSTREAM_HALF_CLOSE_TIMEOUT: lambda: after(Event.UPSTREAM_HALF_CLOSE, connected=True),
+    Outcome.SHUTDOWN: lambda: after(Event.STOP, connected=True),
+    Outcome.SHUTDOWN_DIAL: lambda: after(Event.STOP),
+    Outcome.INTERNAL_ERROR: lambda: after(Event.DEFECT, connected=True),
+}
+
+
+@pytest.mark.parametrize("outcome", [o for o in OUTCOMES if o is not Outcome.WORKER_DIED], ids=lambda o: o.label)
+def test_each_outcome_has_a_course_that_leads_to_it(outcome: Outcome) -> None:
+    assert PRODUCED[outcome]() is outcome
+
+
+def test_outcomes_are_words_and_haproxys_two_letters() -> None:
+    assert len({outcome.label for outcome in OUTCOMES}) == len(OUTCOMES)
+    assert [outcome.index for outcome in OUTCOMES] == list(range(len(OUTCOMES)))
+    for outcome in OUTCOMES:
+        assert outcome.label == outcome.name.lower()
+        assert outcome.state == "--" if outcome is Outcome.OK else outcome.state[0] in "CSPRIKcs"
+        # Configuration manual 8.5, second letter: R request, C connection, H headers, D data, L last data, T tarpit.
+        assert outcome.state[1:] in ("-", "R", "C", "D")
+
+
+# --- which side sees what --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("event", "action"),
+    [
+        (Event.FINISHED, Close()),
+        (Event.STOP, Close()),
+        (Event.CLIENT_RESET, Close(reset_client=False, reset_upstream=True)),
+        (Event.UPSTREAM_RESET, Close(reset_client=True, reset_upstream=False)),
+        (Event.IDLE, Close(True, True)),
+        (Event.CLIENT_LOST, Close(True, True)),
+        (Event.UPSTREAM_LOST, Close(True, True)),
+    ],
+)
+def test_a_stream_that_was_cut_does_not_look_complete(event: Event, action: Close) -> None:
+    world = World([LITERAL])
+    connection = world.accept()
+    assert world.send(connection, Event.CONNECTED, None) == Pump()
+    assert world.send(connection, event) == action
+
+
+# --- defects ---------------------------------------------------------------------------------------------------------
+
+
+class Bug(Exception):
+    """Stands for any mistake in the relay itself."""
+
+
+def test_a_defect_while_a_connection_is_set_up_ends_it_with_an_outcome() -> None:
+    world = World([NAME])
+
+    def broken(host: str, done: Callable[[Lookup], None]) -> Lookup | None:
+        raise Bug
+
+    world.frontend.lookup = broken
+    with pytest.raises(Bug):
+        world.accept()
+    assert world.counted() == {Outcome.INTERNAL_ERROR: 1}
+    assert world.limits.held() == 0
+
+
+def test_a_defect_after_a_look_up_ends_the_connection(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World([NAME])
+    connection = world.accept()
+
+    def broken(target: Target, addresses: Sequence[str]) -> list[Target]:
+        raise Bug
+
+    monkeypatch.setattr(world.frontend.route, "expand", broken)
+    world.answer("203.0.113.1")
+    assert world.last[connection] == Close(True, True)
+    assert world.outcome(connection) is Outcome.INTERNAL_ERROR
+    assert world.limits.held() == 0
+    assert "Bug" in caplog.text, "the log has the traceback"
+
+
+# --- bytes -----------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 1 << 20)), max_size=10))
+def test_bytes_are_counted_once_however_often_they_are_reported(moves: list[tuple[int, int]]) -> None:
+    world = World([LITERAL])
+    connection = world.accept()
+    world.send(connection, Event.CONNECTED, None)
+    up = down = 0
+    for more_up, more_down in moves:
+        up, down = up + more_up, down + more_down
+        connection.moved(up, down)
+        connection.moved(up, down)
+    start = world.layout.listener(0)
+    assert (connection.bytes_up, connection.bytes_down) == (up, down)
+    assert world.block[start + counters.BYTES_UP] == up
+    assert world.block[start + counters.BYTES_DOWN] == down

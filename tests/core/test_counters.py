@@ -1,0 +1,127 @@
+"""The layout of a worker's counters, their buckets, and what is kept of a worker that is no more."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relay.core import counters
+from relay.core.counters import CONNECT_BUCKETS, DURATION_BUCKETS, Layout, bucket, fold, unfinished
+
+LAYOUTS = st.builds(Layout, st.integers(0, 6), st.integers(0, 6), st.integers(1, 30))
+
+
+def listener_cells(layout: Layout, index: int) -> list[int]:
+    start, durations = layout.listener(index), layout.durations(index)
+    named = [start + offset for offset in (counters.ACCEPTED, counters.BYTES_UP, counters.BYTES_DOWN)]
+    outcomes = [start + counters.OUTCOME + number for number in range(layout.outcomes)]
+    histogram = [durations + number for number in range(len(DURATION_BUCKETS) + 1)]
+    return [*named, start + counters.DURATION_SUM, *outcomes, *histogram]
+
+
+def upstream_cells(layout: Layout, index: int) -> list[int]:
+    start = layout.upstream(index)
+    return [start, *(start + 1 + number for number in range(len(CONNECT_BUCKETS) + 1))]
+
+
+@settings(deadline=None)
+@given(LAYOUTS)
+def test_every_cell_is_one_number_and_every_number_has_a_cell(layout: Layout) -> None:
+    cells = [counters.HEARTBEAT, counters.LAG, counters.HELD, counters.LOG_DROPPED, counters.ACCEPT_PAUSES]
+    for index in range(layout.listeners):
+        cells += listener_cells(layout, index)
+    for index in range(layout.upstreams):
+        cells += upstream_cells(layout, index)
+    assert sorted(cells) == list(range(layout.size))
+
+
+@settings(deadline=None)
+@given(st.sampled_from([CONNECT_BUCKETS, DURATION_BUCKETS]), st.floats(0, 1e7))
+def test_a_value_is_in_the_first_bucket_whose_bound_it_does_not_exceed(bounds: tuple[float, ...], value: float) -> None:
+    naive = next((number for number, bound in enumerate(bounds) if value <= bound), len(bounds))
+    assert bucket(bounds, value) == naive
+
+
+def test_a_bound_belongs_to_its_bucket() -> None:
+    for bounds in (CONNECT_BUCKETS, DURATION_BUCKETS):
+        assert list(bounds) == sorted(set(bounds))
+        assert [bucket(bounds, bound) for bound in bounds] == list(range(len(bounds)))
+        assert bucket(bounds, float("inf")) == len(bounds)
+
+
+LAYOUT = Layout(2, 2, 3)
+LOST = 2  # which outcome open connections of a dead worker get
+EVENTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("accept"), st.integers(0, 1), st.integers(0, 1)),
+        st.tuples(st.just("end"), st.integers(0, 1), st.integers(0, 1)),
+        st.tuples(st.just("bytes"), st.integers(0, 1), st.integers(0, 1)),
+        st.tuples(st.just("connect"), st.integers(0, 1), st.integers(0, 1)),
+        st.tuples(st.just("die"), st.integers(0, 1), st.just(0)),
+    ),
+    max_size=80,
+)
+
+
+@settings(deadline=None)
+@given(EVENTS)
+def test_no_counter_goes_back_when_workers_die_and_every_connection_ends(events: list[tuple[str, int, int]]) -> None:
+    blocks = [[0] * LAYOUT.size for _ in range(2)]
+    retired = [0] * LAYOUT.size
+    opened = [[0, 0], [0, 0]]  # by worker and listener
+    accepted = lost = 0
+    before = [0] * LAYOUT.size
+    for kind, worker, index in events:
+        block = blocks[worker]
+        block[counters.HEARTBEAT] = 12345
+        start = LAYOUT.listener(index)
+        if kind == "accept":
+            block[start + counters.ACCEPTED] += 1
+            opened[worker][index] += 1
+            accepted += 1
+        elif kind == "end" and opened[worker][index]:
+            block[start + counters.OUTCOME] += 1
+            opened[worker][index] -= 1
+        elif kind == "bytes":
+            block[start + counters.BYTES_UP] += 1000
+        elif kind == "connect":
+            block[LAYOUT.upstream(index)] += 17
+        elif kind == "die":
+            expected = sum(opened[worker])
+            assert fold(LAYOUT, block, retired, LOST) == expected
+            assert not any(block), "the successor begins at nothing"
+            lost += expected
+            opened[worker] = [0, 0]
+        for number, counts in enumerate(opened):
+            assert [unfinished(LAYOUT, blocks[number], listener) for listener in range(2)] == counts
+        totals = [kept + sum(row[cell] for row in blocks) for cell, kept in enumerate(retired)]
+        assert all(now >= then for now, then in zip(totals[counters.GAUGES :], before[counters.GAUGES :], strict=True))
+        before = totals
+    for block in blocks:
+        fold(LAYOUT, block, retired, LOST)
+    ended = [
+        sum(retired[LAYOUT.listener(listener) + counters.OUTCOME + number] for listener in range(2))
+        for number in range(LAYOUT.outcomes)
+    ]
+    assert sum(ended) == accepted
+    assert ended[LOST] >= lost
+    assert retired[: counters.GAUGES] == [0] * counters.GAUGES, "gauges of the dead are worth nothing"
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 1 << 40), min_size=LAYOUT.size, max_size=LAYOUT.size))
+def test_fold_keeps_every_sum(values: list[int]) -> None:
+    block = list(values)
+    for listener in range(LAYOUT.listeners):  # a block as a worker writes it: no more ends than beginnings
+        start = LAYOUT.listener(listener)
+        block[start + counters.ACCEPTED] += sum(block[start + counters.OUTCOME :][: LAYOUT.outcomes])
+    written = list(block)
+    gained = [0] * LAYOUT.size
+    lost = fold(LAYOUT, block, gained, LOST)
+    for listener in range(LAYOUT.listeners):
+        assert unfinished(LAYOUT, gained, listener) == 0
+        cell = LAYOUT.listener(listener) + counters.OUTCOME + LOST
+        lost -= gained[cell] - written[cell]
+        gained[cell] = written[cell]
+    assert lost == 0
+    assert gained[counters.GAUGES :] == written[counters.GAUGES :]

@@ -1,0 +1,84 @@
+"""Looking at something until it is as it should be: the wait of every test, a scrape, processes in /proc.
+
+A test never sleeps for as long as something probably takes; it waits for the state that it needs, with a deadline.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from prometheus_client.parser import text_string_to_metric_families
+
+PATIENCE = 10.0  # seconds for anything that must come about
+POLL = 0.01  # seconds between two looks
+
+T = TypeVar("T")
+Key = tuple[str, frozenset[tuple[str, str]]]
+
+
+def wait_until(look: Callable[[], T], timeout: float = PATIENCE, what: str | Callable[[], str] = "") -> T:
+    """Look again and again until the answer is true, and return it. AssertionError after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not (answer := look()):
+        if time.monotonic() > deadline:
+            text = what() if callable(what) else what
+            raise AssertionError(f"not within {timeout:g} s: {text or look}; last answer {answer!r}")
+        time.sleep(POLL)
+    return answer
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended and is not reaped yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def descriptors(pid: int) -> list[int]:
+    """The open descriptors of a process, sorted; none when it is gone."""
+    try:
+        return sorted(int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir())
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def resident_bytes(pid: int) -> int:
+    """The memory of a process that is its own alone or its share of what it has in common with others (Pss)."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    raise LookupError(f"/proc/{pid}/smaps_rollup has no Pss")
+
+
+class Metrics:
+    """One scrape."""
+
+    def __init__(self, text: str) -> None:
+        self.types: dict[str, str] = {}
+        self.samples: dict[Key, float] = {}
+        for family in text_string_to_metric_families(text):
+            self.types[family.name] = family.type
+            for sample in family.samples:
+                self.samples[sample.name, frozenset(sample.labels.items())] = sample.value
+
+    def value(self, name: str, **labels: str) -> float:
+        """The one sample with exactly these labels. Raises KeyError."""
+        return self.samples[name, frozenset(labels.items())]
+
+    def outcomes(self, listener: str = "main") -> dict[str, int]:
+        """How many connections of a listener ended how, without those that none did."""
+        found = {}
+        for (name, labels), value in self.samples.items():
+            pairs = dict(labels)
+            if name == "relay_connections_total" and pairs["listener"] == listener and value:
+                found[pairs["outcome"]] = int(value)
+        return found
+
+    def counters(self) -> dict[Key, float]:
+        """Every sample that may never go back."""
+        endings = ("_total", "_bucket", "_count", "_sum")
+        return {key: value for key, value in self.samples.items() if key[0].endswith(endings)}

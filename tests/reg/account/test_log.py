@@ -1,0 +1,146 @@
+"""The log never stops the traffic: nobody reads it, the disk is full, it is switched off, it is for people."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import time
+
+import pytest
+
+from tests.clients import connect, crowd, echoes, exchange
+from tests.harness import Relay, Start
+from tests.relay_toml import listener, settings
+from tests.upstreams import Echo
+
+QUIET = "[log]\naccess = false\n"
+QUEUE = 10_000  # lines that a worker keeps for a reader
+
+
+def free_port() -> tuple[str, int]:
+    """An address for an admin port that no log can tell."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        address: tuple[str, int] = sock.getsockname()
+        return address
+
+
+def at(toml: str, admin: tuple[str, int]) -> str:
+    return toml.replace('[admin]\nbind = "127.0.0.1:0"', f'[admin]\nbind = "{admin[0]}:{admin[1]}"')
+
+
+def ends_in_time(relay: Relay, number: signal.Signals) -> None:
+    began = time.monotonic()
+    relay.signal(number)
+    assert relay.wait() == 0
+    assert time.monotonic() - began < 6
+    relay.check()
+
+
+def test_a_pipe_that_nobody_reads(echo: Echo, start: Start) -> None:
+    admin = free_port()
+    toml = at(settings(listener(echo.address), tables="[limits]\nmax_connections = 300\n"), admin)
+    reading, writing = os.pipe()
+    try:
+        relay = start(toml, stdout=writing, admin=admin)
+        # Every refused connection is a line, and the cheapest way to one.
+        with crowd(relay.address(), 300) as clients:
+            relay.wait_active(300)
+            for _ in range(QUEUE // 400 + 3):
+                with crowd(relay.address(), 400) as more:
+                    assert more.refused == 400
+            status = relay.wait_status(lambda status: status["log_lines_dropped"] > 0, what="lines dropped")
+            assert relay.metrics().value("relay_log_lines_dropped_total") >= status["log_lines_dropped"]
+            assert all(exchange(client) == b"ping" for client in clients.served)
+        relay.wait_active(0)
+        assert echoes(relay.address())
+        assert relay.get("/livez") == (200, "ok\n")
+        ends_in_time(relay, signal.SIGTERM)
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+@pytest.mark.parametrize("access", [True, False])
+def test_a_full_disk(echo: Echo, start: Start, access: bool) -> None:
+    admin = free_port()
+    with open("/dev/full", "wb") as full:  # noqa: PTH123 - Path.open would be buffered as well, and reads no better
+        relay = start(
+            at(settings(listener(echo.address), tables="" if access else QUIET), admin), stdout=full, admin=admin
+        )
+        relay.wait_status(lambda status: status["log_lines_dropped"] > 0, what="lines of the start dropped")
+        for _ in range(50):
+            assert echoes(relay.address())
+        relay.wait_outcomes({"ok": 50})
+        if access:
+            relay.wait_status(lambda status: status["log_lines_dropped"] >= 50, what="50 lines dropped")
+        else:
+            assert relay.status()["log_lines_dropped"] < 50
+        ends_in_time(relay, signal.SIGTERM)
+
+
+def test_a_reader_that_went_away(echo: Echo, start: Start) -> None:
+    admin = free_port()
+    reading, writing = os.pipe()
+    relay = start(at(settings(listener(echo.address)), admin), stdout=writing, admin=admin)
+    os.close(writing)
+    os.close(reading)
+    for _ in range(20):
+        assert echoes(relay.address())
+    relay.wait_status(lambda status: status["log_lines_dropped"] >= 20)
+    ends_in_time(relay, signal.SIGTERM)
+
+
+def test_without_an_access_log(echo: Echo, start: Start) -> None:
+    relay = start(settings(listener(echo.address), tables=QUIET))
+    assert all(echoes(relay.address()) for _ in range(5))
+    relay.wait_outcomes({"ok": 5})
+    relay.stop()
+    assert relay.events("connection") == []
+    (last,) = relay.events("stopped")
+    assert last["outcomes"] == {"ok": 5}
+
+
+def test_the_console_format_is_for_people(echo: Echo, start: Start) -> None:
+    admin = free_port()
+    toml = at(settings(listener(echo.address), tables='[log]\nformat = "console"\n'), admin)
+    relay = start(toml, admin=admin)
+    with connect(relay.address()) as client:
+        assert exchange(client, b"x" * 1000) == b"x" * 1000
+    relay.wait_outcomes({"ok": 1})
+    relay.signal(signal.SIGTERM)
+    assert relay.wait() == 0
+    text = relay.log.read_text()
+    for event in ("starting", "listening", "ready", "draining", "stopped"):
+        assert event in text
+    assert "\x1b" not in text  # no colours in a file
+    assert "{" not in text.replace("outcomes={", "").splitlines()[0]
+    (line,) = [line for line in text.splitlines() if " main: " in line]
+    assert re.fullmatch(
+        r"\S+Z main: 127\.0\.0\.1:\d+ -> 127\.0\.0\.1:\d+ ok \(--\) up 1000 B down 1000 B connect \S+ s total \S+ s",
+        line,
+    )
+
+
+def test_the_level_cuts_the_service_log_and_not_the_access_log(echo: Echo, start: Start) -> None:
+    admin = free_port()
+    relay = start(at(settings(listener(echo.address), tables='[log]\nlevel = "warning"\n'), admin), admin=admin)
+    assert echoes(relay.address())
+    relay.access(1)
+    relay.signal(signal.SIGHUP)
+    ends = relay.wait_outcomes({"ok": 1})
+    assert ends["log_lines_dropped"] == 0
+    relay.signal(signal.SIGINT)
+    assert relay.wait() == 0
+    assert [line["event"] for line in relay.log_lines()] == ["connection", "SIGHUP ignored"]
+
+
+def test_lines_of_several_processes_do_not_mix(echo: Echo, start: Start) -> None:
+    relay = start(settings(listener(echo.address), workers=3))
+    for _ in range(3):
+        with crowd(relay.address(), 300) as clients:
+            assert len(clients.served) == 300
+        relay.wait_active(0)
+    lines = relay.access(900)  # each of them parsed
+    assert len({line["client"] for line in lines}) > 300

@@ -1,0 +1,71 @@
+"""A machine that runs out of descriptors: nothing is lost, nothing spins, and it goes on when there are some again."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from tests.clients import connect, exchange, refused
+from tests.harness import Relay, Start
+from tests.observe import descriptors
+from tests.relay_toml import listener, settings
+from tests.upstreams import Echo
+
+Unharmed = Callable[..., AbstractContextManager[None]]
+
+
+@contextmanager
+def room_for(pid: int, more: int) -> Iterator[None]:
+    """Let a process have only `more` descriptors beyond those that it has."""
+    used = descriptors(pid)
+    free = [number for number in range(used[-1] + more + 2) if number not in used]
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE, (free[more], resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+def pauses(relay: Relay) -> int:
+    return int(relay.status()["accept_pauses"])
+
+
+def test_no_descriptor_to_accept_with(echo: Echo, start: Start, unharmed: Unharmed) -> None:
+    relay = start(settings(listener(echo.address)))
+    (worker,) = relay.worker_pids()
+    with unharmed(relay), connect(relay.address()) as established:
+        assert exchange(established) == b"ping"
+        with room_for(worker, 0):
+            queued = [connect(relay.address()) for _ in range(5)]
+            relay.wait_status(lambda status: status["accept_pauses"] >= 1, what="accepting paused")
+            spent, seen = cpu_seconds(worker), pauses(relay)
+            assert exchange(established) == b"ping"
+            relay.wait_status(lambda status: status["accept_pauses"] >= seen + 4, what="tried again now and then")
+            # Four pauses take a second: a loop that spins would have used all of it.
+            assert cpu_seconds(worker) - spent < 0.3
+            assert relay.get("/livez") == (200, "ok\n")
+            assert relay.status()["connections"]["accepted"] == 1
+        for client in queued:
+            with client:
+                assert exchange(client) == b"ping"
+    relay.wait_outcomes({"ok": 7})
+    assert [line for line in relay.log_lines() if line["event"].startswith("accept paused: Too many open files")]
+    assert relay.metrics().value("relay_accept_pauses_total") == pauses(relay)
+
+
+def test_no_descriptor_to_dial_with(echo: Echo, start: Start, unharmed: Unharmed) -> None:
+    relay = start(settings(listener(echo.address)))
+    (worker,) = relay.worker_pids()
+    with unharmed(relay):
+        with room_for(worker, 1):
+            assert refused(relay.address())
+        relay.wait_outcomes({"no_resources": 1})
+    line, _ = relay.access(2)
+    assert (line["outcome"], line["state"]) == ("no_resources", "RC")

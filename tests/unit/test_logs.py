@@ -1,0 +1,169 @@
+"""Log lines: in order, whole, and never in the way of the one who writes them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from relay.logs import CHUNK, QUEUE, LogWriter
+from tests.observe import wait_until
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    reading, writing = os.pipe()
+    yield reading, writing
+    # A writer's thread lives on and may have lines left. So the descriptor stays its own, and leads nowhere.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, writing)
+    os.close(nowhere)
+    os.close(reading)
+
+
+def read_lines(descriptor: int, count: int) -> list[str]:
+    """That many lines; what follows the last of them must not be half a line."""
+    text = b""
+    while text.count(b"\n") < count:
+        text += os.read(descriptor, 1 << 16)
+    assert text.endswith(b"\n")
+    return text.decode().splitlines()
+
+
+def test_lines_come_out_in_order(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    writer = LogWriter(writing)
+    lines = [f"line {number}" for number in range(2000)]
+    for line in lines[:1500]:
+        writer.write(line + "\n")
+    assert read_lines(reading, 1500) == lines[:1500]
+    for line in lines[1500:]:
+        writer.write(line + "\n")
+    assert read_lines(reading, 500) == lines[1500:]
+    assert writer.dropped == 0
+
+
+def test_lines_that_are_not_utf8_are_escaped(pipe: tuple[int, int]) -> None:
+    writer = LogWriter(pipe[1])
+    writer.write("grüße \udcff\n")
+    assert read_lines(pipe[0], 1) == ["grüße \\udcff"]
+
+
+def test_when_nobody_reads_lines_are_dropped_and_counted_and_nobody_waits(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    writer = LogWriter(writing)
+    written = 0
+    started = time.monotonic()
+    while writer.dropped < 1000:  # a pipe's 64 KiB and the queue are soon full
+        writer.write(f"{written:07} {'x' * 100}\n")
+        written += 1
+        assert written < 10 * QUEUE
+    assert time.monotonic() - started < 10, "nobody waited for a reader"
+    kept = written - writer.dropped
+    assert kept >= QUEUE
+    numbers: list[int] = []
+    text = b""
+    while len(numbers) < kept:
+        *lines, text = (text + os.read(reading, 1 << 16)).split(b"\n")
+        assert all(len(line) == 108 for line in lines), "every line is whole"
+        numbers += [int(line[:7]) for line in lines]
+    assert text == b""
+    assert numbers == sorted(set(numbers)), "in order, none twice"
+    assert writer.dropped + len(numbers) == written
+    writer.write("after the jam\n")
+    assert read_lines(reading, 1) == ["after the jam"]
+
+
+def test_a_full_disk_loses_lines_and_counts_them() -> None:
+    descriptor = os.open("/dev/full", os.O_WRONLY)
+    writer = LogWriter(descriptor)
+    for number in range(100):
+        writer.write(f"{number}\n")
+    wait_until(lambda: writer.dropped == 100)
+    os.close(descriptor)
+
+
+def test_a_reader_that_is_gone_loses_lines_and_counts_them() -> None:
+    reading, writing = os.pipe()
+    writer = LogWriter(writing)
+    os.close(reading)
+    writer.write("to nobody\n")
+    wait_until(lambda: writer.dropped == 1)
+    os.close(writing)
+
+
+def test_a_descriptor_that_somebody_made_non_blocking(pipe: tuple[int, int]) -> None:
+    """O_NONBLOCK belongs to the open file, which is shared with whoever has it: a terminal, another process."""
+    reading, writing = pipe
+    os.set_blocking(writing, False)
+    writer = LogWriter(writing)
+    for number in range(5000):
+        writer.write(f"{number:05} {'x' * 100}\n")
+    lines = read_lines(reading, 5000)
+    assert [int(line[:5]) for line in lines] == list(range(5000))
+    assert writer.dropped == 0
+
+
+def test_writes_are_small_enough_to_be_whole_and_large_enough_to_be_few(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    real_write = os.write
+
+    def write(descriptor: int, data: memoryview) -> int:
+        sizes.append(len(data))
+        return real_write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", write)
+    writer = LogWriter(pipe[1])
+    for _ in range(1000):
+        writer.write("x" * 99 + "\n")
+    read_lines(pipe[0], 1000)
+    writer.flush(10)
+    assert sum(sizes) == 100_000
+    assert max(sizes) <= CHUNK
+    assert len(sizes) < 100
+
+
+def test_several_processes_on_one_pipe_do_not_mix_their_lines(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    count = 2000
+    processes = [
+        subprocess.Popen([sys.executable, "-m", "tests.unit.log_talker", name, str(count)], cwd=ROOT, stdout=writing)
+        for name in "abc"
+    ]
+    try:
+        numbers: dict[str, int] = dict.fromkeys("abc", 0)
+        for line in read_lines(reading, 3 * count):
+            name, number, body = line.split(" ")
+            assert int(number) == numbers[name], "in order"
+            assert body == name * (int(number) % 500), "whole"
+            numbers[name] += 1
+        assert set(numbers.values()) == {count}
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def test_flush_waits_for_what_is_queued_but_not_for_ever(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    writer = LogWriter(writing)
+    writer.flush(10)
+    writer.write("last words\n")
+    writer.flush(10)
+    os.set_blocking(reading, False)
+    assert os.read(reading, 100) == b"last words\n", "it was there when flush returned"
+    os.set_blocking(reading, True)
+    for _ in range(2000):
+        writer.write("x" * 99 + "\n")
+    started = time.monotonic()
+    writer.flush(0.1)
+    assert 0.1 <= time.monotonic() - started < 5

@@ -1,0 +1,288 @@
+"""Look-ups against a real name server on loopback, with a clock that the test turns."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import dns.asyncresolver
+import dns.rcode
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relay import resolve
+from relay.resolve import FAILURE_TTL, LEAST_TTL, Lookup, Resolver, parse_hosts
+from tests.unit.name_server import NameServer
+
+HUB = "myhub.azure-devices.example"
+PRIVATE = "myhub.privatelink.azure-devices.example"
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def server() -> Iterator[NameServer]:
+    made = NameServer()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def resolver(server: NameServer, clock: Clock, tmp_path: Path) -> Resolver:
+    return Resolver([server.address], clock, tmp_path / "hosts")
+
+
+async def answer(resolver: Resolver, host: str = HUB) -> Lookup:
+    """What a connection gets, now or later."""
+    later: asyncio.Future[Lookup] = asyncio.get_running_loop().create_future()
+    known = resolver.lookup(host, later.set_result)
+    return known if known is not None else await asyncio.wait_for(later, 10)
+
+
+async def test_both_families_ipv4_first(server: NameServer, resolver: Resolver) -> None:
+    server.zone[HUB, "A"] = (60, ["192.0.2.1", "192.0.2.2"])
+    server.zone[HUB, "AAAA"] = (60, ["2001:db8::1"])
+    lookup = await answer(resolver)
+    assert set(lookup.addresses[:2]) == {"192.0.2.1", "192.0.2.2"}
+    assert lookup.addresses[2:] == ("2001:db8::1",)
+    assert lookup.error == ""
+
+
+async def test_an_answer_is_kept_as_long_as_its_ttl_says(server: NameServer, resolver: Resolver, clock: Clock) -> None:
+    server.zone[HUB, "A"] = (60, ["192.0.2.1"])
+    server.zone[HUB, "AAAA"] = (300, ["2001:db8::1"])
+    assert (await answer(resolver)).expires == clock.now + 60
+    server.zone[HUB, "A"] = (60, ["192.0.2.9"])
+    clock.now += 59.9
+    assert (await answer(resolver)).addresses[0] == "192.0.2.1"
+    clock.now += 0.1
+    assert (await answer(resolver)).addresses[0] == "192.0.2.9"
+    assert server.asked[HUB, "A"] == 2
+
+
+async def test_an_answer_without_ttl_serves_the_crowd_behind(
+    server: NameServer, resolver: Resolver, clock: Clock
+) -> None:
+    server.zone[HUB, "A"] = (0, ["192.0.2.1"])
+    for _ in range(20):
+        assert (await answer(resolver)).addresses == ("192.0.2.1",)
+    assert server.asked[HUB, "A"] == 1
+    clock.now += LEAST_TTL
+    await answer(resolver)
+    assert server.asked[HUB, "A"] == 2
+
+
+async def test_aliases_are_followed(server: NameServer, resolver: Resolver) -> None:
+    server.zone[HUB, "CNAME"] = (60, [PRIVATE])
+    server.zone[PRIVATE, "A"] = (60, ["10.0.0.4"])
+    assert (await answer(resolver)).addresses == ("10.0.0.4",)
+
+
+async def test_an_alias_is_kept_no_longer_than_its_own_ttl(
+    server: NameServer, resolver: Resolver, clock: Clock
+) -> None:
+    """A hub that fails over gets another alias; the address behind the old one may be good for an hour."""
+    server.zone[HUB, "CNAME"] = (10, [PRIVATE])
+    server.zone[PRIVATE, "A"] = (3600, ["10.0.0.4"])
+    assert (await answer(resolver)).expires == clock.now + 10
+
+
+async def test_a_crowd_asks_once(server: NameServer, resolver: Resolver) -> None:
+    server.zone[HUB, "A"] = (60, ["192.0.2.1"])
+    lookups = await asyncio.gather(*(answer(resolver) for _ in range(100)))
+    assert {lookup.addresses for lookup in lookups} == {("192.0.2.1",)}
+    assert server.asked == {(HUB, "A"): 1, (HUB, "AAAA"): 1}
+
+
+async def test_one_that_fails_does_not_keep_the_answer_from_the_others(server: NameServer, resolver: Resolver) -> None:
+    server.zone[HUB, "A"] = (60, ["192.0.2.1"])
+    failures: list[dict[str, object]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _loop, context: failures.append(context))
+    later: asyncio.Future[Lookup] = loop.create_future()
+
+    def broken(_lookup: Lookup) -> None:
+        raise RuntimeError("a bug")
+
+    assert resolver.lookup(HUB, broken) is None
+    assert resolver.lookup(HUB, later.set_result) is None
+    assert (await asyncio.wait_for(later, 10)).addresses == ("192.0.2.1",)
+    assert [str(failure["exception"]) for failure in failures] == ["a bug"]
+
+
+async def test_a_failure_is_remembered_for_a_second(server: NameServer, resolver: Resolver, clock: Clock) -> None:
+    for _ in range(20):
+        lookup = await answer(resolver)
+        assert lookup.addresses == ()
+        assert HUB in lookup.error
+        assert "\n" not in lookup.error
+    assert server.asked[HUB, "A"] == 1
+    server.zone[HUB, "A"] = (60, ["192.0.2.1"])
+    clock.now += FAILURE_TTL
+    assert (await answer(resolver)).addresses == ("192.0.2.1",)
+
+
+async def test_a_failure_is_logged_once_and_so_is_its_end(
+    server: NameServer, resolver: Resolver, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "relay.resolve")
+    for _ in range(3):
+        await answer(resolver)
+        clock.now += FAILURE_TTL
+    server.zone[HUB, "A"] = (1, ["192.0.2.1"])
+    for _ in range(3):
+        await answer(resolver)
+        clock.now += 2
+    first, last = caplog.messages
+    assert first.startswith(f"cannot resolve {HUB}: ")
+    assert last == f"{HUB} resolves again: 192.0.2.1"
+
+
+@pytest.mark.parametrize(("broken", "works", "address"), [("AAAA", "A", "192.0.2.1"), ("A", "AAAA", "2001:db8::1")])
+async def test_one_type_works_though_the_other_fails(
+    server: NameServer, resolver: Resolver, broken: str, works: str, address: str
+) -> None:
+    server.zone[HUB, broken] = dns.rcode.SERVFAIL
+    server.zone[HUB, works] = (60, [address])
+    assert (await answer(resolver)).addresses == (address,)
+
+
+async def test_a_server_that_swallows_aaaa_does_not_hold_up_ipv4(
+    server: NameServer, resolver: Resolver, clock: Clock
+) -> None:
+    server.zone[HUB, "A"] = (60, ["192.0.2.1"])
+    server.silent.add((HUB, "AAAA"))
+    started = asyncio.get_running_loop().time()
+    assert (await answer(resolver)).addresses == ("192.0.2.1",)
+    assert asyncio.get_running_loop().time() - started < resolve.LIFETIME / 2
+
+
+async def test_a_name_without_addresses(server: NameServer, resolver: Resolver) -> None:
+    server.zone[HUB, "TXT"] = (60, ["nothing to dial"])
+    lookup = await answer(resolver)
+    assert lookup.addresses == ()
+    assert lookup.error == "the name has no addresses"
+
+
+async def test_the_reason_is_the_servers_failure_and_not_the_empty_answer_beside_it(
+    server: NameServer, resolver: Resolver
+) -> None:
+    server.zone[HUB, "A"] = dns.rcode.SERVFAIL
+    assert "SERVFAIL" in (await answer(resolver)).error
+
+
+async def test_a_server_that_is_silent_costs_no_more_than_the_lifetime(
+    server: NameServer, resolver: Resolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolve, "LIFETIME", 0.2)
+    server.silent |= {(HUB, "A"), (HUB, "AAAA")}
+    started = asyncio.get_running_loop().time()
+    lookup = await answer(resolver)
+    assert lookup.addresses == ()
+    assert "lifetime" in lookup.error
+    assert 0.2 <= asyncio.get_running_loop().time() - started < 5
+
+
+async def test_an_error_that_nobody_expected_reaches_those_who_wait(
+    resolver: Resolver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(_host: str) -> Lookup:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(resolver, "resolve", broken)
+    assert (await answer(resolver)).error == "a bug"
+    assert "Traceback" in caplog.text
+
+
+async def test_the_search_list_of_resolv_conf(
+    server: NameServer, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf = tmp_path / "resolv.conf"
+    conf.write_text("search other.example plant.example\nnameserver 127.0.0.1\n")
+
+    def system_resolver() -> dns.asyncresolver.Resolver:
+        made = dns.asyncresolver.Resolver(filename=str(conf))
+        made.port = server.address[1]
+        return made
+
+    monkeypatch.setattr(resolve, "_system_resolver", system_resolver)
+    server.zone["hub.plant.example", "A"] = (60, ["192.0.2.1"])
+    assert (await answer(Resolver([], clock, tmp_path / "hosts"), "hub")).addresses == ("192.0.2.1",)
+    assert server.asked["hub.other.example", "A"] == 1, "in the order of the list"
+
+
+async def test_a_machine_without_name_servers(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolve, "_system_resolver", lambda: None)
+    lookup = await answer(Resolver([], clock, tmp_path / "hosts"))
+    assert lookup.error == "no name servers: /etc/resolv.conf names none"
+
+
+# --- the hosts file --------------------------------------------------------------------------------------------------
+
+
+async def test_the_hosts_file_comes_before_dns_and_is_read_again(
+    server: NameServer, clock: Clock, tmp_path: Path
+) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text(f"10.0.0.4 {HUB}\n")
+    resolver = Resolver([server.address], clock, hosts)
+    assert (await answer(resolver)).addresses == ("10.0.0.4",)
+    assert not server.asked
+    hosts.write_text(f"10.0.0.5 {HUB}\n")
+    clock.now += LEAST_TTL
+    assert (await answer(resolver)).addresses == ("10.0.0.5",)
+
+
+def test_hosts_lines() -> None:
+    text = (
+        "# 192.0.2.9 hub\n"
+        "127.0.0.1 localhost\n"
+        "2001:db8::1\thub other # hub2\n"
+        "not-an-address hub\n"
+        "192.0.2.1   Hub.  hub\n"
+        "192.0.2.1 hub\n"
+        "192.0.2.2 hubs\n"
+        "192.0.2.3"
+    )
+    assert parse_hosts(text, "HUB") == ("192.0.2.1", "2001:db8::1")
+    assert parse_hosts(text, "hub.") == ("192.0.2.1", "2001:db8::1")
+    assert parse_hosts(text, "hub2") == ()
+
+
+@settings(deadline=None)
+@given(
+    st.text()
+    | st.lists(st.sampled_from(["192.0.2.1", "::1", "hub", "#", "\n", " ", "\t", "fe80::1%eth0"])).map("".join)
+)
+def test_any_hosts_file_gives_addresses_or_none(text: str) -> None:
+    addresses = parse_hosts(text, "hub")
+    versions = [ipaddress.ip_address(address).version for address in addresses]
+    assert versions == sorted(versions)
+    assert len(set(addresses)) == len(addresses)
+
+
+ADDRESSES = st.ip_addresses().map(str)
+NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(ADDRESSES, st.lists(NAMES, min_size=1)), min_size=1), st.data())
+def test_every_name_of_a_line_has_its_address(lines: list[tuple[str, list[str]]], data: st.DataObject) -> None:
+    text = "".join(f"{address} {' '.join(names)}\n" for address, names in lines)
+    name = data.draw(st.sampled_from(lines))[1][-1]
+    expected = {address for address, names in lines if name in names}
+    assert set(parse_hosts(text, name.upper())) == expected
