@@ -123,6 +123,9 @@ def main() -> int:
         try:
             scenarios = [scenario for scenario in SCENARIOS if scenario.name in chosen]
             return measure(bench, options, scenarios, with_idle="idle" in chosen)
+        except SystemExit:
+            print((Path(folder) / "output.log").read_text(errors="replace")[-3000:], file=sys.stderr)
+            raise
         finally:
             bench.close()
 

@@ -35,6 +35,12 @@ def tcp_options(tcp: TcpOptions) -> tuple[Option, ...]:
     return tuple(options)
 
 
+def split_options(options: tuple[Option, ...]) -> tuple[tuple[Option, ...], tuple[Option, ...]]:
+    """Those that a connection needs from its first byte on, and those that say how long to bear with a silent peer."""
+    first = tuple(option for option in options if option[1] == socket.TCP_NODELAY and option[0] == socket.IPPROTO_TCP)
+    return first, tuple(option for option in options if option not in first)
+
+
 def bind_listener(host: str, port: int, tcp: TcpOptions) -> socket.socket:
     """A listening, non-blocking socket that shares its port with those of the other workers (SO_REUSEPORT).
 

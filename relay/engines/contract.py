@@ -118,7 +118,10 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class TcpOptions:
-    """Socket options for both sides; durations in seconds, 0 leaves the kernel's default (keepalive_idle: off)."""
+    """Socket options for both sides; durations in seconds, 0 leaves the kernel's default (keepalive_idle: off).
+
+    Keepalive and user timeout may be set up to a second after a connection was established.
+    """
 
     keepalive_idle: int = 60
     keepalive_interval: int = 15

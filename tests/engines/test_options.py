@@ -15,6 +15,7 @@ from tests.engines.lab import IPV4, IPV6, Couple, Lab
 from tests.engines.peers import address_of
 from tests.engines.running import RunningEngine
 from tests.engines.script import Script
+from tests.observe import wait_until
 
 TCP_USER_TIMEOUT = 18  # linux/tcp.h; the name is in `socket` as well, not on every platform that mypy knows
 
@@ -59,14 +60,11 @@ def couple_with(lab: Lab, engine: RunningEngine, tcp: TcpOptions, host: str) -> 
 def test_keepalive_user_timeout_and_nodelay_are_set(lab: Lab, host: str, side: str) -> None:
     tcp = TcpOptions(keepalive_idle=77, keepalive_interval=11, keepalive_count=7, user_timeout=12.5)
     couple = couple_with(lab, lab.start(tcp=tcp), tcp, host)
-    assert options_of(couple.client if side == "client" else couple.upstream) == {
-        "nodelay": 1,
-        "keepalive": 1,
-        "idle": 77,
-        "interval": 11,
-        "count": 7,
-        "user_timeout": 12500,
-    }
+    peer = couple.client if side == "client" else couple.upstream
+    assert options_of(peer)["nodelay"] == 1, "from the first byte on"
+    wanted = {"nodelay": 1, "keepalive": 1, "idle": 77, "interval": 11, "count": 7, "user_timeout": 12500}
+    # The rest may come up to a second later.
+    wait_until(lambda: options_of(peer) == wanted, what=lambda: str(options_of(peer)))
 
 
 @pytest.mark.parametrize("side", ["client", "upstream"])
@@ -87,5 +85,6 @@ def test_ipv6_upstream_of_an_ipv4_client_has_them_too(lab: Lab) -> None:
     engine = lab.start(tcp=tcp)
     server = lab.listening(IPV6)
     lab.connected(lab.listen(engine, Script(lab.dial(server)), IPV4))
-    options = options_of(lab.accepted(server))
-    assert (options["keepalive"], options["idle"], options["nodelay"]) == (1, 99, 1)
+    peer = lab.accepted(server)
+    wait_until(lambda: (options_of(peer)["keepalive"], options_of(peer)["idle"]) == (1, 99))
+    assert options_of(peer)["nodelay"] == 1
