@@ -55,6 +55,14 @@ SCENARIOS = (
 )
 
 
+class Died(Exception):
+    """A proxy did not survive its load."""
+
+    def __init__(self, peer: Peer, scenario: Scenario) -> None:
+        statuses = [process.poll() for process in peer.processes]
+        super().__init__(f"{peer.name} failed under {scenario.name}; exit status of its processes: {statuses}")
+
+
 def slice_of(bench: Bench, peer: Peer, scenario: Scenario, seconds: float) -> tuple[float, dict[str, float]]:
     """CPU seconds and the load's report for one slice."""
     port = peer.sink if scenario.sink else peer.echo
@@ -64,14 +72,14 @@ def slice_of(bench: Bench, peer: Peer, scenario: Scenario, seconds: float) -> tu
         assert process.stdin is not None
         assert process.stdout is not None
         if process.stdout.readline() != "begin\n":
-            raise SystemExit(f"bench: the load on {peer.name} did not start ({scenario.name})")
+            raise Died(peer, scenario)
         before = peer.cpu_seconds()
         process.stdin.write("x")
         process.stdin.flush()
         report = json.loads(process.stdout.readline() or "null")
         used = peer.cpu_seconds() - before
     if not report or not report["units"]:
-        raise SystemExit(f"bench: the load on {peer.name} ended badly ({scenario.name})")
+        raise Died(peer, scenario)
     if report["errors"]:
         print(f"warning: {peer.name}, {scenario.name}: {report['errors']:.0f} errors", file=sys.stderr)
     return used, report
@@ -143,28 +151,36 @@ def measure(bench: Bench, options: argparse.Namespace, scenarios: list[Scenario]
     }
     peers = [bench.haproxy(), *(makers[name]() for name in options.peers.split(","))]
     idles = {peer.name: idle(bench, peer) for peer in peers} if with_idle else {}
-    costs: dict[tuple[str, str], list[float]] = {}
+    costs: dict[tuple[str, str], dict[int, float]] = {}
     latency: dict[tuple[str, str], list[float]] = {}
     for number in range(options.rounds):
         print(f"\rround {number + 1} of {options.rounds}", end="", flush=True, file=sys.stderr)
         for scenario in scenarios:
-            for peer in peers:
-                used, report = slice_of(bench, peer, scenario, options.seconds)
-                costs.setdefault((scenario.name, peer.name), []).append(used / report["units"] * scenario.scale)
+            for peer in list(peers):
+                try:
+                    used, report = slice_of(bench, peer, scenario, options.seconds)
+                except Died as error:
+                    if peer.name != "uvloop":
+                        raise SystemExit(f"bench: {error}") from None
+                    # A yardstick that breaks is a finding as well; what it did until then counts.
+                    print(f"\n{error}; left out from here on")
+                    peers.remove(peer)
+                    continue
+                costs.setdefault((scenario.name, peer.name), {})[number] = used / report["units"] * scenario.scale
                 latency.setdefault((scenario.name, peer.name), []).append(report["p99_us"])
     print(file=sys.stderr)
     figures: dict[str, object] = {"about": about, "rounds": options.rounds, "seconds": options.seconds, "idle": idles}
     for scenario in scenarios:
         print(f"\n{scenario.name}: {scenario.text}")
         base = costs[scenario.name, peers[0].name]
-        for peer in peers:
-            own = costs[scenario.name, peer.name]
-            ratios = sorted(cost / other for cost, other in zip(own, base, strict=True))
-            figures[f"{scenario.name}/{peer.name}"] = {"cost": own, "ratio": statistics.median(ratios)}
+        for name in (name for which, name in costs if which == scenario.name):
+            own = costs[scenario.name, name]
+            ratios = sorted(cost / base[number] for number, cost in own.items())
+            figures[f"{scenario.name}/{name}"] = {"cost": list(own.values()), "ratio": statistics.median(ratios)}
             print(
-                f"  {peer.name:8s} {statistics.median(own):8.2f} {scenario.unit:18s} "
+                f"  {name:8s} {statistics.median(own.values()):8.2f} {scenario.unit:18s} "
                 f"÷ HAProxy {statistics.median(ratios):5.2f}  ({ratios[0]:.2f} to {ratios[-1]:.2f})  "
-                f"p99 {statistics.median(latency[scenario.name, peer.name]):8.0f} µs"
+                f"p99 {statistics.median(latency[scenario.name, name]):8.0f} µs"
             )
     if idles:
         print(f"\nidle: {IDLE_CONNECTIONS:,} connections for memory, {SILENT_CONNECTIONS:,} for CPU")

@@ -18,7 +18,6 @@ import socket
 import time
 from typing import Any
 
-import uvloop
 from prometheus_client import CollectorRegistry
 
 import relay
@@ -204,7 +203,9 @@ def run(settings: Settings) -> int:
 
     started = time.monotonic()
     try:
-        uvloop.run(main())
+        # Not uvloop, which the workers use without its transports: under storms of resets those have crashed the
+        # interpreter (0.23.0, docs/performance.md), and this process has ports that strangers can reach.
+        asyncio.run(main())
     except Exception:
         log.exception("supervisor failed", uptime_seconds=round(time.monotonic() - started, 3))
         return 1

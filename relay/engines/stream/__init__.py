@@ -2,10 +2,10 @@
 
 uvloop waits in its own epoll; one descriptor in there is a second epoll that holds every client and upstream socket.
 When that becomes readable, the engine takes a batch of events from it and moves bytes with recv_into and send on the
-sockets themselves. uvloop's own transports were tried first and given up: per connection they cost a third more CPU
-(task, two transports, name look-ups of both ends), they read 256 KB at a time, they do not see a reset while reading is
-paused, they accept and drop connections when descriptors run out, and they cannot close with a reset. The figures and
-the command that measures them are in docs/performance.md.
+sockets themselves. uvloop's own transports were tried first and given up: they take twice the memory per connection,
+read 256 KB at a time, do not see a reset while reading is paused, accept and drop connections when descriptors run out,
+cannot close with a reset, and crashed under storms of resets. The figures and the command that measures them are in
+docs/performance.md.
 
 `engine` is the event loop and the life of a connection, `pump` the way of its bytes, `link` the records that both
 share.
