@@ -115,18 +115,24 @@ class HttpServer:
     def _connection(self) -> asyncio.BaseProtocol:
         server = self._runner.server
         assert server is not None
-        if not self._probes:
-            return server()
-        if len(server.connections) >= PROBE_CONNECTIONS:
-            return _Closed()
-        protocol = server()
-        asyncio.get_running_loop().call_later(PROBE_SECONDS, protocol.force_close)
-        return protocol
+        return _Probe(server) if self._probes else server()
 
 
-class _Closed(asyncio.Protocol):
-    """A connection too many."""
+class _Probe(asyncio.Protocol):
+    """Lets a connection to the health port have an HTTP handler, if there are not too many and not for too long.
+
+    Counted when it is made and not before: of a burst, asyncio makes all protocols first.
+    """
+
+    def __init__(self, server: web.Server) -> None:
+        self._server = server
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports have a transport's methods, but asyncio.Transport is none of their bases.
-        cast(asyncio.Transport, transport).abort()
+        stream = cast(asyncio.Transport, transport)
+        if len(self._server.connections) >= PROBE_CONNECTIONS:
+            stream.abort()
+            return
+        handler = self._server()
+        stream.set_protocol(handler)
+        handler.connection_made(stream)
+        asyncio.get_running_loop().call_later(PROBE_SECONDS, handler.force_close)
