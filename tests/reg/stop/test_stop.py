@@ -58,6 +58,8 @@ def test_an_established_connection_goes_on_and_its_end_is_the_relays(echo: Echo,
     with connect(relay.address()) as first, connect(relay.address()) as second:
         assert exchange(first) == exchange(second) == b"ping"
         relay.signal(signal.SIGTERM)
+        # First it says so; a connection that asks whether anybody listens must not be among those that it counts.
+        relay.wait_status(lambda status: status["state"] == "draining")
         wait_until(lambda: refuses(relay), what="no new connections")
         for _ in range(5):
             assert exchange(first, b"x" * 100_000) == b"x" * 100_000
