@@ -203,7 +203,7 @@ def run(settings: Settings) -> int:
 
     started = time.monotonic()
     try:
-        # Not uvloop, which the workers use without its transports: under storms of resets those have crashed the
+        # Not uvloop, which the workers use without its transports: under load those have crashed the
         # interpreter (0.23.0, docs/performance.md), and this process has ports that strangers can reach.
         asyncio.run(main())
     except Exception:

@@ -4,7 +4,7 @@ uvloop waits in its own epoll; one descriptor in there is a second epoll that ho
 When that becomes readable, the engine takes a batch of events from it and moves bytes with recv_into and send on the
 sockets themselves. uvloop's own transports were tried first and given up: they take twice the memory per connection,
 read 256 KB at a time, do not see a reset while reading is paused, accept and drop connections when descriptors run out,
-cannot close with a reset, and crashed under storms of resets. The figures and the command that measures them are in
+cannot close with a reset, and crashed under load. The figures and the command that measures them are in
 docs/performance.md.
 
 `engine` is the event loop and the life of a connection, `pump` the way of its bytes, `link` the records that both
