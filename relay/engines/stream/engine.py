@@ -1,38 +1,20 @@
-"""The stream engine's event loop: accepting, dialling, timeouts and closing. The way of the bytes is `pump`'s."""
+"""The stream engine's event loop: accepting, dialling, closing. How bytes move is in `pump`, what is due in `life`."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import select
 import socket
 from collections import deque
-from collections.abc import Callable
-from time import monotonic
 
-from relay.engines.contract import (
-    Accepted,
-    Action,
-    Address,
-    Close,
-    Dial,
-    Event,
-    Handler,
-    Pump,
-    Refuse,
-    TcpOptions,
-    Timeouts,
-    Wait,
-)
-from relay.engines.stream import silence
+from relay.engines.contract import Accepted, Action, Address, Dial, Event, Handler, TcpOptions, Timeouts
+from relay.engines.life import Life
 from relay.engines.stream.acceptor import Acceptor
 from relay.engines.stream.dialer import pending_error, start_dial
 from relay.engines.stream.link import RESET_ON_CLOSE, Link, Side
-from relay.engines.stream.pump import Pump as BytePump
+from relay.engines.stream.pump import Pump
 from relay.listener import split_options, tcp_options
-
-logger = logging.getLogger("relay.engine")
 
 IN, OUT, BROKEN = select.EPOLLIN, select.EPOLLOUT, select.EPOLLERR | select.EPOLLHUP
 ENDING = select.EPOLLRDHUP
@@ -45,10 +27,11 @@ ROUNDS = 8  # batches of messages handled before uvloop's timers and callbacks g
 BUSY = 4  # a batch smaller than this was the last for now: uvloop waits for the next
 
 
-class StreamEngine:
+class StreamEngine(Life[Link]):
     """See `relay.engines.contract.Engine`."""
 
     name = "stream"
+    link_type = Link
 
     def __init__(
         self,
@@ -58,32 +41,23 @@ class StreamEngine:
         *,
         report_source: bool = False,
     ) -> None:
+        super().__init__(timeouts)
         self._loop = loop
-        self._timeouts = timeouts
         # What only matters to a connection that lives on is set when it has: five system calls, and a relay of short
         # connections would spend a twentieth of its time on them. The client's side inherits all from its listener.
         self._first_options, self._later_options = split_options(tcp_options(tcp))
-        self._young: set[Link] = set()  # since the last sweep
         self._report_source = report_source
         self._epoll = select.epoll()
         self._acceptor = Acceptor(self._epoll, self._begin)
         self._sides: dict[int, Side] = {}
-        self._links: set[Link] = set()
-        self._dialing: set[Link] = set()
         self._closing: list[socket.SocketType] = []
         self._again: deque[Side] = deque()
         self._scheduled = False  # a call of _ready_again
         self._in_batch = False
-        self._pump = BytePump(self._ended, self._again)
-        self._next_sweep = 0.0
-        self._sweep_every = silence.interval(timeouts)
+        self._pump = Pump(self._ended, self._again)
         loop.add_reader(self._epoll.fileno(), self._ready)
 
-    # --- what the worker calls ----------------------------------------------------------------------------------
-
-    @property
-    def connections(self) -> int:
-        return len(self._links)
+    # --- what the worker calls ------------------------------------------------------------------------------------
 
     @property
     def held(self) -> int:
@@ -96,28 +70,8 @@ class StreamEngine:
     def listen(self, sock: socket.socket, accepted: Accepted) -> None:
         self._acceptor.add(sock, accepted)
 
-    def perform(self, handler: Handler, action: Action) -> None:
-        link = handler.link
-        if isinstance(link, Link):
-            self._guarded(link, self._perform, link, action)
-            self._close_sockets()
-
-    def tick(self, now: float) -> None:
-        self._acceptor.resume()
-        for link in [link for link in self._dialing if link.deadline <= now]:
-            self._guarded(link, self._failed, link, Event.DIAL_TIMEOUT, None)
-        if now >= self._next_sweep:
-            self._next_sweep = now + self._sweep_every
-            self._sweep(now)
-        self._close_sockets()
-
     def stop_listening(self) -> None:
         self._acceptor.close()
-        self._close_sockets()
-
-    def stop(self) -> None:
-        for link in list(self._links):
-            self._guarded(link, self._ended, link, Event.STOP, None)
         self._close_sockets()
 
     def close(self) -> None:
@@ -224,25 +178,16 @@ class StreamEngine:
         if number or not side.finished:
             self._pump.broken(side, number)
 
-    # --- actions --------------------------------------------------------------------------------------------------
+    # --- what `Life` asks for -------------------------------------------------------------------------------------
 
-    def _perform(self, link: Link, action: Action) -> None:
-        kind = type(action)
-        if kind is Dial:
-            assert isinstance(action, Dial)
-            self._dial(link, action)
-        elif kind is Pump:
-            assert isinstance(action, Pump)
-            link.active = monotonic()
-            self._young.add(link)
-            self._pump.start(link, action.first)
-        elif kind is Close:
-            assert isinstance(action, Close)
-            self._close(link, action.reset_client, action.reset_upstream)
-        elif kind is Refuse:
-            self._close(link, reset_client=True, reset_upstream=True)
-        elif kind is not Wait:
-            raise TypeError(f"not an action: {action!r}")
+    def _resume(self) -> None:
+        self._acceptor.resume()
+
+    def _after(self) -> None:
+        self._close_sockets()
+
+    def _start(self, link: Link, first: bytes) -> None:
+        self._pump.start(link, first)
 
     def _dial(self, link: Link, action: Dial) -> None:
         try:
@@ -253,61 +198,24 @@ class StreamEngine:
         side = link.upstream = Side(link, sock)
         self._sides[side.fd] = side
         self._epoll.register(side.fd, INTEREST)
-        link.deadline = monotonic() + action.timeout
-        self._dialing.add(link)
 
     def _connected(self, link: Link, side: Side) -> None:
         self._dialing.discard(link)
         source: Address | None = side.sock.getsockname() if self._report_source else None
         self._perform(link, link.handler.advance(Event.CONNECTED, source))
 
-    def _failed(self, link: Link, event: Event, number: int | None) -> None:
-        """A dial came to nothing; the handler may have another address."""
-        self._dialing.discard(link)
+    def _drop_upstream(self, link: Link) -> None:
         side, link.upstream = link.upstream, None
         if side is not None:
             self._drop(side)
-        self._perform(link, link.handler.advance(event, number))
 
-    # --- the end --------------------------------------------------------------------------------------------------
+    def _settle(self, link: Link) -> None:
+        """Keepalive and user timeout for the upstream side."""
+        if link.upstream is not None:
+            for option in self._later_options:
+                link.upstream.sock.setsockopt(*option)
 
-    def _ended(self, link: Link, event: Event, value: object) -> None:
-        self._report(link)
-        self._perform(link, link.handler.advance(event, value))
-
-    def _report(self, link: Link) -> None:
-        upstream = link.upstream
-        link.handler.moved(link.client.received, upstream.received if upstream is not None else 0)
-
-    def _guarded(self, link: Link, step: Callable[..., None], *args: object) -> None:
-        """Take a step for one connection, unless it is gone; if the step fails, only this connection ends."""
-        if link in self._links:
-            try:
-                step(*args)
-            except Exception:
-                self._defect(link)
-
-    def _defect(self, link: Link) -> None:
-        """An exception while handling one connection: log it, end that one, go on with the others.
-
-        Never raises, whatever the handler does: the events of a batch come once, and another connection's may be next.
-        """
-        logger.exception("internal error while handling a connection")
-        if link not in self._links:
-            return
-        try:
-            self._report(link)
-        except Exception:
-            logger.exception("internal error while counting a connection's bytes")
-        try:
-            self._perform(link, link.handler.advance(Event.DEFECT, None))
-        except Exception:
-            logger.exception("internal error while ending a connection after an internal error")
-        self._close(link, reset_client=True, reset_upstream=True)
-
-    def _close(self, link: Link, reset_client: bool, reset_upstream: bool) -> None:
-        if link not in self._links:
-            return
+    def _end(self, link: Link, reset_client: bool, reset_upstream: bool) -> None:
         for side, reset in ((link.client, reset_client), (link.upstream, reset_upstream)):
             if side is None:
                 continue
@@ -315,10 +223,6 @@ class StreamEngine:
             if reset or not self._pump.last(side):
                 side.sock.setsockopt(*RESET_ON_CLOSE)
             self._drop(side)
-        link.handler.link = None
-        self._links.discard(link)
-        self._dialing.discard(link)
-        self._young.discard(link)
         link.upstream = None
         del link.client  # with it goes the last cycle, see _drop
 
@@ -337,20 +241,3 @@ class StreamEngine:
             for sock in self._closing:
                 sock.close()
             self._closing.clear()  # not within a batch: a new socket could get the number of one that has events in it
-
-    def _settle(self, link: Link) -> None:
-        """The connection has lived for a while: keepalive and user timeout for its upstream side."""
-        if link.upstream is not None:
-            for option in self._later_options:
-                link.upstream.sock.setsockopt(*option)
-
-    def _sweep(self, now: float) -> None:
-        """Find what has been silent for too long, and report what has moved."""
-        young, self._young = self._young, set()
-        for link in young:
-            self._guarded(link, self._settle, link)
-        moved, expired = silence.look(self._links, self._timeouts, now)
-        for link in moved:
-            self._guarded(link, self._report, link)
-        for link, event in expired:
-            self._guarded(link, self._ended, link, event, None)

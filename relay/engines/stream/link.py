@@ -7,8 +7,7 @@ import struct
 from collections.abc import Callable
 
 from relay.engines.contract import Handler
-
-CHANGED = -1  # for `Link.seen`: something moved that the byte counts do not show
+from relay.engines.silence import CHANGED
 
 # Zero seconds of lingering: close(2) then sends RST, socket(7).
 RESET_ON_CLOSE = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

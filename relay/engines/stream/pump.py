@@ -16,7 +16,8 @@ from collections import deque
 from collections.abc import Callable
 
 from relay.engines.contract import Event
-from relay.engines.stream.link import CHANGED, Link, Side
+from relay.engines.silence import CHANGED
+from relay.engines.stream.link import Link, Side
 
 BUFFER = 65536  # bytes; the most that is held per direction
 ROUNDS = 16  # buffers that one side may fill before the others get their turn

@@ -3,9 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol, TypeVar
 
 from relay.engines.contract import Event, Timeouts
-from relay.engines.stream.link import Link
+
+CHANGED = -1  # for `Link.seen`: something moved that the byte counts do not show
+
+
+class Side(Protocol):
+    """What is needed of one of a connection's two sides."""
+
+    received: int  # bytes
+    ended: bool  # FIN read
+
+
+class Link(Protocol):
+    """What is needed of a connection."""
+
+    active: float  # when a byte was last seen to have moved, monotonic seconds; 0: not pumping
+    seen: int  # bytes received both ways when `active` was set
+
+    @property
+    def client(self) -> Side: ...
+    @property
+    def upstream(self) -> Side | None: ...
+
+
+L = TypeVar("L", bound=Link)
 
 
 def interval(timeouts: Timeouts) -> float:
@@ -14,7 +38,7 @@ def interval(timeouts: Timeouts) -> float:
     return min(1.0, max(0.05, shortest / 8))
 
 
-def look(links: Iterable[Link], timeouts: Timeouts, now: float) -> tuple[list[Link], list[tuple[Link, Event]]]:
+def look(links: Iterable[L], timeouts: Timeouts, now: float) -> tuple[list[L], list[tuple[L, Event]]]:
     """The connections that have moved since the last look, and those whose time is up, with the event to tell them.
 
     What the relay can see of a slow reader is that it takes something out of what is held for it; the bytes in the
@@ -22,8 +46,8 @@ def look(links: Iterable[Link], timeouts: Timeouts, now: float) -> tuple[list[Li
     """
     idle = timeouts.idle or float("inf")
     half_close = timeouts.half_close or float("inf")
-    moved: list[Link] = []
-    expired: list[tuple[Link, Event]] = []
+    moved: list[L] = []
+    expired: list[tuple[L, Event]] = []
     for link in links:
         upstream = link.upstream
         if not link.active or upstream is None:

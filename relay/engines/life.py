@@ -1,0 +1,180 @@
+"""The life of a connection, as far as every engine has it in common: actions, deadlines, reports, defects, endings.
+
+An engine inherits from `Life` and adds what is its own: how sockets are made, how bytes move, how both are closed. What
+is here touches no socket and knows no event loop.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from time import monotonic
+from typing import Generic, Protocol, TypeVar
+
+from relay.engines import silence
+from relay.engines.contract import Action, Close, Dial, Event, Handler, Pump, Refuse, Timeouts, Wait
+
+logger = logging.getLogger("relay.engine")
+
+
+class Link(silence.Link, Protocol):
+    """What is needed of an engine's record of a connection."""
+
+    handler: Handler
+    deadline: float  # of the dial under way, monotonic seconds
+
+
+L = TypeVar("L", bound=Link)
+
+
+class Life(Generic[L]):
+    """The engine-independent half of an engine. `link_type` is the engine's record of a connection."""
+
+    link_type: type[L]
+
+    def __init__(self, timeouts: Timeouts) -> None:
+        self._timeouts = timeouts
+        self._links: set[L] = set()
+        self._dialing: set[L] = set()
+        self._young: set[L] = set()  # since the last sweep
+        self._next_sweep = 0.0
+        self._sweep_every = silence.interval(timeouts)
+
+    # --- what the engine adds -------------------------------------------------------------------------------------
+
+    def _dial(self, link: L, action: Dial) -> None:
+        """Begin to connect; `_connected` or `_failed` comes later, `_failed` also at once."""
+        raise NotImplementedError
+
+    def _start(self, link: L, first: bytes) -> None:
+        """Let bytes flow, `first` towards the upstream before anything else."""
+        raise NotImplementedError
+
+    def _end(self, link: L, reset_client: bool, reset_upstream: bool) -> None:
+        """Close both sides as `contract.Close` says. The link is no longer among `_links`."""
+        raise NotImplementedError
+
+    def _drop_upstream(self, link: L) -> None:
+        """Close the upstream side, if there is one: a dial came to nothing."""
+        raise NotImplementedError
+
+    def _settle(self, link: L) -> None:
+        """The connection has lived for a while: set what only matters to one that lives on."""
+        raise NotImplementedError
+
+    def _resume(self) -> None:
+        """Try again what was paused because the machine was short of something."""
+        raise NotImplementedError
+
+    def _after(self) -> None:
+        """A call from the worker is over."""
+
+    # --- what the worker calls ------------------------------------------------------------------------------------
+
+    @property
+    def connections(self) -> int:
+        return len(self._links)
+
+    def perform(self, handler: Handler, action: Action) -> None:
+        link = handler.link
+        if isinstance(link, self.link_type):
+            self._guarded(link, self._perform, link, action)
+            self._after()
+
+    def tick(self, now: float) -> None:
+        self._resume()
+        for link in [link for link in self._dialing if link.deadline <= now]:
+            self._guarded(link, self._failed, link, Event.DIAL_TIMEOUT, None)
+        if now >= self._next_sweep:
+            self._next_sweep = now + self._sweep_every
+            self._sweep(now)
+        self._after()
+
+    def stop(self) -> None:
+        for link in list(self._links):
+            self._guarded(link, self._ended, link, Event.STOP, None)
+        self._after()
+
+    # --- actions --------------------------------------------------------------------------------------------------
+
+    def _perform(self, link: L, action: Action) -> None:
+        kind = type(action)
+        if kind is Dial:
+            assert isinstance(action, Dial)
+            link.deadline = monotonic() + action.timeout
+            self._dialing.add(link)
+            self._dial(link, action)
+        elif kind is Pump:
+            assert isinstance(action, Pump)
+            link.active = monotonic()
+            self._young.add(link)
+            self._start(link, action.first)
+        elif kind is Close:
+            assert isinstance(action, Close)
+            self._close(link, action.reset_client, action.reset_upstream)
+        elif kind is Refuse:
+            self._close(link, reset_client=True, reset_upstream=True)
+        elif kind is not Wait:
+            raise TypeError(f"not an action: {action!r}")
+
+    def _failed(self, link: L, event: Event, number: int | None) -> None:
+        """A dial came to nothing; the handler may have another address."""
+        self._dialing.discard(link)
+        self._drop_upstream(link)
+        self._perform(link, link.handler.advance(event, number))
+
+    def _ended(self, link: L, event: Event, value: object) -> None:
+        self._report(link)
+        self._perform(link, link.handler.advance(event, value))
+
+    def _close(self, link: L, reset_client: bool, reset_upstream: bool) -> None:
+        if link not in self._links:
+            return
+        link.handler.link = None
+        self._links.discard(link)
+        self._dialing.discard(link)
+        self._young.discard(link)
+        self._end(link, reset_client, reset_upstream)
+
+    def _report(self, link: L) -> None:
+        upstream = link.upstream
+        link.handler.moved(link.client.received, upstream.received if upstream is not None else 0)
+
+    def _sweep(self, now: float) -> None:
+        """Find what has been silent for too long, and report what has moved."""
+        young, self._young = self._young, set()
+        for link in young:
+            self._guarded(link, self._settle, link)
+        moved, expired = silence.look(self._links, self._timeouts, now)
+        for link in moved:
+            self._guarded(link, self._report, link)
+        for link, event in expired:
+            self._guarded(link, self._ended, link, event, None)
+
+    # --- defects --------------------------------------------------------------------------------------------------
+
+    def _guarded(self, link: L, step: Callable[..., None], *args: object) -> None:
+        """Take a step for one connection, unless it is gone; if the step fails, only this connection ends."""
+        if link in self._links:
+            try:
+                step(*args)
+            except Exception:
+                self._defect(link)
+
+    def _defect(self, link: L) -> None:
+        """An exception while handling one connection: log it, end that one, go on with the others.
+
+        Never raises, whatever the handler does: the events of a batch come once, and another connection's may be next.
+        """
+        logger.exception("internal error while handling a connection")
+        if link not in self._links:
+            return
+        try:
+            self._report(link)
+        except Exception:
+            logger.exception("internal error while counting a connection's bytes")
+        try:
+            self._perform(link, link.handler.advance(Event.DEFECT, None))
+        except Exception:
+            logger.exception("internal error while ending a connection after an internal error")
+        self._close(link, reset_client=True, reset_upstream=True)
