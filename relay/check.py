@@ -8,24 +8,30 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 import time
 
 from relay.address import format_hostport, parse_hostport
 from relay.cpus import usable_cpus
 from relay.dial import literal
-from relay.prepare import RESERVED_DESCRIPTORS, nameservers, raise_descriptor_limit
+from relay.engines.choice import choose
+from relay.prepare import RESERVED_DESCRIPTORS, nameservers, raise_descriptor_limit, ring_problem
 from relay.resolve import Resolver
 from relay.settings import Settings
 
 
 def run(settings: Settings, *, connect: bool) -> int:
-    """Print the plan; with `connect` also try each upstream. 0, or 1 if an upstream cannot be reached."""
+    """Print the plan; with `connect` also try each upstream. 0; 1 if an upstream cannot be reached, 2 if the engine cannot run here."""
     workers = settings.workers or usable_cpus()
     descriptors = raise_descriptor_limit()
     carries = (descriptors - RESERVED_DESCRIPTORS - sum(len(item.bind) for item in settings.listeners)) // 2 * workers
     wanted = settings.limits.max_connections
+    engine = choose(settings.engine)
+    if settings.engine == "ring" and engine.problem:
+        print(f"relay: {ring_problem(engine)}", file=sys.stderr)
+        return 2
     print("settings: ok")
-    print(f"engine: stream (uvloop), {workers} worker{'s' if workers != 1 else ''}")
+    print(f"engine: {engine.name}, {workers} worker{'s' if workers != 1 else ''}; {engine.reason}")
     print(f"connections: {min(wanted, carries) if wanted else carries} at most; {descriptors} descriptors a worker")
     if wanted > carries:
         print(f"  warning: limits.max_connections is {wanted}, more than the descriptors carry; raise LimitNOFILE")

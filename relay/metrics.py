@@ -36,7 +36,10 @@ class RelayCollector(Collector):
         yield from self._upstreams(totals)
         yield from self._workers(totals)
         info = InfoMetricFamily("relay_build", "What runs here.")
-        info.add_metric([], {"version": relay.__version__, "engine": self._plan.engine})
+        info.add_metric(
+            [],
+            {"version": relay.__version__, "engine": self._plan.engine, "engine_reason": self._plan.engine_reason},
+        )
         yield info
         draining = float(self._status.draining)
         yield GaugeMetricFamily("relay_draining", "1 while the relay drains, else 0.", value=draining)

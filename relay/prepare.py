@@ -19,6 +19,7 @@ from relay.control import MAX_DESCRIPTORS
 from relay.core.counters import Layout
 from relay.core.limits import LimitPlan, source_buckets
 from relay.cpus import usable_cpus
+from relay.engines.choice import Choice, choose
 from relay.engines.contract import TcpOptions, Timeouts
 from relay.outcome import OUTCOMES
 from relay.settings import Listener, Settings
@@ -83,6 +84,7 @@ class Plan:
             nameservers=nameservers(settings),
             timeouts=Timeouts(settings.timeouts.idle, settings.timeouts.half_close),
             tcp=tcp_options(settings),
+            held_bytes=settings.limits.held_bytes,
             access_log=settings.log.access,
             log_format=settings.log.format,
             debug=settings.log.level == "debug",
@@ -114,6 +116,9 @@ def prepare(settings: Settings) -> Plan:
         addresses, sockets = _bind(item, workers, tcp, problems, notes)
         upstreams = tuple(_number(numbers, text) for text in item.upstream)
         bound.append(BoundListener(item.name, addresses, upstreams, item.max_connections, sockets))
+    engine = choose(settings.engine)
+    if settings.engine == "ring" and engine.problem:
+        problems.append(ring_problem(engine))
     own = max((sum(len(item.sockets[0]) for item in bound if item.sockets)), 1)
     if own + 1 > MAX_DESCRIPTORS:
         problems.append(f"listeners: {own} addresses to listen on; at most {MAX_DESCRIPTORS - 1}")
@@ -154,10 +159,15 @@ def prepare(settings: Settings) -> Plan:
         table=Table.create(limits, layout),
         descriptors=descriptors,
         source_key=secrets.token_hex(16),
-        engine="stream",
-        engine_reason="engine = stream" if settings.engine == "stream" else "engine = auto",
+        engine=engine.name,
+        engine_reason=engine.reason,
         notes=notes,
     )
+
+
+def ring_problem(engine: Choice) -> str:
+    """The line for who asked for the ring where it is not to be had."""
+    return f'engine: "ring" does not work here: {engine.problem}; "auto" or "stream" does'
 
 
 def raise_descriptor_limit() -> int:

@@ -94,6 +94,13 @@ class LimitSettings(Section):
     max_connections_per_source: Count = Field(
         default=0, description="connections open at once from one source, whole instance; 0 = no such limit"
     )
+    held_bytes: int = Field(
+        default=67_108_864,
+        ge=0,
+        le=1 << 40,
+        description="bytes that a worker holds at most, received and not yet taken by the other side; at the limit it "
+        "receives no more than can be passed on at once; 0 = no limit",
+    )
     source_prefix_v4: int = Field(
         default=32, ge=1, le=32, description="leading bits of an IPv4 address that make one source"
     )
@@ -216,8 +223,10 @@ class Settings(BaseSettings):
         ),
     )
     workers: int = Field(default=0, ge=0, le=256, description="worker processes, 0 = one per usable CPU")
-    engine: Literal["auto", "stream"] = Field(
-        default="auto", description='how workers move bytes: "auto" = the best that works here, "stream" = uvloop'
+    engine: Literal["auto", "ring", "stream"] = Field(
+        default="auto",
+        description='how workers move bytes: "ring" = io_uring (Linux 6.1 or newer, where it is allowed), "stream" = uvloop, '
+        '"auto" = ring if its self-test at the start passes, else stream',
     )
     limits: LimitSettings = LimitSettings()
     dial: DialSettings = DialSettings()

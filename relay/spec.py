@@ -37,6 +37,7 @@ class WorkerSpec:
     nameservers: tuple[tuple[str, int], ...]
     timeouts: Timeouts
     tcp: TcpOptions
+    held_bytes: int  # 0: no limit
     access_log: bool
     log_format: str
     debug: bool

@@ -18,8 +18,6 @@ import sys
 import time
 import traceback
 
-import uvloop
-
 from relay import connection
 from relay.account import AccessLog, Ledger
 from relay.admit import Admission, SourceHash
@@ -28,7 +26,7 @@ from relay.core import counters
 from relay.core.counters import Layout
 from relay.dial import Route
 from relay.engines.contract import Engine
-from relay.engines.stream import StreamEngine
+from relay.engines.choice import make_engine, make_loop
 from relay.logs import LogWriter
 from relay.outcome import OUTCOMES
 from relay.resolve import Resolver
@@ -56,7 +54,15 @@ class Worker:
         clock = time.monotonic
         self._clock = clock
         self._resolver = Resolver(spec.nameservers, clock)
-        self.engine: Engine = StreamEngine(loop, spec.timeouts, spec.tcp, report_source=spec.access_log)
+        self.engine: Engine = make_engine(
+            spec.engine,
+            loop,
+            spec.timeouts,
+            spec.tcp,
+            report_source=spec.access_log,
+            report_client=spec.access_log or bool(spec.limits.per_source),
+            held_limit=spec.held_bytes,
+        )
         access_log = None
         if self._log_writer is not None:
             access_log = AccessLog(self._log_writer.write, spec.upstreams, spec.log_format)
@@ -199,7 +205,8 @@ def main() -> int:
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     # Connections are freed by their last reference (engines break their cycles); the collector only guards the rest.
     gc.set_threshold(10_000, 20, 50)
-    uvloop.run(serve(channel, spec, descriptors))
+    with asyncio.Runner(loop_factory=lambda: make_loop(spec.engine)) as runner:
+        runner.run(serve(channel, spec, descriptors))
     return 0
 
 

@@ -6,6 +6,7 @@ is here touches no socket and knows no event loop.
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable
 from time import monotonic
@@ -16,12 +17,17 @@ from relay.engines.contract import Action, Close, Dial, Event, Handler, Pump, Re
 
 logger = logging.getLogger("relay.engine")
 
+NO_DEADLINE = float("inf")
+
+# The peer's reset, or what the kernel makes of it at the next operation.
+RESET_ERRNOS = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.ESHUTDOWN, errno.ECONNABORTED})
+
 
 class Link(silence.Link, Protocol):
     """What is needed of an engine's record of a connection."""
 
     handler: Handler
-    deadline: float  # of the dial under way, monotonic seconds
+    deadline: float  # of the dial under way, monotonic seconds; infinite while the handler is waited for
 
 
 L = TypeVar("L", bound=Link)
@@ -35,15 +41,16 @@ class Life(Generic[L]):
     def __init__(self, timeouts: Timeouts) -> None:
         self._timeouts = timeouts
         self._links: set[L] = set()
-        self._dialing: set[L] = set()
+        self._early: set[L] = set()  # no bytes flow yet: waiting or dialling
         self._young: set[L] = set()  # since the last sweep
         self._next_sweep = 0.0
+        self._last_sweep = 0.0
         self._sweep_every = silence.interval(timeouts)
 
     # --- what the engine adds -------------------------------------------------------------------------------------
 
     def _dial(self, link: L, action: Dial) -> None:
-        """Begin to connect; `_connected` or `_failed` comes later, `_failed` also at once."""
+        """Begin to connect; the handler is told CONNECTED, or `_failed` called, later or at once."""
         raise NotImplementedError
 
     def _start(self, link: L, first: bytes) -> None:
@@ -61,6 +68,9 @@ class Life(Generic[L]):
     def _settle(self, link: L) -> None:
         """The connection has lived for a while: set what only matters to one that lives on."""
         raise NotImplementedError
+
+    def _quiet(self, link: L) -> None:
+        """Bytes moved until the last sweep, and none since."""
 
     def _resume(self) -> None:
         """Try again what was paused because the machine was short of something."""
@@ -83,7 +93,7 @@ class Life(Generic[L]):
 
     def tick(self, now: float) -> None:
         self._resume()
-        for link in [link for link in self._dialing if link.deadline <= now]:
+        for link in [link for link in self._early if link.deadline <= now]:
             self._guarded(link, self._failed, link, Event.DIAL_TIMEOUT, None)
         if now >= self._next_sweep:
             self._next_sweep = now + self._sweep_every
@@ -102,11 +112,12 @@ class Life(Generic[L]):
         if kind is Dial:
             assert isinstance(action, Dial)
             link.deadline = monotonic() + action.timeout
-            self._dialing.add(link)
+            self._early.add(link)
             self._dial(link, action)
         elif kind is Pump:
             assert isinstance(action, Pump)
             link.active = monotonic()
+            self._early.discard(link)
             self._young.add(link)
             self._start(link, action.first)
         elif kind is Close:
@@ -114,12 +125,15 @@ class Life(Generic[L]):
             self._close(link, action.reset_client, action.reset_upstream)
         elif kind is Refuse:
             self._close(link, reset_client=True, reset_upstream=True)
-        elif kind is not Wait:
+        elif kind is Wait:
+            link.deadline = NO_DEADLINE
+            self._early.add(link)
+        else:
             raise TypeError(f"not an action: {action!r}")
 
     def _failed(self, link: L, event: Event, number: int | None) -> None:
         """A dial came to nothing; the handler may have another address."""
-        self._dialing.discard(link)
+        self._early.discard(link)
         self._drop_upstream(link)
         self._perform(link, link.handler.advance(event, number))
 
@@ -127,12 +141,19 @@ class Life(Generic[L]):
         self._report(link)
         self._perform(link, link.handler.advance(event, value))
 
+    def _broken(self, link: L, is_client: bool, number: int) -> None:
+        """One side failed with that errno (0: hung up without one): the connection is over."""
+        if not number or number in RESET_ERRNOS:
+            self._ended(link, Event.CLIENT_RESET if is_client else Event.UPSTREAM_RESET, None)
+        else:
+            self._ended(link, Event.CLIENT_LOST if is_client else Event.UPSTREAM_LOST, number)
+
     def _close(self, link: L, reset_client: bool, reset_upstream: bool) -> None:
         if link not in self._links:
             return
         link.handler.link = None
         self._links.discard(link)
-        self._dialing.discard(link)
+        self._early.discard(link)
         self._young.discard(link)
         self._end(link, reset_client, reset_upstream)
 
@@ -145,9 +166,12 @@ class Life(Generic[L]):
         young, self._young = self._young, set()
         for link in young:
             self._guarded(link, self._settle, link)
-        moved, expired = silence.look(self._links, self._timeouts, now)
+        moved, quiet, expired = silence.look(self._links, self._timeouts, now, self._last_sweep)
+        self._last_sweep = now
         for link in moved:
             self._guarded(link, self._report, link)
+        for link in quiet:
+            self._guarded(link, self._quiet, link)
         for link, event in expired:
             self._guarded(link, self._ended, link, event, None)
 

@@ -38,15 +38,20 @@ def interval(timeouts: Timeouts) -> float:
     return min(1.0, max(0.05, shortest / 8))
 
 
-def look(links: Iterable[L], timeouts: Timeouts, now: float) -> tuple[list[L], list[tuple[L, Event]]]:
-    """The connections that have moved since the last look, and those whose time is up, with the event to tell them.
+def look(
+    links: Iterable[L], timeouts: Timeouts, now: float, before: float
+) -> tuple[list[L], list[L], list[tuple[L, Event]]]:
+    """Who has moved since the last look, which was at `before`; who had moved then and has not since; whose time is
+    up, with the event to tell them.
 
-    What the relay can see of a slow reader is that it takes something out of what is held for it; the bytes in the
-    kernel's own buffers drain unseen, so for such a connection silence is known only in steps of a buffer.
+    What the relay can see of a slow reader is that it takes something out of what is held
+    for it; the bytes in the kernel's own buffers drain unseen, so for such a connection silence is known only in steps of
+    a buffer.
     """
     idle = timeouts.idle or float("inf")
     half_close = timeouts.half_close or float("inf")
     moved: list[L] = []
+    quiet: list[L] = []
     expired: list[tuple[L, Event]] = []
     for link in links:
         upstream = link.upstream
@@ -59,9 +64,11 @@ def look(links: Iterable[L], timeouts: Timeouts, now: float) -> tuple[list[L], l
             link.active = now
             moved.append(link)
             continue
+        if link.active == before:
+            quiet.append(link)
         silent = now - link.active
         if silent >= half_close and (client.ended or upstream.ended):
             expired.append((link, Event.UPSTREAM_HALF_CLOSE if client.ended else Event.CLIENT_HALF_CLOSE))
         elif silent >= idle:
             expired.append((link, Event.IDLE))
-    return moved, expired
+    return moved, quiet, expired

@@ -14,6 +14,8 @@ from typing import Protocol
 import uvloop
 
 from relay.engines.contract import Engine, TcpOptions, Timeouts
+from relay.engines.ring.engine import RingEngine
+from relay.engines.ring.selector import RingLoop
 from relay.engines.stream import StreamEngine
 
 HELD_BOUND = 262144  # bytes per connection that no engine may hold more than, whatever the peers do
@@ -39,5 +41,9 @@ class Kind:
 
 
 KINDS = {
-    kind.name: kind for kind in (Kind("stream", "relay.engines.stream", 65536, uvloop.new_event_loop, StreamEngine),)
+    kind.name: kind
+    for kind in (
+        Kind("stream", "relay.engines.stream", 65536, uvloop.new_event_loop, StreamEngine),
+        Kind("ring", "relay.engines.ring", 65536, RingLoop, RingEngine),
+    )
 }

@@ -41,7 +41,8 @@ def test_bulk_does_not_starve_small_messages(lab: Lab) -> None:
     before = receiving.received
     engine.wait(lambda: receiving.received > before, "bulk goes on")
     bulk.upstream.shutdown(socket.SHUT_RDWR)
-    bulk.client.shutdown(socket.SHUT_RDWR)
+    with contextlib.suppress(OSError):  # the relay may have passed the end on already, as a reset
+        bulk.client.shutdown(socket.SHUT_RDWR)
     sending.join()
     receiving.join()
 
@@ -104,6 +105,7 @@ def test_thousands_of_short_connections_leave_nothing_behind(lab: Lab, kind: Kin
 
     crowd(AT_ONCE)  # what is made once is there now
     engine.handlers.clear()
+    engine.wait_turns()  # an engine may close what it has let go of a turn later
     before_records, before_descriptors = records(kind), descriptors()
     crowd(SHORT)
     engine.wait_gone()

@@ -40,6 +40,7 @@ class StreamEngine(Life[Link]):
         tcp: TcpOptions,
         *,
         report_source: bool = False,
+        held_limit: int = 0,
     ) -> None:
         super().__init__(timeouts)
         self._loop = loop
@@ -54,7 +55,7 @@ class StreamEngine(Life[Link]):
         self._again: deque[Side] = deque()
         self._scheduled = False  # a call of _ready_again
         self._in_batch = False
-        self._pump = Pump(self._ended, self._again)
+        self._pump = Pump(self._ended, self._broken, self._again, held_limit)
         loop.add_reader(self._epoll.fileno(), self._ready)
 
     # --- what the worker calls ------------------------------------------------------------------------------------
@@ -97,7 +98,7 @@ class StreamEngine(Life[Link]):
                     continue
                 try:
                     if side.peer is None:
-                        self._early(side, mask)
+                        self._not_yet(side, mask)
                         continue
                     if mask == MESSAGE and side.held is None:
                         read(side)
@@ -109,7 +110,7 @@ class StreamEngine(Life[Link]):
                     if mask & OUT and side.held is not None:
                         flush(side)
                     if mask & BROKEN and side.peer is not None:
-                        self._broken(side)
+                        self._hung_up(side)
                 except Exception:
                     self._defect(side.link)
             if self._again:
@@ -139,7 +140,7 @@ class StreamEngine(Life[Link]):
             except Exception:
                 self._defect(side.link)
 
-    def _early(self, side: Side, mask: int) -> None:
+    def _not_yet(self, side: Side, mask: int) -> None:
         """Something happened before bytes may flow. Edges come once: what may not be read yet is remembered."""
         link = side.link
         if side is link.client:
@@ -170,7 +171,7 @@ class StreamEngine(Life[Link]):
         except Exception:
             self._defect(side.link)
 
-    def _broken(self, side: Side) -> None:
+    def _hung_up(self, side: Side) -> None:
         """ERR or HUP on a side of a connection that pumps. What came before it was read already, unless held back."""
         number = pending_error(side.sock)
         # HUP alone is good order where FIN was sent: the side's own FIN came too, perhaps behind bytes that wait for a
@@ -200,7 +201,6 @@ class StreamEngine(Life[Link]):
         self._epoll.register(side.fd, INTEREST)
 
     def _connected(self, link: Link, side: Side) -> None:
-        self._dialing.discard(link)
         source: Address | None = side.sock.getsockname() if self._report_source else None
         self._perform(link, link.handler.advance(Event.CONNECTED, source))
 

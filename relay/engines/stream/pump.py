@@ -10,8 +10,8 @@ Per message: one recv_into, one slice, one send, no allocation that outlives it.
 
 from __future__ import annotations
 
-import errno
 import socket
+import sys
 from collections import deque
 from collections.abc import Callable
 
@@ -25,21 +25,21 @@ ROUNDS = 16  # buffers that one side may fill before the others get their turn
 RECV_FLAGS = socket.MSG_DONTWAIT
 SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
-# The peer's reset, or what the kernel makes of it at the next operation.
-RESET_ERRNOS = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.ESHUTDOWN, errno.ECONNABORTED})
-
 End = Callable[[Link, Event, object], None]
+Broken = Callable[[Link, bool, int], None]
 
 
 class Pump:
-    """Moves bytes; tells `end` when a connection is over."""
+    """Moves bytes; tells `end` when a connection is over, and `broken` when one of its sides is."""
 
-    def __init__(self, end: End, again: deque[Side]) -> None:
+    def __init__(self, end: End, broken: Broken, again: deque[Side], held_limit: int = 0) -> None:
         self._end = end
+        self._broken = broken
         self._again = again  # sides that have more to read but used up their turn
         self._buffer = bytearray(BUFFER)
         self._view = memoryview(self._buffer)
         self.held = 0  # bytes, all connections together
+        self._tight = held_limit - BUFFER if held_limit else sys.maxsize  # bytes held, from which on no more may be
 
     def start(self, link: Link, first: bytes) -> None:
         """Both sides are connected: let bytes flow, `first` towards the upstream before anything else."""
@@ -58,6 +58,9 @@ class Pump:
         peer = side.peer
         if peer is None or peer.held is not None or side.ended:
             side.readable = True
+            return
+        if self.held > self._tight:
+            self._read_what_is_taken(side, peer)
             return
         turn = 0
         while True:
@@ -90,10 +93,37 @@ class Pump:
             turn += 1
             if turn == ROUNDS:
                 side.readable = True
-                if not side.queued:
-                    side.queued = True
-                    self._again.append(side)
+                self._once_more(side)
                 return
+
+    def _read_what_is_taken(self, side: Side, peer: Side) -> None:
+        """Too much is held: the bytes stay in the kernel until the peer has taken them. One buffer a turn."""
+        try:
+            size = side.recv_into(self._buffer, BUFFER, RECV_FLAGS | socket.MSG_PEEK)
+        except BlockingIOError:
+            side.readable = False
+            return
+        except OSError as error:
+            self.broken(side, error.errno)
+            return
+        if not size:
+            self._ended(side, peer)
+            return
+        try:
+            sent = peer.send(self._view[:size], SEND_FLAGS)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self.broken(peer, error.errno)
+            return
+        if sent:
+            side.recv_into(self._buffer, sent, RECV_FLAGS | socket.MSG_TRUNC)  # takes them off, tcp(7)
+            side.received += sent
+        side.readable = True
+        if sent < size:
+            peer.held = b""  # nothing, but it takes nothing now
+        else:
+            self._once_more(side)
 
     def flush(self, side: Side) -> None:
         """Give `side` what is held for it; once it has taken all, go on reading from its peer."""
@@ -121,11 +151,7 @@ class Pump:
 
     def broken(self, side: Side, number: int | None) -> None:
         """`side` failed with that errno (0 or None: hung up without one): the connection is over."""
-        is_client = side is side.link.client
-        if not number or number in RESET_ERRNOS:
-            self._end(side.link, Event.CLIENT_RESET if is_client else Event.UPSTREAM_RESET, None)
-        else:
-            self._end(side.link, Event.CLIENT_LOST if is_client else Event.UPSTREAM_LOST, number)
+        self._broken(side.link, side is side.link.client, number or 0)
 
     def last(self, side: Side) -> bool:
         """One try to give `side` what is held for it, before it is closed; whether it has taken everything."""
@@ -141,6 +167,12 @@ class Pump:
         if side.held is not None:
             self.held -= len(side.held)
             side.held = None
+
+    def _once_more(self, side: Side) -> None:
+        """It has more to read, after the others had their turn."""
+        if not side.queued:
+            side.queued = True
+            self._again.append(side)
 
     def _hold(self, side: Side, data: bytes) -> None:
         side.held = data

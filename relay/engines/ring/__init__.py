@@ -1,0 +1,1 @@
+"""The `ring` engine: asyncio whose selector is an io_uring."""

@@ -1,0 +1,247 @@
+"""The ring engine: accepting, dialling, closing. How bytes move is in `reactor` and `pump`, what is due in `life`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+from time import monotonic
+
+from relay.engines.contract import Accepted, Action, Address, Dial, Event, Handler, TcpOptions, Timeouts
+from relay.engines.life import Life
+from relay.engines.ring import abi, sockets
+from relay.engines.ring.acceptor import Acceptor
+from relay.engines.ring.link import Link, Side
+from relay.engines.ring.pump import BUFFERS, Pump
+from relay.engines.ring.reactor import CONNECT, POLL_IN, POLL_OUT, RECV, SEND, SEND_MANY, SLOT_BITS, SLOT_MASK
+from relay.engines.ring.selector import RingLoop
+from relay.engines.ring.slots import CONNECT_TAG, Slots
+from relay.listener import split_options, tcp_options
+
+END_SECONDS = 1.0  # that the last operations may take to report when the engine closes
+
+
+class RingEngine(Life[Link]):
+    """See `relay.engines.contract.Engine`. Lives on a `RingLoop`. Raises OSError if the kernel refuses a part of it.
+
+    Without `report_client`, handlers are told the unspecified address (0.0.0.0 or ::) for every client.
+    """
+
+    name = "ring"
+    link_type = Link
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        timeouts: Timeouts,
+        tcp: TcpOptions,
+        *,
+        report_source: bool = False,
+        report_client: bool = True,
+        held_limit: int = 0,
+        buffers: int = BUFFERS,
+        multishot_receive: bool = True,
+        multishot_accept: bool = True,
+    ) -> None:
+        super().__init__(timeouts)
+        if not isinstance(loop, RingLoop):
+            raise TypeError("the ring engine needs a RingLoop")
+        self._first_options, self._later_options = split_options(tcp_options(tcp))
+        self._report_source = report_source
+        self._reactor = reactor = loop.ring_selector.reactor
+        self._slots = Slots(reactor)
+        self._pump = Pump(reactor, self._slots, self._ended, self._broken, held_limit, multishot_receive, buffers)
+        self._acceptor = Acceptor(
+            reactor, self._slots, self._begin, addresses=report_client, multishot=multishot_accept
+        )
+        self._sides = reactor.sides
+        self._sockaddrs: list[sockets.Sockaddr] = []  # of connects that the kernel has not read yet
+        self._sockaddrs_turn = 0
+        reactor.handlers[RECV] = self._on_receive
+        reactor.handlers[SEND] = self._on_send
+        reactor.handlers[SEND_MANY] = self._on_send
+        reactor.handlers[CONNECT] = self._on_connect
+        reactor.handlers[POLL_IN] = self._on_poll_in
+        reactor.handlers[POLL_OUT] = self._on_poll_out
+
+    # --- what the worker calls ------------------------------------------------------------------------------------
+
+    @property
+    def held(self) -> int:
+        return self._pump.held
+
+    @property
+    def accept_pauses(self) -> int:
+        return self._acceptor.pauses
+
+    def listen(self, sock: socket.socket, accepted: Accepted) -> None:
+        self._acceptor.add(sock, accepted)
+
+    def stop_listening(self) -> None:
+        self._acceptor.close()
+
+    def close(self) -> None:
+        self.stop_listening()
+        self.stop()
+        deadline = monotonic() + END_SECONDS
+        while self._slots.open and monotonic() < deadline:
+            self._reactor.turn(0, None)
+        self._reactor.leave()
+
+    # --- completions ----------------------------------------------------------------------------------------------
+
+    def _on_receive(self, user_data: int, result: int, flags: int) -> None:
+        side = self._sides[user_data]
+        if not flags & abi.IORING_CQE_F_MORE:
+            side.busy -= 1
+        link = side.link
+        if link is None:
+            self._reported(side)
+            return
+        try:
+            self._pump.received(side, result, flags)
+        except Exception:
+            self._defect(link)
+
+    def _on_send(self, user_data: int, result: int, _flags: int) -> None:
+        side = self._sides[user_data & SLOT_MASK]
+        link = side.link
+        if link is None:
+            return
+        try:
+            self._pump.sent(user_data, result, side, user_data >> SLOT_BITS & 15 == SEND_MANY)
+        except Exception:
+            self._defect(link)
+
+    def _on_poll_in(self, user_data: int, result: int, _flags: int) -> None:
+        side = self._sides[user_data & SLOT_MASK]
+        side.busy -= 1
+        was, side.poll_in = side.poll_in, 0
+        link = side.link
+        if link is None:
+            self._reported(side)
+            return
+        try:
+            self._pump.readable(side, was, result)
+        except Exception:
+            self._defect(link)
+
+    def _on_poll_out(self, user_data: int, _result: int, _flags: int) -> None:
+        side = self._sides[user_data & SLOT_MASK]
+        side.busy -= 1
+        side.poll_out = False
+        link = side.link
+        if link is None:
+            self._reported(side)
+            return
+        try:
+            self._pump.writable(side)
+        except Exception:
+            self._defect(link)
+
+    def _on_connect(self, user_data: int, result: int, _flags: int) -> None:
+        side = self._sides[user_data & SLOT_MASK]
+        side.busy -= 1
+        side.connecting = False
+        link = side.link
+        if link is None:
+            self._reported(side)
+            return
+        try:
+            if result < 0:
+                self._failed(link, Event.DIAL_FAILED, -result)
+                return
+            source: Address | None = sockets.local_address(side.fd) if self._report_source else None
+            self._perform(link, link.handler.advance(Event.CONNECTED, source))
+        except Exception:
+            self._defect(link)
+
+    def _reported(self, side: Side) -> None:
+        """One operation less of a closed side is under way."""
+        if not side.busy:
+            self._slots.release(side)
+
+    def _begin(self, fd: int, handler: Handler, action: Action) -> None:
+        """A connection was accepted, and not refused."""
+        link = Link(handler, fd)
+        try:
+            self._slots.client(link)
+        except OSError:
+            self._slots.reset_descriptor(fd)
+            handler.advance(Event.DEFECT, None)
+            return
+        handler.link = link
+        self._links.add(link)
+        try:
+            self._perform(link, action)
+        except Exception:
+            self._defect(link)
+
+    # --- what `Life` asks for -------------------------------------------------------------------------------------
+
+    def _resume(self) -> None:
+        self._acceptor.resume()
+        # A dial, or a look-up before it, that has not ended since the last tick: the client may reset meanwhile.
+        for link in self._early:
+            self._pump.watch(link.client)
+
+    def _dial(self, link: Link, action: Dial) -> None:
+        try:
+            fd = sockets.open_stream(action, self._first_options)
+        except OSError as error:
+            self._failed(link, Event.DIAL_FAILED, error.errno or errno.EINVAL)
+            return
+        try:
+            address = sockets.sockaddr(action.address)
+            side = link.upstream = self._slots.upstream(link, fd)
+        except OSError as error:
+            self._slots.close_descriptor(fd)
+            self._failed(link, Event.DIAL_FAILED, error.errno or errno.EINVAL)
+            return
+        side.connecting = True
+        side.busy += 1
+        if self._sockaddrs_turn != self._reactor.turns:
+            self._sockaddrs_turn = self._reactor.turns
+            self._sockaddrs.clear()
+        self._sockaddrs.append(address)
+        self._reactor.push(
+            abi.IORING_OP_CONNECT | fd << abi.FD, address.size, address.address, 0, side.slot | CONNECT_TAG
+        )
+
+    def _start(self, link: Link, first: bytes) -> None:
+        assert link.upstream is not None
+        self._pump.start(link.client, link.upstream, first)
+
+    def _drop_upstream(self, link: Link) -> None:
+        side, link.upstream = link.upstream, None
+        if side is not None:
+            self._slots.close(side, reset=False)
+
+    def _settle(self, link: Link) -> None:
+        """Keepalive and user timeout for the upstream side."""
+        if link.upstream is not None:
+            with contextlib.suppress(OSError):
+                sockets.set_options(link.upstream.fd, self._later_options)
+
+    def _quiet(self, link: Link) -> None:
+        """A reset that came together with data is not told by the receive that took the data: it goes on waiting.
+
+        The poll that drives it was woken for both at once, took the data, saw that nothing was left, and expects to be
+        woken again (io_poll_check_events; a FIN in the same place is seen, tcp_inq_hint).
+        """
+        for side in (link.client, link.upstream):
+            if side is not None and side.armed and (number := sockets.pending_error(side.fd)):
+                self._pump.broken(side, number)
+                return
+
+    def _end(self, link: Link, reset_client: bool, reset_upstream: bool) -> None:
+        for side, reset in ((link.client, reset_client), (link.upstream, reset_upstream)):
+            if side is None:
+                continue
+            # What cannot be delivered any more must not look as if nothing were missing.
+            reset = reset or (not side.broken and not self._pump.last(side))
+            self._pump.forget(side)
+            self._slots.close(side, reset=reset)
+        link.upstream = None
+        del link.client

@@ -1,0 +1,89 @@
+"""The ring engine's records of one connection: a `Link` with its two `Side`s. Plain data."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from relay.engines.contract import Handler
+from relay.engines.ring.reactor import NEVER
+from relay.engines.silence import CHANGED
+
+
+class Side:
+    """One of a connection's two sockets, with what is known of its direction: the bytes that come from it.
+
+    `sent`, `word`, `received` and `short` are the reactor's. A closed side stays in its slot until the
+    last of its operations has reported.
+    """
+
+    __slots__ = (
+        "armed",
+        "broken",
+        "bulk",
+        "busy",
+        "cancelling",
+        "chunks",
+        "connecting",
+        "ended",
+        "fd",
+        "finished",
+        "held",
+        "link",
+        "peer",
+        "poll_in",
+        "poll_out",
+        "received",
+        "sent",
+        "short",
+        "slot",
+        "turn",
+        "word",
+    )
+
+    NOBODY: ClassVar[Side]  # whose slot is free
+
+    def __init__(self, link: Link | None, fd: int) -> None:
+        self.link = link  # None once closed
+        self.slot = -1
+        self.fd = fd  # -1 once closed
+        self.peer: Side | None = None  # None until both sides are there: then bytes flow
+        self.sent = NEVER  # number of the last submission that sent its bytes on
+        self.word = 0  # first word of such a submission: SEND_WORD and the peer's descriptor
+        self.received = 0  # bytes
+        self.short = False  # a send failed or fell short, and its completion has not been handled
+        self.held: bytes | None = None  # not yet taken by this side; b"": nothing, but it takes nothing now
+        self.busy = 0  # operations that have yet to report
+        self.connecting = False  # a connect is one of them
+        self.armed = False  # a receive is one of them
+        self.cancelling = False  # it was asked to end
+        self.poll_in = 0  # so is a poll, WATCH or READABLE
+        self.poll_out = False
+        self.bulk = False  # is read in large pieces, at once, when a poll says that there is something
+        self.turn = -1  # in which `chunks` were counted
+        self.chunks = 0  # messages of one turn that came behind its first
+        self.ended = False  # FIN read
+        self.finished = False  # FIN sent
+        self.broken = False  # reset or lost: nothing more can be given to it
+
+    def close(self) -> None:
+        """Be closed: no descriptor, no peer, nobody to tell."""
+        self.fd = -1
+        self.sent = NEVER
+        self.link = self.peer = self.held = None
+
+
+Side.NOBODY = Side(None, -1)
+
+
+class Link:
+    """A connection as the engine sees it."""
+
+    __slots__ = ("active", "client", "deadline", "handler", "seen", "upstream")
+
+    def __init__(self, handler: Handler, fd: int) -> None:
+        self.handler = handler
+        self.client = Side(self, fd)
+        self.upstream: Side | None = None
+        self.deadline = 0.0  # of the dial under way, monotonic seconds
+        self.active = 0.0  # when a byte was last seen to have moved; 0: not pumping
+        self.seen = CHANGED  # bytes received both ways when `active` was set

@@ -1,0 +1,355 @@
+"""How the ring engine passes on what does not go straight through: the reactor's turn sends only the plain message.
+
+A direction leaves the fast way when its peer does not take everything (what is left is held, and the side not read until
+the peer has taken it), and when it proves to be bulk (read in large pieces, whenever a poll says that there is
+something). `watch` decides what is waited for on a side; it can be called at any time, as often as one likes.
+
+How much is held: a receive gives at most GO buffers in one go, at most two goes come before it is cancelled, and a read
+of bulk is at most READ bytes; all that is less than half of `contract.HELD_BOUND` for each direction. When all connections
+together hold more than the limit, nothing more is taken from a socket than its peer has taken (MSG_PEEK first).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+from collections.abc import Callable
+
+from relay.engines.contract import HELD_BOUND, Event
+from relay.engines.ring import abi, sockets
+from relay.engines.ring.link import Link, Side
+from relay.engines.ring.reactor import BUFFER_MASK, LENGTH, NEVER, SEND_WORD, SLOT_MASK, VALUE, Reactor
+from relay.engines.ring.slots import POLL_IN_TAG, POLL_OUT_TAG, Slots
+from relay.engines.silence import CHANGED
+
+GO = 33  # buffers that one multishot receive takes without a pause: MULTISHOT_MAX_RETRY + 1, io_uring/net.c
+BUFFERS = 2048  # what one turn may bring, and the turn before has not given back
+BUFFER = HELD_BOUND // (2 * 2 * GO) // 64 * 64  # bytes; two directions, two goes each, whole cache lines
+READ = 65536  # bytes of one read of bulk
+ROUNDS = 16  # reads of one side before the others get their turn
+BULK = 16  # messages of one turn, behind the first, that make a direction bulk
+SMALL = 4 * BUFFER  # bytes; a turn of bulk that brings less was the last
+
+WATCH, READABLE, ENDING = 1, 2, 3  # `Side.poll_in`: for a reset alone; for anything; was asked to end
+
+MULTISHOT = abi.IORING_OP_RECV | abi.IOSQE_BUFFER_SELECT | abi.IORING_RECV_MULTISHOT | abi.IORING_RECVSEND_POLL_FIRST
+SINGLE = abi.IORING_OP_RECV | abi.IOSQE_BUFFER_SELECT | abi.IORING_RECVSEND_POLL_FIRST
+
+End = Callable[[Link, Event, object], None]
+Broken = Callable[[Link, bool, int], None]
+
+
+class Pump:
+    """Moves bytes; tells `end` when a connection is over, and `broken` when one of its sides is."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        slots: Slots,
+        end: End,
+        broken: Broken,
+        held_limit: int,
+        multishot: bool,
+        buffers: int = BUFFERS,
+    ) -> None:
+        self._reactor = reactor
+        self._slots = slots
+        self._push = reactor.push
+        self._end = end
+        self._broken = broken
+        self._receive_word = MULTISHOT if multishot else SINGLE
+        self._buffers = reactor.provide(buffers, BUFFER)
+        self._memory = bytearray(READ)
+        self._address = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(self._memory)))
+        self.held = 0  # bytes, all connections together
+        # What one turn brings may all have to be held.
+        self._held_limit = max(0, held_limit - buffers * BUFFER) if held_limit else NEVER
+        self.tight = self._held_limit == 0
+
+    def start(self, client: Side, upstream: Side, first: bytes) -> None:
+        """Both sides are connected: let bytes flow, `first` towards the upstream before anything else."""
+        client.peer, upstream.peer = upstream, client
+        client.word, upstream.word = SEND_WORD | upstream.fd << abi.FD, SEND_WORD | client.fd << abi.FD
+        client.sent = upstream.sent = -1
+        if first and not self._give(client, upstream, first):
+            return
+        self.watch(client)
+        self.watch(upstream)
+
+    # --- what is waited for ---------------------------------------------------------------------------------------
+
+    def watch(self, side: Side) -> None:
+        """Wait for what `side` may do next, as it stands now."""
+        peer = side.peer
+        if peer is None or side.ended or peer.held is not None:
+            if side.armed:
+                if not side.cancelling:
+                    side.cancelling = True
+                    self._slots.cancel(side.slot)
+            elif side.poll_in != WATCH and not (side.ended and side.finished):
+                # Both ends closed in good order look like a reset to a poll.
+                self._poll_in(side, WATCH, 0)
+        elif side.bulk or self.tight:
+            side.bulk = True
+            if side.armed:
+                if not side.cancelling:
+                    side.cancelling = True
+                    self._slots.cancel(side.slot)
+            elif side.poll_in != READABLE:
+                self._poll_in(side, READABLE, abi.POLLIN)
+        else:
+            if side.poll_in:
+                self._poll_in(side, 0, 0)
+            if not side.armed:
+                side.armed = True
+                side.busy += 1
+                # Without a try at once (POLL_FIRST): what it brought would be told before the failure of a send that is
+                # submitted with it.
+                self._push(self._receive_word | side.fd << abi.FD, 0, 0, 0, side.slot)
+
+    def _poll_in(self, side: Side, wanted: int, mask: int) -> None:
+        """Have that poll instead of the one that is under way; when its end is told, `watch` is called again."""
+        if side.poll_in == 0:
+            side.poll_in = wanted
+            side.busy += 1
+            self._push(abi.IORING_OP_POLL_ADD | side.fd << abi.FD, 0, 0, mask << abi.OP_FLAGS, side.slot | POLL_IN_TAG)
+        elif side.poll_in != ENDING:
+            side.poll_in = ENDING
+            self._slots.cancel(side.slot | POLL_IN_TAG)
+
+    def _watch_out(self, side: Side) -> None:
+        """Wait until `side` takes bytes again."""
+        if not side.poll_out:
+            side.poll_out = True
+            side.busy += 1
+            self._push(
+                abi.IORING_OP_POLL_ADD | side.fd << abi.FD, 0, 0, abi.POLLOUT << abi.OP_FLAGS, side.slot | POLL_OUT_TAG
+            )
+
+    # --- completions ----------------------------------------------------------------------------------------------
+
+    def received(self, side: Side, result: int, flags: int) -> None:
+        """A receive told something that the reactor does not handle itself."""
+        if not flags & abi.IORING_CQE_F_MORE:
+            side.armed = side.cancelling = False
+        if flags & abi.IORING_CQE_F_BUFFER:
+            side.received += result
+            self._message(side, flags >> abi.IORING_CQE_BUFFER_SHIFT, result)
+            if not side.armed and side.fd >= 0:
+                # A receive of one message, or one that ended with it. More than fits is likely to go on.
+                side.bulk = side.bulk or (self._receive_word == SINGLE and result == BUFFER)
+                self.watch(side)
+        elif result == 0:
+            self._ended(side)
+        elif -result in (errno.ECANCELED, errno.ENOBUFS, errno.EINTR, errno.EAGAIN):
+            # ENOBUFS: all buffers are taken; those of the turn before go back at the end of this one.
+            self.watch(side)
+        else:
+            self.broken(side, -result)
+
+    def sent(self, user_data: int, result: int, side: Side, many: bool) -> None:
+        """A send of what came from `side` failed or fell short: `result` is what went, or why nothing did."""
+        side.short = False
+        if result < 0 and result != -errno.EAGAIN:
+            assert side.peer is not None
+            self.broken(side.peer, -result)
+            return
+        gone, size, view = max(result, 0), self._buffers.size, self._buffers.view
+        if many:
+            parts = self._reactor.sent_bursts[side.slot].buffers
+        else:
+            parts = [(user_data >> VALUE & BUFFER_MASK, user_data >> LENGTH)]
+        data = b"".join([view[buffer * size : buffer * size + length] for buffer, length in parts])
+        self._hold(side, data[gone:], front=True)
+
+    def readable(self, side: Side, was: int, result: int) -> None:
+        """A poll for what may come from `side` has ended."""
+        if result >= 0 and was == READABLE and side.peer is not None and side.peer.held is None:
+            self._read(side, side.peer)
+        elif result >= 0 and result & (abi.POLLERR | abi.POLLHUP):
+            number = sockets.pending_error(side.fd)
+            # HUP alone is good order where FIN was sent: the side's own FIN came too, perhaps behind bytes that wait for
+            # a peer that is slow to take them. Without FIN sent it means a reset whose errno another call was told.
+            if number or not side.finished:
+                self.broken(side, number)
+            elif was == ENDING:
+                self.watch(side)
+        else:
+            self.watch(side)
+
+    def writable(self, side: Side) -> None:
+        """`side` may take bytes again: give it what is held for it; once it has taken all, go on receiving."""
+        source, held = side.peer, side.held
+        if source is None or held is None:
+            return
+        try:
+            size = sockets.send(side.fd, held) if held else 0
+        except OSError as error:
+            self.broken(side, error.errno)
+            return
+        assert side.link is not None
+        side.link.seen = CHANGED  # a slow reader that takes something is not idle
+        self.held -= size
+        if size < len(held):
+            side.held = held[size:]
+            self._watch_out(side)
+            return
+        side.held = None
+        if self.tight and self.held <= self._held_limit // 2 < self._held_limit:
+            self.tight = False
+        if source.ended:
+            self._finish(source, side)
+            return
+        if not source.short:
+            source.sent = -1
+        self.watch(source)
+
+    def broken(self, side: Side, number: int | None) -> None:
+        """`side` failed with that errno (0 or None: hung up without one): the connection is over."""
+        side.broken = True
+        assert side.link is not None
+        self._broken(side.link, side is side.link.client, number or 0)
+
+    # --- the way of the bytes -------------------------------------------------------------------------------------
+
+    def _message(self, side: Side, buffer: int, size: int) -> None:
+        reactor, peer = self._reactor, side.peer
+        assert peer is not None
+        if peer.held is None and side.sent < reactor.mark:
+            reactor.send(side, buffer, size)
+            return
+        if side.turn != reactor.turns:
+            side.turn, side.chunks = reactor.turns, 0
+        side.chunks += 1
+        if side.chunks == BULK:
+            side.bulk = True
+            self.watch(side)
+        if peer.held is not None or not reactor.join(side, buffer, size):
+            start = buffer * self._buffers.size
+            self._hold(side, bytes(self._buffers.view[start : start + size]))
+
+    def _hold(self, side: Side, data: bytes, *, front: bool = False) -> None:
+        """Keep what came from `side` until its peer takes it; `front`: before what is kept already."""
+        peer = side.peer
+        assert peer is not None
+        held = peer.held or b""
+        peer.held = data + held if front else held + data
+        self.held += len(data)
+        side.sent = NEVER
+        if self.held > self._held_limit and not self.tight:
+            self._tighten()
+        self._watch_out(peer)
+        self.watch(side)
+
+    def _tighten(self) -> None:
+        """Too much is held: every side is read with care from now on, until half of it is gone."""
+        self.tight = True
+        for side in self._reactor.sides:
+            if side.peer is not None and side.armed and not side.cancelling:
+                self.watch(side)
+
+    def _give(self, side: Side, peer: Side, data: bytes) -> bool:
+        """Send bytes on that are in hand; what the peer does not take is held. False if the connection is over."""
+        try:
+            size = sockets.send(peer.fd, data)
+        except OSError as error:
+            self.broken(peer, error.errno)
+            return False
+        if size < len(data):
+            self._hold(side, data[size:])
+        return True
+
+    def _read(self, side: Side, peer: Side) -> None:
+        """Pass on what there is of bulk, in large pieces."""
+        total = 0
+        for _ in range(ROUNDS):
+            try:
+                # In a tight place the bytes stay in the kernel until the peer has taken them.
+                size = sockets.receive(side.fd, self._address, READ, abi.MSG_PEEK if self.tight else 0)
+                if size is None:
+                    break
+                if not size:
+                    self._ended(side)
+                    return
+            except OSError as error:
+                self.broken(side, error.errno)
+                return
+            if not self._pass_on(side, peer, size):
+                return
+            total += size
+            if size < READ or peer.held is not None:
+                break
+        if total < SMALL and peer.held is None:
+            side.bulk = False
+        self.watch(side)
+
+    def _pass_on(self, side: Side, peer: Side, size: int) -> bool:
+        """Send what was read; False if the connection is over."""
+        try:
+            sent = sockets.send_from(peer.fd, self._address, size)
+        except OSError as error:
+            side.received += 0 if self.tight else size
+            self.broken(peer, error.errno)
+            return False
+        if self.tight:
+            side.received += sent
+            if sent:
+                try:
+                    sockets.receive(side.fd, self._address, sent, abi.MSG_TRUNC)
+                except OSError as error:
+                    self.broken(side, error.errno)
+                    return False
+            if sent < size:
+                self._hold(side, b"")
+        else:
+            side.received += size
+            if sent < size:
+                self._hold(side, bytes(self._memory[sent:size]))
+        return True
+
+    def _ended(self, side: Side) -> None:
+        """`side` sent FIN, and all before it was passed on or is held."""
+        peer, link = side.peer, side.link
+        assert peer is not None
+        assert link is not None
+        side.ended = True
+        link.seen = CHANGED  # the half-close timeout begins now
+        if peer.held is None and self._reactor.known(side):
+            self._finish(side, peer)
+        else:
+            self.watch(side)
+
+    def _finish(self, side: Side, peer: Side) -> None:
+        """`side` has ended and its peer has taken everything: pass the FIN on; the second one ends it."""
+        assert side.link is not None
+        if peer.ended and side.held is None and self._reactor.known(peer):
+            self._end(side.link, Event.FINISHED, None)
+        elif not peer.finished:
+            peer.finished = True
+            try:
+                # At once: the ring leaves it to another thread, which looks the descriptor up when it comes to it, and may
+                # find it closed by then, or another connection's (io_shutdown_prep: REQ_F_FORCE_ASYNC).
+                sockets.finish(peer.fd)
+            except OSError as error:
+                self.broken(peer, error.errno)
+                return
+            self.watch(side)
+            self.watch(peer)
+
+    def last(self, side: Side) -> bool:
+        """One try to give `side` everything before it is closed; whether it has taken it."""
+        source = side.peer
+        if source is not None and not self._reactor.known(source):
+            return False
+        if side.held is None:
+            return True
+        try:
+            return sockets.send(side.fd, side.held) == len(side.held)
+        except OSError:
+            return False
+
+    def forget(self, side: Side) -> None:
+        """`side` is about to be closed: what was held for it is dropped."""
+        if side.held is not None:
+            self.held -= len(side.held)
+            side.held = None

@@ -1,0 +1,233 @@
+"""One turn of the ring: submit what was prepared, wait, and handle every completion that is there.
+
+What most completions are, a message of one side that its peer can take, is handled here, in one loop, without a call. Everything else goes to the operation's own handler.
+
+Theory of operation
+- A receive is armed once and goes on (multishot); each message comes in a buffer that the kernel chose. The answer is a
+  send from that very buffer: not waited for (MSG_DONTWAIT), so it is over within the entry that submits it, and silent
+  (IOSQE_CQE_SKIP_SUCCESS): only a send that failed or fell short posts a completion, which says how much went.
+- So a buffer is free again when the entry after the one that filled it is over and its completions are handled: buffers
+  go back once a turn, all that the turn before had used, in the order in which they were taken.
+- A direction never has more than one send whose result is not known; a second one could overtake the rest of the first.
+  `Side.sent` is the number of the submission that was its last send: below `start` its result is known.
+- A turn handles all completions that are there when it begins. It looks at no more than CHUNK of them between two looks
+  at the submission ring, which therefore cannot overflow; when it is full it is submitted.
+
+user_data: bits 0–19 slot, 20–23 operation, the rest is the operation's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from relay.engines.ring import abi
+from relay.engines.ring.burst import Burst
+from relay.engines.ring.uring import Buffers, Uring
+
+if TYPE_CHECKING:
+    from relay.engines.ring.link import Side
+
+ENTRIES = 4096
+COMPLETIONS = 16384
+CHUNK = 1024  # completions handled between two looks at the submission ring
+FULL = ENTRIES - CHUNK  # entries after which the ring is submitted: the rest is for one chunk
+
+SLOT_BITS, OPERATION_BITS = 20, 4
+SLOTS = 1 << SLOT_BITS
+SLOT_MASK = SLOTS - 1
+OPERATION_MASK = (1 << OPERATION_BITS) - 1
+VALUE = SLOT_BITS + OPERATION_BITS  # where the operation's own bits begin
+BUFFER_MASK = 0xFFFF
+LENGTH = VALUE + 16
+
+# Operations. RECV is 0, so that its user_data is the slot.
+RECV, SEND, SEND_MANY, CONNECT, ACCEPT, POLL_IN, POLL_OUT, SILENT, GUEST = range(9)
+STIRRING = SILENT  # what is below may end in a callback of asyncio's being scheduled
+SENDS = frozenset({SEND, SEND_MANY})
+
+NEVER = 1 << 62  # `Side.sent` of a side whose messages must not go straight to its peer
+SEND_WORD = abi.IORING_OP_SEND | abi.IOSQE_CQE_SKIP_SUCCESS
+SEND_TAG = SEND << SLOT_BITS
+# WAITALL: a send that takes only a part is a failure, and so posts its completion.
+QUIET = (abi.MSG_WAITALL | abi.MSG_NOSIGNAL | abi.MSG_DONTWAIT) << abi.OP_FLAGS
+
+Completed = Callable[[int, int, int], None]
+"""Handles a completion: user_data, result, flags."""
+
+
+class Reactor:
+    """The ring with its turn. `sides` are by slot; `handlers` by operation. Raises OSError if there is no ring."""
+
+    def __init__(self) -> None:
+        self.ring = ring = Uring(ENTRIES, COMPLETIONS)
+        self.buffers: Buffers | None = None
+        self.sides: list[Side] = []
+        self.handlers: list[Completed] = [_ignore] * (1 << OPERATION_BITS)
+        self.after_turn: Callable[[], None] = _nothing
+        self._pack = abi.SQE.pack_into
+        self._sqes = ring.sqes
+        self._wrap = ring.entries - 1
+        self.queued = 0  # submissions prepared so far, ever: the number of the next one
+        self.mark = 0  # those before are submitted
+        self.start = 0  # those before were submitted by the entry of this turn, or earlier: their results are known
+        self.used = 0  # buffers taken in this turn
+        self._used_before = 0  # in the turn before
+        self.bursts: dict[int, Burst] = {}  # by slot: sends of several messages prepared in this turn
+        self.sent_bursts: dict[int, Burst] = {}  # in the turn before: their results come in this one
+        self._head = 0
+        self.turns = 0
+
+    def provide(self, count: int, size: int) -> Buffers:
+        """Make buffers for receives. Raises OSError."""
+        buffers = Buffers(count, size)
+        self.ring.register_buffers(buffers)
+        self.buffers = buffers
+        return buffers
+
+    def push(self, word: int, offset: int, address: int, length: int, user_data: int) -> None:
+        """Prepare a submission; `length` has op_flags in its upper half."""
+        number = self.queued
+        self._pack(self._sqes, (number & self._wrap) << 6, word, offset, address, length, user_data)
+        self.queued = number = number + 1
+        if number - self.mark >= FULL:
+            self.flush()
+
+    def send(self, side: Side, buffer: int, size: int) -> None:
+        """Prepare the send of a received message to the peer. Its side must have no send whose result is not known."""
+        assert self.buffers is not None
+        side.sent = self.queued
+        tag = side.slot | SEND_TAG | buffer << VALUE | size << LENGTH
+        self.push(side.word, 0, self.buffers.address[buffer], QUIET | size, tag)
+
+    def flush(self) -> None:
+        """Submit what is prepared, now; learn which sends failed or fell short, though their completions come later."""
+        ring = self.ring
+        words = ring.words
+        before = words[ring.cq_tail]
+        words[ring.sq_tail] = self.queued & 0xFFFFFFFF
+        ring.submit(self.queued - words[ring.sq_head] & 0xFFFFFFFF)
+        self.mark = self.queued
+        for index in range(words[ring.cq_tail] - before & 0xFFFFFFFF):
+            position = (before + index & ring.completions - 1) * abi.CQE_SIZE
+            user_data, _, _ = abi.CQE.unpack_from(ring.cqes, position)
+            if user_data >> SLOT_BITS & OPERATION_MASK in SENDS:
+                side = self.sides[user_data & SLOT_MASK]
+                side.short = True
+                side.sent = NEVER
+
+    def join(self, side: Side, buffer: int, size: int) -> bool:
+        """Add a message to the send of the same side that is prepared and not submitted; False if it cannot be."""
+        assert self.buffers is not None
+        if not self.mark <= side.sent < NEVER:
+            return False
+        burst = self.bursts.get(side.slot)
+        if burst is None or burst.number != side.sent:
+            position = (side.sent & self._wrap) << 6
+            _, _, address, quiet_size, tag = abi.SQE.unpack_from(self._sqes, position)
+            burst = self.bursts[side.slot] = Burst(side.sent)
+            burst.add(tag >> VALUE & BUFFER_MASK, address, quiet_size & 0xFFFFFFFF)
+            word = side.word - abi.IORING_OP_SEND + abi.IORING_OP_SENDMSG
+            self._pack(self._sqes, position, word, 0, burst.address, QUIET | 1, side.slot | SEND_MANY << SLOT_BITS)
+        if burst.full:
+            return False
+        burst.add(buffer, self.buffers.address[buffer], size)
+        return True
+
+    def known(self, side: Side) -> bool:
+        """Whether the peer has taken everything that was sent on; submits what is prepared if it has to."""
+        if self.mark <= side.sent < NEVER:
+            self.flush()
+        return not side.short
+
+    def turn(self, wait: int, timeout: float | None) -> int:
+        """Submit, wait for `wait` completions at most `timeout` seconds, handle all.
+
+        Returns how many may have scheduled a callback of asyncio's.
+        """
+        ring = self.ring
+        words = ring.words
+        words[ring.sq_tail] = self.queued & 0xFFFFFFFF
+        head = self._head
+        if words[ring.cq_tail] != head:
+            wait = 0
+        ring.enter(self.queued - words[ring.sq_head] & 0xFFFFFFFF, wait, timeout)
+        self.mark = self.start = self.queued
+        self.turns += 1
+        tail = words[ring.cq_tail]
+        stirred = 0
+        while head != tail:
+            count = min(tail - head & 0xFFFFFFFF, CHUNK)
+            stirred += self._handle(head, count)
+            head = head + count & 0xFFFFFFFF
+            self._head = words[ring.cq_head] = head
+            if self.queued - self.mark >= CHUNK and head != tail:
+                self.flush()
+        if self.bursts or self.sent_bursts:
+            self.sent_bursts, self.bursts = self.bursts, {}
+        self.after_turn()
+        if self._used_before:
+            assert self.buffers is not None
+            self.buffers.give_back(self._used_before)
+        self._used_before, self.used = self.used, 0
+        return stirred
+
+    def _handle(self, head: int, count: int) -> int:
+        """Handle that many completions; returns what `turn` does."""
+        ring, sides, handlers, pack, sqes, wrap = (
+            self.ring, self.sides, self.handlers, self._pack, self._sqes, self._wrap,
+        )  # fmt: skip
+        address = self.buffers.address if self.buffers is not None else []
+        start, number, used = self.start, self.queued, 0
+        first = head & ring.completions - 1
+        last = first + count
+        cqes = ring.cqes
+        if last <= ring.completions:
+            parts = (cqes[first * 16 : last * 16],)
+        else:
+            parts = (cqes[first * 16 :], cqes[: (last - ring.completions) * 16])
+        stirred = 0
+        for part in parts:
+            for user_data, result, flags in abi.CQE.iter_unpack(part):
+                if flags & 3 == 3:  # F_BUFFER and F_MORE: a message, and the receive goes on
+                    side = sides[user_data]
+                    used += 1
+                    if side.sent < start:
+                        side.sent = number
+                        side.received += result
+                        buffer = flags >> 16
+                        # 24 and 40: VALUE and LENGTH.
+                        pack(sqes, (number & wrap) << 6, side.word, 0, address[buffer], QUIET | result,
+                             user_data | SEND_TAG | buffer << 24 | result << 40)  # fmt: skip
+                        number += 1
+                        continue
+                elif flags & 1:
+                    used += 1
+                operation = user_data >> 20 & 15  # SLOT_BITS, OPERATION_MASK
+                stirred += operation < STIRRING
+                self.queued = number
+                handlers[operation](user_data, result, flags)
+                number = self.queued
+        self.queued = number
+        self.used += used
+        return stirred
+
+    def leave(self) -> None:
+        """An engine goes: its handlers are called no more."""
+        self.handlers[:GUEST] = [_ignore] * GUEST
+        self.after_turn = _nothing
+        self.sides.clear()
+
+    def close(self) -> None:
+        """Close the ring, then let go of its memory."""
+        self.ring.close()
+        if self.buffers is not None:
+            self.buffers.close()
+
+
+def _ignore(_user_data: int, _result: int, _flags: int) -> None:
+    pass
+
+
+def _nothing() -> None:
+    pass

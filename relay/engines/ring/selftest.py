@@ -1,0 +1,267 @@
+"""Whether io_uring works here: real connections through a ring engine on loopback, before traffic depends on it.
+
+Takes a tenth of a second. What is tried: the wait (an idle loop does not spin, a timer comes in time), accept, connect,
+echo, half-close, reset, a peer that does not read (a send that falls short, bytes that are held and delivered later), and
+more messages at once than there are buffers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import resource
+import socket
+import struct
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from relay.engines.contract import Action, Address, Close, Dial, Event, Handler, Pump, TcpOptions, Timeouts
+from relay.engines.ring import kernels
+from relay.engines.ring.engine import RingEngine
+from relay.engines.ring.selector import RingLoop
+
+LOOPBACK = "127.0.0.1"
+LIMIT = 1.0  # seconds for everything
+BUFFERS = 8
+CROWD = 5 * BUFFERS  # messages at once
+BULK = 1 << 20  # bytes
+STEP = 0.05  # seconds of the idle wait
+IDLE_TURNS = 6  # of the ring in that time, at most: its timer, and the tick's
+
+DISABLED = Path("/proc/sys/kernel/io_uring_disabled")
+
+
+class Failed(Exception):
+    """It does not work, and why."""
+
+
+class _Handler:
+    """Dials the upstream and lets bytes flow; keeps how it ended."""
+
+    def __init__(self, ended: list[Event]) -> None:
+        self.link: object | None = None
+        self._ended = ended
+
+    def advance(self, event: Event, value: object = None) -> Action:
+        if event is Event.CONNECTED:
+            return Pump()
+        self._ended.append(event)
+        return Close(event is Event.UPSTREAM_RESET, event is Event.CLIENT_RESET)
+
+    def moved(self, up: int, down: int) -> None:
+        pass
+
+
+class _Trial:
+    """One engine between a client and an upstream, all on one loop."""
+
+    def __init__(self, loop: RingLoop, release: str) -> None:
+        self.loop = loop
+        self.ended: list[Event] = []
+        found = kernels.faults(release)
+        self.engine = RingEngine(
+            loop,
+            Timeouts(0.0, 0.0),
+            TcpOptions(),
+            buffers=BUFFERS,
+            multishot_receive=kernels.UNBOUNDED_RECEIVE not in found,
+            multishot_accept=kernels.BAD_ACCEPT not in found,
+        )
+        self._upstream = _listening()
+        listener = _listening()
+        self._address: Address = listener.getsockname()
+        target = Dial(self._upstream.getsockname(), "", LIMIT)
+
+        def accepted(_client: Address) -> tuple[Handler, Action]:
+            return _Handler(self.ended), target
+
+        self.engine.listen(listener, accepted)
+
+    async def couple(self) -> tuple[socket.socket, socket.socket]:
+        """Both far ends of a new connection."""
+        client = socket.socket()
+        client.setblocking(False)
+        await self.loop.sock_connect(client, self._address)
+        upstream, _ = await self.loop.sock_accept(self._upstream)
+        upstream.setblocking(False)
+        return client, upstream
+
+    async def receive(self, sock: socket.socket, size: int) -> bytes:
+        data = b""
+        while len(data) < size and (part := await self.loop.sock_recv(sock, size - len(data))):
+            data += part
+        return data
+
+    async def until(self, state: Callable[[], object]) -> None:
+        """Wait for something that is not told."""
+        while not state():
+            self.engine.tick(time.monotonic())
+            await asyncio.sleep(0.001)
+
+    def close(self) -> None:
+        self.engine.close()
+        self._upstream.close()
+
+
+async def _idle(trial: _Trial) -> None:
+    reactor = trial.loop.ring_selector.reactor
+    turns, began = reactor.turns, time.monotonic()
+    await asyncio.sleep(STEP)
+    if time.monotonic() - began < STEP:
+        raise Failed("a timer came early")
+    if reactor.turns - turns > IDLE_TURNS:
+        raise Failed(f"the wait does not wait: {reactor.turns - turns} turns in {STEP} s")
+
+
+async def _echo_and_half_close(trial: _Trial) -> None:
+    client, upstream = await trial.couple()
+    with client, upstream:
+        await trial.loop.sock_sendall(client, b"ping")
+        _same(await trial.receive(upstream, 4), b"ping")
+        await trial.loop.sock_sendall(upstream, b"pong")
+        _same(await trial.receive(client, 4), b"pong")
+        client.shutdown(socket.SHUT_WR)
+        _same(await trial.receive(upstream, 1), b"")
+        await trial.loop.sock_sendall(upstream, b"late")
+        upstream.close()
+        _same(await trial.receive(client, 5), b"late")
+    await trial.until(lambda: trial.ended == [Event.FINISHED])
+
+
+async def _reset(trial: _Trial) -> None:
+    client, upstream = await trial.couple()
+    with upstream:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        try:
+            await trial.receive(upstream, 1)
+        except ConnectionResetError:
+            return
+        raise Failed("a reset was passed on as an end")
+
+
+async def _short_send(trial: _Trial) -> None:
+    """A peer that does not read at first; everything arrives all the same."""
+    client, upstream = await trial.couple()
+    with client, upstream:
+        pattern = os.urandom(1021)  # a prime: no buffer's size is a multiple
+        data = (pattern * (BULK // len(pattern) + 1))[:BULK]
+        sent = 0
+        while not trial.engine.held:
+            try:
+                sent += client.send((data[sent % BULK :]) or data)
+            except BlockingIOError:
+                await asyncio.sleep(0)
+        client.shutdown(socket.SHUT_WR)
+        received = 0
+        while part := await trial.loop.sock_recv(upstream, 1 << 18):
+            start = received % BULK
+            expected = (data[start:] + data)[: len(part)]
+            _same(part, expected)
+            received += len(part)
+        if received != sent:
+            raise Failed(f"{sent - received} of {sent} bytes are missing")
+
+
+async def _shortage(trial: _Trial) -> None:
+    """More messages in one turn than there are buffers."""
+    couples = [await trial.couple() for _ in range(CROWD)]
+    for number, (client, _) in enumerate(couples):
+        client.send(number.to_bytes(4, "big"))  # the loop does not run meanwhile: the ring finds all at once
+    for number, (client, upstream) in enumerate(couples):
+        _same(await trial.receive(upstream, 4), number.to_bytes(4, "big"))
+        client.close()
+        upstream.close()
+
+
+STEPS: tuple[tuple[str, Callable[[_Trial], Awaitable[None]]], ...] = (
+    ("idle wait", _idle),
+    ("echo and half-close", _echo_and_half_close),
+    ("reset", _reset),
+    ("short send", _short_send),
+    ("buffer shortage", _shortage),
+)
+
+
+def run(release: str) -> float:
+    """Try a ring; the seconds that it took. Raises Failed with the cause and, where there is one, the remedy."""
+    if kernels.version(release) < kernels.OLDEST:
+        oldest = ".".join(map(str, kernels.OLDEST))
+        raise Failed(f"Linux {release} is too old for it: {oldest} or newer is needed")
+    began = time.monotonic()
+    try:
+        loop = RingLoop()
+    except OSError as error:
+        raise Failed(explain(error)) from error
+    step = "set-up"
+    try:
+        trial = _Trial(loop, release)
+
+        async def steps() -> None:
+            nonlocal step
+            async with asyncio.timeout(LIMIT):
+                for name, function in STEPS:
+                    step = name
+                    await function(trial)
+
+        try:
+            loop.run_until_complete(steps())
+        finally:
+            trial.close()
+    except TimeoutError:
+        raise Failed(f"self-test, {step}: not over within {LIMIT:g} s") from None
+    except Failed as error:
+        raise Failed(f"self-test, {step}: {error}") from None
+    except OSError as error:
+        raise Failed(f"self-test, {step}: {explain(error)}") from error
+    finally:
+        loop.close()
+    return time.monotonic() - began
+
+
+def explain(error: OSError) -> str:
+    """Why the kernel refuses a ring, and what to do about it."""
+    text = error.strerror or str(error)
+    if error.errno == errno.ENOSYS:
+        return f"{text}: this kernel has no io_uring, or a seccomp profile hides it (see security_opt, --security-opt)"
+    if error.errno in (errno.EPERM, errno.EACCES):
+        level = _disabled()
+        if level == "2":
+            return f"{text}: kernel.io_uring_disabled is 2; `sysctl kernel.io_uring_disabled=0` allows it"
+        if level == "1":
+            return (
+                f"{text}: kernel.io_uring_disabled is 1, which wants CAP_SYS_ADMIN or the group in "
+                "kernel.io_uring_group; `sysctl kernel.io_uring_disabled=0` allows it to all"
+            )
+        return (
+            f"{text}: a seccomp profile refuses it (Docker's and containerd's default do); run with a profile that "
+            "allows io_uring_setup, io_uring_enter and io_uring_register"
+        )
+    if error.errno == errno.ENOMEM:
+        limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+        return f"{text}: RLIMIT_MEMLOCK is {limit} bytes; raise LimitMEMLOCK (systemd) or `ulimit -l` to 8 MiB"
+    if error.errno == errno.EINVAL:
+        return f"{text}: this kernel does not know what the ring needs"
+    return text
+
+
+def _disabled() -> str:
+    try:
+        return DISABLED.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _listening() -> socket.socket:
+    sock = socket.socket()
+    sock.bind((LOOPBACK, 0))
+    sock.listen(CROWD)
+    sock.setblocking(False)
+    return sock
+
+
+def _same(found: bytes, expected: bytes) -> None:
+    if found != expected:
+        raise Failed(f"other bytes than were sent: {found[:20]!r} instead of {expected[:20]!r}")

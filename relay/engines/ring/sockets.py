@@ -1,0 +1,165 @@
+"""System calls on bare descriptors: what the ring engine does at once instead of through the ring.
+
+It has no socket object per connection. None of these calls waits; the sockets themselves are in blocking mode, since
+O_NONBLOCK would make the ring answer EAGAIN instead of waiting.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
+
+from relay.engines.contract import Address, Dial
+from relay.engines.ring import abi
+from relay.listener import Option
+
+# PyDLL keeps the interpreter lock: giving it up and taking it again costs more than these calls last. use_errno: see
+# `uring`.
+_libc = ctypes.PyDLL(None, use_errno=True)
+_socket, _setsockopt, _getsockopt = _libc.socket, _libc.setsockopt, _libc.getsockopt
+_getsockname, _getpeername = _libc.getsockname, _libc.getpeername
+_send, _recv, _shutdown = _libc.send, _libc.recv, _libc.shutdown
+_send.restype = _recv.restype = ctypes.c_ssize_t
+
+_ONE = ctypes.byref(ctypes.c_int(1))
+_STREAM = socket.SOCK_STREAM | socket.SOCK_CLOEXEC
+IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h: choose the port at connect, when the whole 4-tuple is known
+
+_SOCKADDR_SIZE = 28  # struct sockaddr_in6
+_name = ctypes.create_string_buffer(_SOCKADDR_SIZE)
+_name_pointer = ctypes.c_void_p(ctypes.addressof(_name))
+_name_size = ctypes.c_int(_SOCKADDR_SIZE)
+_name_size_pointer = ctypes.byref(_name_size)
+_int = ctypes.c_int()
+_int_pointer = ctypes.byref(_int)
+_int_size_pointer = ctypes.byref(ctypes.c_int(4))
+_in = struct.Struct("!HH4s").unpack_from
+_in6 = struct.Struct("!HHI16sI").unpack_from
+
+SEND_FLAGS = abi.MSG_DONTWAIT | abi.MSG_NOSIGNAL
+
+
+def open_stream(action: Dial, options: Sequence[Option]) -> int:
+    """The descriptor of a new TCP socket for a dial, options set and source bound. Raises OSError."""
+    family = socket.AF_INET6 if ":" in action.address[0] else socket.AF_INET
+    fd: int = _socket(int(family), int(_STREAM), socket.IPPROTO_TCP)
+    if fd < 0:
+        raise _error()
+    try:
+        set_options(fd, options)
+        if action.source:
+            set_options(fd, ((socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1),))
+            with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=os.dup(fd)) as sock:
+                sock.bind((action.source, 0))
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def set_options(fd: int, options: Sequence[Option]) -> None:
+    """Set socket options. Raises OSError."""
+    for level, option, value in options:
+        pointer = _ONE if value == 1 else ctypes.byref(ctypes.c_int(value))
+        if _setsockopt(fd, int(level), int(option), pointer, 4) < 0:
+            raise _error()
+
+
+def pending_error(fd: int) -> int:
+    """The errno that the kernel keeps for this socket, 0 for none; asking takes it away (SO_ERROR, socket(7))."""
+    if _getsockopt(fd, socket.SOL_SOCKET, socket.SO_ERROR, _int_pointer, _int_size_pointer) < 0:
+        return ctypes.get_errno()
+    return _int.value
+
+
+def send(fd: int, data: bytes) -> int:
+    """Send what the kernel takes now; 0 if that is nothing. Raises OSError."""
+    size: int = _send(fd, data, len(data), SEND_FLAGS)
+    return size if size >= 0 else _nothing_now()
+
+
+def send_from(fd: int, address: ctypes.c_void_p, size: int) -> int:
+    """The same from memory at an address."""
+    sent: int = _send(fd, address, size, SEND_FLAGS)
+    return sent if sent >= 0 else _nothing_now()
+
+
+def receive(fd: int, address: ctypes.c_void_p, size: int, flags: int = 0) -> int | None:
+    """Receive what is there, to memory at an address; 0 at the end, None if there is nothing now. Raises OSError."""
+    received: int = _recv(fd, address, size, flags | abi.MSG_DONTWAIT)
+    if received < 0:
+        _nothing_now()
+        return None
+    return received
+
+
+def finish(fd: int) -> None:
+    """Send FIN: shutdown(2) of the sending direction. Raises OSError."""
+    if _shutdown(fd, int(socket.SHUT_WR)) < 0:
+        raise _error()
+
+
+def local_address(fd: int) -> Address | None:
+    """The address of this end; None if the socket has none any more."""
+    _name_size.value = _SOCKADDR_SIZE
+    return _read_name() if _getsockname(fd, _name_pointer, _name_size_pointer) == 0 else None
+
+
+def peer_address(fd: int) -> Address | None:
+    """The address of the other end; None if the connection is gone already."""
+    _name_size.value = _SOCKADDR_SIZE
+    return _read_name() if _getpeername(fd, _name_pointer, _name_size_pointer) == 0 else None
+
+
+def _read_name() -> Address:
+    if _name_size.value == 16:
+        _, port, host = _in(_name)
+        return socket.inet_ntoa(host), port
+    _, port, flow, host, scope = _in6(_name)
+    # The scope is in the machine's own byte order, unlike the rest.
+    return socket.inet_ntop(socket.AF_INET6, host), port, flow, socket.ntohl(scope)
+
+
+class Sockaddr:
+    """A struct sockaddr in memory of its own."""
+
+    __slots__ = ("_buffer", "address", "size")
+
+    def __init__(self, packed: bytes) -> None:
+        self._buffer = ctypes.create_string_buffer(packed, len(packed))
+        self.address = ctypes.addressof(self._buffer)
+        self.size = len(packed)
+
+
+@lru_cache(maxsize=1024)
+def sockaddr(address: Address) -> Sockaddr:
+    """A literal address as the kernel wants it; kept while it is in use. Raises OSError for one that is not literal."""
+    host, port = address[0], address[1]
+    if ":" not in host:
+        return Sockaddr(struct.pack("=H", socket.AF_INET) + struct.pack("!H4s8x", port, socket.inet_aton(host)))
+    name, _, zone = host.partition("%")
+    flow, scope = (address[2], address[3]) if len(address) == 4 else (0, 0)
+    if zone:
+        scope = int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
+    packed = struct.pack("!HI16s", port, flow, socket.inet_pton(socket.AF_INET6, name)) + struct.pack("=I", scope)
+    return Sockaddr(struct.pack("=H", socket.AF_INET6) + packed)
+
+
+# connect(2) to AF_UNSPEC dissolves an association; on a connected TCP socket that sends RST (tcp_disconnect).
+NOWHERE = Sockaddr(struct.pack("=H14x", abi.AF_UNSPEC))
+
+
+def _error() -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))
+
+
+def _nothing_now() -> int:
+    if ctypes.get_errno() != errno.EAGAIN:
+        raise _error()
+    return 0

@@ -1,0 +1,205 @@
+"""One io_uring: set up, mapped, entered and unmapped, through ctypes alone. Knows nothing of connections.
+
+What is used, and why it needs no memory barriers: the ring belongs to one thread (SINGLE_ISSUER), which does the kernel's
+part of it as well (DEFER_TASKRUN: completions are only posted inside this thread's own io_uring_enter). Whoever reads a
+ring's head or tail is thus whoever wrote it, and a program sees its own writes in order, on arm64 too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import mmap
+import os
+import struct
+
+from relay.engines.ring import abi
+
+# use_errno: ctypes keeps the errno of each call for get_errno(); the interpreter's own calls would overwrite it.
+# No argument types: plain integers and c_void_p objects pass in half the time of a typed prototype. Addresses must be
+# c_void_p (a plain integer is cut to 32 bits), and a seventh argument, which x86-64 passes on the stack, must fill its
+# eight bytes (c_size_t): with a plain integer the other four are whatever was there, and io_uring_enter answers EINVAL.
+_syscall = ctypes.CDLL(None, use_errno=True).syscall
+_syscall.restype = ctypes.c_long
+_NULL = ctypes.c_void_p(None)
+_ZERO = ctypes.c_size_t(0)
+
+FLAGS = (
+    abi.IORING_SETUP_CQSIZE
+    | abi.IORING_SETUP_R_DISABLED
+    | abi.IORING_SETUP_SUBMIT_ALL
+    | abi.IORING_SETUP_COOP_TASKRUN
+    | abi.IORING_SETUP_SINGLE_ISSUER
+    | abi.IORING_SETUP_DEFER_TASKRUN
+)
+FEATURES = abi.IORING_FEAT_SINGLE_MMAP | abi.IORING_FEAT_NODROP | abi.IORING_FEAT_EXT_ARG | abi.IORING_FEAT_CQE_SKIP
+# What io_uring_enter may answer instead of a count, io_uring_enter(2): time is up; a signal came; no memory for a
+# request just now, or the completion ring must be emptied first. What was not submitted then stays in the ring.
+ENTER_ERRNOS = frozenset({errno.ETIME, errno.EINTR, errno.EAGAIN, errno.EBUSY})
+
+
+class Uring:
+    """A ring of `entries` submissions and `completions` completions (powers of two). Raises OSError.
+
+    `sqes` is the submission ring's memory, `cqes` the completion ring's; `words` all heads and tails as 32-bit cells, at
+    the indices `sq_head`, `sq_tail`, `cq_head` and `cq_tail`. It belongs to the thread that enters it first.
+    """
+
+    def __init__(self, entries: int, completions: int) -> None:
+        self._fd = -1
+        self._enabled = False
+        self._maps: list[mmap.mmap] = []
+        self._views: list[memoryview] = []
+        params = ctypes.create_string_buffer(
+            abi.PARAMS.pack(*(completions if i == 1 else FLAGS if i == 2 else 0 for i in range(30)), *[0] * 10)
+        )
+        fd = _syscall(abi.SYS_io_uring_setup, entries, ctypes.byref(params))
+        if fd < 0:
+            raise _error("io_uring_setup")
+        self._fd = fd
+        try:
+            self._map(abi.PARAMS.unpack(params.raw[: abi.PARAMS.size]))
+        except BaseException:
+            self.close()
+            raise
+        self._ring_fd, self._flags = fd, 0
+        self._register_descriptor()
+        self._timespec = ctypes.create_string_buffer(abi.TIMESPEC.size)
+        arg = abi.GETEVENTS_ARG.pack(0, 0, 0, ctypes.addressof(self._timespec))
+        self._arg = ctypes.create_string_buffer(arg, abi.GETEVENTS_ARG.size)
+        self._arg_pointer = ctypes.c_void_p(ctypes.addressof(self._arg))
+        self._arg_size = ctypes.c_size_t(abi.GETEVENTS_ARG.size)
+
+    def _map(self, params: tuple[int, ...]) -> None:
+        missing = FEATURES & ~params[abi.PARAMS_FEATURES]
+        if missing:
+            raise OSError(errno.EOPNOTSUPP, f"io_uring lacks features {missing:#x}")
+        sq = params[abi.PARAMS_SQ_OFF :]
+        cq = params[abi.PARAMS_CQ_OFF :]
+        self.entries, self.completions = params[0], params[1]
+        size = max(sq[abi.SQ_ARRAY] + 4 * self.entries, cq[abi.CQ_CQES] + abi.CQE_SIZE * self.completions)
+        rings = self._mmap(size, abi.IORING_OFF_SQ_RING)
+        whole = self._view(memoryview(rings))
+        self.words = self._view(whole[: size // 4 * 4].cast("I"))
+        for i in range(self.entries):
+            self.words[sq[abi.SQ_ARRAY] // 4 + i] = i  # entry i of the ring is always SQE i
+        self.sq_head, self.sq_tail = sq[abi.SQ_HEAD] // 4, sq[abi.SQ_TAIL] // 4
+        self.cq_head, self.cq_tail = cq[abi.CQ_HEAD] // 4, cq[abi.CQ_TAIL] // 4
+        self.cqes = self._view(whole[cq[abi.CQ_CQES] : cq[abi.CQ_CQES] + abi.CQE_SIZE * self.completions])
+        self.sqes = self._mmap(self.entries * abi.SQE_SIZE, abi.IORING_OFF_SQES)
+
+    def _mmap(self, size: int, offset: int) -> mmap.mmap:
+        self._maps.append(mmap.mmap(self._fd, size, offset=offset))
+        return self._maps[-1]
+
+    def _view(self, view: memoryview) -> memoryview:
+        self._views.append(view)
+        return view
+
+    def _register_descriptor(self) -> None:
+        """A registered descriptor spares the look-up at each entry; without it the ring works as well."""
+        update = ctypes.create_string_buffer(abi.RSRC_UPDATE.pack(0xFFFFFFFF, 0, self._fd), abi.RSRC_UPDATE.size)
+        if _syscall(abi.SYS_io_uring_register, self._fd, abi.IORING_REGISTER_RING_FDS, update, 1) == 1:
+            self._ring_fd = abi.RSRC_UPDATE.unpack(update.raw)[0]
+            self._flags = abi.IORING_ENTER_REGISTERED_RING
+
+    @property
+    def closed(self) -> bool:
+        return self._fd < 0
+
+    def submit(self, count: int) -> None:
+        """Submit `count` entries; completions are not waited for, and deferred work is not run."""
+        if not self._enabled:
+            self._enable()
+        if _syscall(abi.SYS_io_uring_enter, self._ring_fd, count, 0, self._flags, _NULL, _ZERO) < 0:
+            self._check()
+
+    def enter(self, count: int, wait: int, timeout: float | None) -> None:
+        """Submit `count` entries, do the kernel's deferred work, and wait for `wait` completions.
+
+        The wait ends early at a signal or after `timeout` seconds (None: never). How many entries were taken, the ring's
+        head tells. Raises OSError for anything that should not happen.
+        """
+        if not self._enabled:
+            self._enable()
+        flags = self._flags | abi.IORING_ENTER_GETEVENTS
+        if timeout is None or not wait:
+            result = _syscall(abi.SYS_io_uring_enter, self._ring_fd, count, wait, flags, _NULL, _ZERO)
+        else:
+            seconds = int(timeout)
+            abi.TIMESPEC.pack_into(self._timespec, 0, seconds, int((timeout - seconds) * 1e9))
+            flags |= abi.IORING_ENTER_EXT_ARG
+            result = _syscall(
+                abi.SYS_io_uring_enter, self._ring_fd, count, wait, flags, self._arg_pointer, self._arg_size
+            )
+        if result < 0:
+            self._check()
+
+    def _check(self) -> None:
+        if ctypes.get_errno() not in ENTER_ERRNOS:
+            raise _error("io_uring_enter")
+
+    def _enable(self) -> None:
+        """The thread that enables the ring is the one that may enter it (io_register_enable_rings)."""
+        if self._fd < 0:
+            raise ValueError("the ring is closed")
+        if _syscall(abi.SYS_io_uring_register, self._fd, abi.IORING_REGISTER_ENABLE_RINGS, _NULL, 0) < 0:
+            raise _error("IORING_REGISTER_ENABLE_RINGS")
+        self._enabled = True
+
+    def register_buffers(self, buffers: Buffers) -> None:
+        """Provide buffers for receives, as group 0. Raises OSError."""
+        reg = abi.BUF_REG.pack(buffers.ring_address, buffers.count, 0, 0, 0, 0, 0)
+        if _syscall(abi.SYS_io_uring_register, self._fd, abi.IORING_REGISTER_PBUF_RING, reg, 1) < 0:
+            raise _error("IORING_REGISTER_PBUF_RING")
+
+    def close(self) -> None:
+        """Close and unmap everything. What was under way is cancelled by the kernel."""
+        if self._fd < 0:
+            return
+        os.close(self._fd)
+        self._fd = -1
+        # Somebody may still refer to a part, the traceback of a defect for example: then it is unmapped with that.
+        for item in (*reversed(self._views), *self._maps):
+            with contextlib.suppress(BufferError):
+                item.release() if isinstance(item, memoryview) else item.close()
+
+
+class Buffers:
+    """A ring of provided buffers (IORING_REGISTER_PBUF_RING): `count`, a power of two, of `size` bytes each.
+
+    The kernel takes them in the order in which they lie in the ring, and position i always offers buffer i. When they are
+    given back in the order in which they were taken, the entries never need to be written again: only the tail moves.
+    """
+
+    def __init__(self, count: int, size: int) -> None:
+        self.count, self.size = count, size
+        self._memory = mmap.mmap(-1, count * size)
+        self._ring = mmap.mmap(-1, count * 16)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        self.ring_address = ctypes.addressof(ctypes.c_char.from_buffer(self._ring))
+        self.view = memoryview(self._memory)
+        self.address = [start + i * size for i in range(count)]
+        for i in range(count):
+            # struct io_uring_buf {addr u64, len u32, bid u16, resv u16}; the first entry's resv is the ring's tail.
+            struct.pack_into("=QIHH", self._ring, i * 16, self.address[i], size, i, 0)
+        self._tail = memoryview(self._ring)[14:16].cast("H")
+        self._given = count
+        self._tail[0] = count & 0xFFFF
+
+    def give_back(self, count: int) -> None:
+        """The `count` buffers that were taken first may be taken again."""
+        self._given += count
+        self._tail[0] = self._given & 0xFFFF
+
+    def close(self) -> None:
+        """Unmap; the ring that has them must be closed by now."""
+        self._tail.release()
+        self.view.release()
+        self.address.clear()
+
+
+def _error(call: str) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, f"{call}: {os.strerror(number)}")
