@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Protocol
@@ -80,7 +81,7 @@ class Ledger:
     def connected(self, upstream: int, seconds: float) -> None:
         block, start = self._block, self._upstreams[upstream]
         block[start] += int(seconds * NANO)
-        block[start + 1 + counters.bucket(CONNECT_BUCKETS, seconds)] += 1
+        block[start + 1 + bisect_left(CONNECT_BUCKETS, seconds)] += 1
 
     def moved(self, listener: int, up: int, down: int) -> None:
         block, start = self._block, self._listeners[listener]
@@ -94,7 +95,7 @@ class Ledger:
         block, listener = self._block, connection.frontend.index
         start = self._listeners[listener]
         block[start + counters.DURATION_SUM] += int(seconds * NANO)
-        block[self._durations[listener] + counters.bucket(DURATION_BUCKETS, seconds)] += 1
+        block[self._durations[listener] + bisect_left(DURATION_BUCKETS, seconds)] += 1
         block[start + counters.OUTCOME + outcome.index] += 1
         if self._log is not None:
             self._log(connection, outcome, seconds)

@@ -21,7 +21,10 @@ from relay.settings import Settings
 
 
 def run(settings: Settings, *, connect: bool) -> int:
-    """Print the plan; with `connect` also try each upstream. 0; 1 if an upstream cannot be reached, 2 if the engine cannot run here."""
+    """Print the plan; with `connect` also try each upstream.
+
+    Returns 0; 1 if an upstream cannot be reached, 2 if the engine cannot run here.
+    """
     workers = settings.workers or usable_cpus()
     descriptors = raise_descriptor_limit()
     carries = (descriptors - RESERVED_DESCRIPTORS - sum(len(item.bind) for item in settings.listeners)) // 2 * workers

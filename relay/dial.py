@@ -50,6 +50,8 @@ class Route:
     def targets(self) -> list[Target]:
         """What a new connection tries, the first one last in the list (to be popped)."""
         self._turn += 1
+        if len(self._targets) == 1:
+            return self._targets.copy()
         return _from(self._targets, self._turn)[::-1]
 
     def expand(self, target: Target, addresses: Sequence[str]) -> list[Target]:

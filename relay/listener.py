@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from typing import NamedTuple
 
 from relay.engines.contract import TcpOptions
 
@@ -19,12 +20,15 @@ BACKLOG = 4096  # the kernel cuts it to net.core.somaxconn, 4096 by default sinc
 
 Option = tuple[int, int, int]
 
+NODELAY: Option = (int(socket.IPPROTO_TCP), socket.TCP_NODELAY, 1)  # int: an IntEnum is slower to pass on
+KEEPALIVE: Option = (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
 
 def tcp_options(tcp: TcpOptions) -> tuple[Option, ...]:
     """The setsockopt arguments for every connection, on either side."""
-    options: list[Option] = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
+    options: list[Option] = [NODELAY]
     if tcp.keepalive_idle:
-        options.append((socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1))
+        options.append(KEEPALIVE)
         options.append((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, tcp.keepalive_idle))
         if tcp.keepalive_interval:
             options.append((socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, tcp.keepalive_interval))
@@ -35,10 +39,23 @@ def tcp_options(tcp: TcpOptions) -> tuple[Option, ...]:
     return tuple(options)
 
 
-def split_options(options: tuple[Option, ...]) -> tuple[tuple[Option, ...], tuple[Option, ...]]:
-    """Those that a connection needs from its first byte on, and those that say how long to bear with a silent peer."""
-    first = tuple(option for option in options if option[1] == socket.TCP_NODELAY and option[0] == socket.IPPROTO_TCP)
-    return first, tuple(option for option in options if option not in first)
+class EngineOptions(NamedTuple):
+    """What an engine sets itself, and when. A client's side inherits the rest from its listener."""
+
+    upstream_first: tuple[Option, ...]  # before a dial: what matters from the first byte on
+    upstream_later: tuple[Option, ...]  # once a connection has lived for a while: how long to bear with a silent peer
+    client_later: tuple[Option, ...]
+
+
+def engine_options(tcp: TcpOptions) -> EngineOptions:
+    """The options of each side by the time when they are set: most short connections end before the later ones."""
+    options = tcp_options(tcp)
+    first = tuple(option for option in options if option[:2] == NODELAY[:2])
+    return EngineOptions(
+        first,
+        tuple(option for option in options if option not in first),
+        tuple(option for option in options if option == KEEPALIVE),
+    )
 
 
 def bind_listener(host: str, port: int, tcp: TcpOptions) -> socket.socket:
@@ -55,7 +72,9 @@ def bind_listener(host: str, port: int, tcp: TcpOptions) -> socket.socket:
             # [::] must not take 0.0.0.0's port as well, and every client has an address of its own family.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         for option in tcp_options(tcp):
-            sock.setsockopt(*option)
+            # Keepalive itself would start a timer with each connection: engines set it on those that live on.
+            if option != KEEPALIVE:
+                sock.setsockopt(*option)
         sock.bind((host, port))
         sock.listen(BACKLOG)
     except BaseException:

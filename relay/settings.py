@@ -225,8 +225,7 @@ class Settings(BaseSettings):
     workers: int = Field(default=0, ge=0, le=256, description="worker processes, 0 = one per usable CPU")
     engine: Literal["auto", "ring", "stream"] = Field(
         default="auto",
-        description='how workers move bytes: "ring" = io_uring (Linux 6.1 or newer, where it is allowed), "stream" = uvloop, '
-        '"auto" = ring if its self-test at the start passes, else stream',
+        description='how workers move bytes: "ring" = io_uring, "stream" = uvloop, "auto" = ring where it works',
     )
     limits: LimitSettings = LimitSettings()
     dial: DialSettings = DialSettings()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import os
@@ -25,8 +26,8 @@ from relay.control import Channel, ChannelFull, Drain, Log, Message, Ready, Star
 from relay.core import counters
 from relay.core.counters import Layout
 from relay.dial import Route
-from relay.engines.contract import Engine
 from relay.engines.choice import make_engine, make_loop
+from relay.engines.contract import Engine
 from relay.logs import LogWriter
 from relay.outcome import OUTCOMES
 from relay.resolve import Resolver
@@ -156,7 +157,7 @@ class Worker:
 
 
 def _acceptor(frontend: connection.Frontend) -> connection.Acceptor:
-    return lambda client: connection.accept(frontend, client)
+    return functools.partial(connection.accept, frontend)
 
 
 class ChannelHandler(logging.Handler):

@@ -136,24 +136,54 @@ class Limits:
         self._instance_row = range(n, 2 * n)
         self._listener_rows = tuple(range((2 + i) * n, (3 + i) * n) for i in range(len(plan.listeners)))
         self._region = plan.source_buckets * WAYS
+        self._capacity, self._instance, self._by_source = plan.capacity, plan.instance, bool(plan.per_source)
+        self._listener_limits = plan.listeners
 
     def acquire(self, listener: int, source: int = 0) -> Lease | Refusal:
         """A place for one connection of listener number `listener` from the source with hash `source` (not 0)."""
-        counts, column = self._counts, self._column
-        if counts[self._own] >= self._plan.capacity:
+        counts, column, own = self._counts, self._column, self._own
+        if counts[own] >= self._capacity:
             return Refusal.CAPACITY
-        refusal: Refusal | None = Refusal.INSTANCE
+        if self._by_source:
+            return self._acquire(listener, source)
+        # Without a rival in the way this is all; written out, for every connection passes here.
+        limit, row = self._listener_limits[listener], self._listener_rows[listener]
+        counts[column] = counts[column] + 1 & MASK  # odd: deciding
+        counts[own] += 1
+        if limit:
+            counts[row[column]] += 1
+        self._fence()
+        total = 0
+        for cell in self._instance_row:
+            total += counts[cell]
+        if total <= self._instance:
+            if limit:
+                total = 0
+                for cell in row:
+                    total += counts[cell]
+            if total <= limit or not limit:
+                counts[column] = counts[column] + 1 & MASK
+                return Lease(self, listener, NO_SLOT)
+        return self._acquire(listener, source, announced=True)
+
+    def _acquire(self, listener: int, source: int, *, announced: bool = False) -> Lease | Refusal:
+        """The whole of it; `announced`: the first announcement is made, and the sum was too high."""
+        counts, column = self._counts, self._column
+        refusal: Refusal | None = None
+        slot = NO_SLOT
         for _ in range(SPINS):
-            counts[column] = (counts[column] + 1) & MASK  # odd: deciding
-            slot = self._announce(listener, source)
-            if slot == BUCKET_FULL:
-                counts[column] = (counts[column] + 1) & MASK
-                return Refusal.SOURCE
-            self._fence()
-            refusal = self._over(listener, source, 0)
-            if refusal is None:
-                counts[column] = (counts[column] + 1) & MASK
-                return Lease(self, listener, slot)
+            if not announced:
+                counts[column] = (counts[column] + 1) & MASK  # odd: deciding
+                slot = self._announce(listener, source)
+                if slot == BUCKET_FULL:
+                    counts[column] = (counts[column] + 1) & MASK
+                    return Refusal.SOURCE
+                self._fence()
+                refusal = self._over(listener, source, 0)
+                if refusal is None:
+                    counts[column] = (counts[column] + 1) & MASK
+                    return Lease(self, listener, slot)
+            announced = False
             refusal, final = self._decide(listener, source)
             if refusal is None:
                 counts[column] = (counts[column] + 1) & MASK

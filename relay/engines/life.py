@@ -27,8 +27,13 @@ class Link(silence.Link, Protocol):
     """What is needed of an engine's record of a connection."""
 
     handler: Handler
+    settled: bool | None  # seen by a tick: None not yet, False with no bytes flowing yet, True and settled
     deadline: float  # of the dial under way, monotonic seconds; infinite while the handler is waited for
 
+
+# Read from the class once: on Python 3.11 each look at an enumeration's member goes through its metaclass.
+CONNECTED, FINISHED = Event.CONNECTED, Event.FINISHED
+CLIENT_RESET, UPSTREAM_RESET = Event.CLIENT_RESET, Event.UPSTREAM_RESET
 
 L = TypeVar("L", bound=Link)
 
@@ -41,8 +46,8 @@ class Life(Generic[L]):
     def __init__(self, timeouts: Timeouts) -> None:
         self._timeouts = timeouts
         self._links: set[L] = set()
-        self._early: set[L] = set()  # no bytes flow yet: waiting or dialling
-        self._young: set[L] = set()  # since the last sweep
+        self._new: list[L] = []  # since the last tick; most are over by the next one
+        self._early: set[L] = set()  # those that lived to see a tick and no bytes flow yet: waiting or dialling
         self._next_sweep = 0.0
         self._last_sweep = 0.0
         self._sweep_every = silence.interval(timeouts)
@@ -92,6 +97,7 @@ class Life(Generic[L]):
             self._after()
 
     def tick(self, now: float) -> None:
+        self._sort_new()
         self._resume()
         for link in [link for link in self._early if link.deadline <= now]:
             self._guarded(link, self._failed, link, Event.DIAL_TIMEOUT, None)
@@ -105,6 +111,12 @@ class Life(Generic[L]):
             self._guarded(link, self._ended, link, Event.STOP, None)
         self._after()
 
+    def _add(self, link: L) -> None:
+        """A connection was accepted, and not refused."""
+        link.handler.link = link
+        self._links.add(link)
+        self._new.append(link)
+
     # --- actions --------------------------------------------------------------------------------------------------
 
     def _perform(self, link: L, action: Action) -> None:
@@ -112,13 +124,13 @@ class Life(Generic[L]):
         if kind is Dial:
             assert isinstance(action, Dial)
             link.deadline = monotonic() + action.timeout
-            self._early.add(link)
             self._dial(link, action)
         elif kind is Pump:
             assert isinstance(action, Pump)
             link.active = monotonic()
-            self._early.discard(link)
-            self._young.add(link)
+            if link.settled is False:
+                self._early.discard(link)
+                self._new.append(link)
             self._start(link, action.first)
         elif kind is Close:
             assert isinstance(action, Close)
@@ -127,24 +139,27 @@ class Life(Generic[L]):
             self._close(link, reset_client=True, reset_upstream=True)
         elif kind is Wait:
             link.deadline = NO_DEADLINE
-            self._early.add(link)
         else:
             raise TypeError(f"not an action: {action!r}")
 
     def _failed(self, link: L, event: Event, number: int | None) -> None:
         """A dial came to nothing; the handler may have another address."""
-        self._early.discard(link)
         self._drop_upstream(link)
         self._perform(link, link.handler.advance(event, number))
 
     def _ended(self, link: L, event: Event, value: object) -> None:
-        self._report(link)
-        self._perform(link, link.handler.advance(event, value))
+        handler, upstream = link.handler, link.upstream
+        handler.moved(link.client.received, upstream.received if upstream is not None else 0)
+        action = handler.advance(event, value)
+        if type(action) is Close:
+            self._close(link, action.reset_client, action.reset_upstream)
+        else:
+            self._perform(link, action)
 
     def _broken(self, link: L, is_client: bool, number: int) -> None:
         """One side failed with that errno (0: hung up without one): the connection is over."""
         if not number or number in RESET_ERRNOS:
-            self._ended(link, Event.CLIENT_RESET if is_client else Event.UPSTREAM_RESET, None)
+            self._ended(link, CLIENT_RESET if is_client else UPSTREAM_RESET, None)
         else:
             self._ended(link, Event.CLIENT_LOST if is_client else Event.UPSTREAM_LOST, number)
 
@@ -153,19 +168,28 @@ class Life(Generic[L]):
             return
         link.handler.link = None
         self._links.discard(link)
-        self._early.discard(link)
-        self._young.discard(link)
+        if link.settled is False:
+            self._early.discard(link)
         self._end(link, reset_client, reset_upstream)
 
     def _report(self, link: L) -> None:
         upstream = link.upstream
         link.handler.moved(link.client.received, upstream.received if upstream is not None else 0)
 
+    def _sort_new(self) -> None:
+        """Connections that have lived to see a tick: dialling still, or to be settled for a longer life."""
+        new, self._new = self._new, []
+        for link in new:
+            if link in self._links:
+                if link.active:
+                    link.settled = True
+                    self._guarded(link, self._settle, link)
+                else:
+                    link.settled = False
+                    self._early.add(link)
+
     def _sweep(self, now: float) -> None:
         """Find what has been silent for too long, and report what has moved."""
-        young, self._young = self._young, set()
-        for link in young:
-            self._guarded(link, self._settle, link)
         moved, quiet, expired = silence.look(self._links, self._timeouts, now, self._last_sweep)
         self._last_sweep = now
         for link in moved:

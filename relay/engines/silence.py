@@ -44,9 +44,8 @@ def look(
     """Who has moved since the last look, which was at `before`; who had moved then and has not since; whose time is
     up, with the event to tell them.
 
-    What the relay can see of a slow reader is that it takes something out of what is held
-    for it; the bytes in the kernel's own buffers drain unseen, so for such a connection silence is known only in steps of
-    a buffer.
+    What the relay can see of a slow reader is that it takes something out of what is held for it; the bytes in the
+    kernel's own buffers drain unseen, so for such a connection silence is known only in steps of a buffer.
     """
     idle = timeouts.idle or float("inf")
     half_close = timeouts.half_close or float("inf")

@@ -27,6 +27,7 @@ def test_the_defaults_are_the_documented_ones(load_text: Load) -> None:
         "limits": {
             "max_connections": 0,
             "max_connections_per_source": 0,
+            "held_bytes": 67_108_864,
             "source_prefix_v4": 32,
             "source_prefix_v6": 64,
         },

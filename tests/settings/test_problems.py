@@ -57,7 +57,7 @@ def test_a_value_of_the_environment_is_named_by_its_variable(problems: Problems)
         ('log.access = "true"', 'log.access: "true" is neither true nor false; '),
         ('log.format = "text"', 'log.format: "text" is not one of "json", "console"; '),
         ('log.level = "INFO"', 'log.level: "INFO" is not one of "debug", "info", "warning", "error"; '),
-        ('engine = "ring"', 'engine: "ring" is not one of "auto", "stream"; '),
+        ('engine = "epoll"', 'engine: "epoll" is not one of "auto", "ring", "stream"; '),
         ('dns.nameservers = "10.0.0.4"', 'dns.nameservers: "10.0.0.4" is not a list of strings; '),
         ('dns.nameservers = ["ns.example"]', 'dns.nameservers[0]: "ns.example" is not a literal address; '),
         ('dns.nameservers = ["10.0.0.4:0"]', 'dns.nameservers[0]: "10.0.0.4:0" has port 0'),
@@ -89,7 +89,13 @@ def test_an_unknown_name_in_the_file_is_told_the_nearest(problems: Problems, tom
 
 @pytest.mark.parametrize(
     "later",
-    ["limits.held_bytes = 1", "access.allow = []", "dns.hold = 1.0", "timeouts.max_age = 0.0", "drain.announce = 15.0"],
+    [
+        "limits.accept_rate = 1.0",
+        "access.allow = []",
+        "dns.hold = 1.0",
+        "timeouts.max_age = 0.0",
+        "drain.announce = 15.0",
+    ],
 )
 def test_a_setting_that_does_not_exist_yet_is_unknown(problems: Problems, later: str) -> None:
     (problem,) = problems(SHORT + later + "\n")

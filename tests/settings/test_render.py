@@ -49,9 +49,10 @@ def listener_lists(draw: st.DrawFn) -> list[dict[str, Any]]:
 
 VARIABLES: dict[str, st.SearchStrategy[str]] = {
     "RELAY_WORKERS": st.integers(0, 256).map(str),
-    "RELAY_ENGINE": st.sampled_from(["auto", "stream"]),
+    "RELAY_ENGINE": st.sampled_from(["auto", "ring", "stream"]),
     "RELAY_LIMITS__MAX_CONNECTIONS": COUNTS.map(str),
     "RELAY_LIMITS__MAX_CONNECTIONS_PER_SOURCE": COUNTS.map(str),
+    "RELAY_LIMITS__HELD_BYTES": st.integers(0, 1 << 40).map(str),
     "RELAY_LIMITS__SOURCE_PREFIX_V4": st.integers(1, 32).map(str),
     "RELAY_LIMITS__SOURCE_PREFIX_V6": st.integers(1, 128).map(str),
     "RELAY_DIAL__CONNECT_TIMEOUT": st.floats(0, 3600, exclude_min=True).map(repr),

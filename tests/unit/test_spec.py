@@ -24,6 +24,7 @@ SPECS = st.builds(
     connect_timeout=SECONDS,
     timeouts=st.builds(Timeouts, SECONDS, SECONDS),
     tcp=st.builds(TcpOptions, NUMBERS, NUMBERS, NUMBERS, SECONDS),
+    held_bytes=NUMBERS,
 )
 
 
@@ -54,6 +55,7 @@ def test_a_large_configuration_fits_into_a_control_message() -> None:
         nameservers=(("168.63.129.16", 53),),
         timeouts=Timeouts(3600.0, 300.0),
         tcp=TcpOptions(),
+        held_bytes=67_108_864,
         access_log=True,
         log_format="json",
         debug=False,

@@ -12,7 +12,7 @@ SYS_io_uring_setup = 425
 SYS_io_uring_enter = 426
 SYS_io_uring_register = 427
 
-# struct io_uring_params: ten fields, then struct io_sqring_offsets and struct io_cqring_offsets (ten 32-bit words each).
+# struct io_uring_params: ten words, then struct io_sqring_offsets and struct io_cqring_offsets, ten 32-bit words each.
 PARAMS = struct.Struct("=40I")
 PARAMS_CQ_ENTRIES, PARAMS_FLAGS, PARAMS_FEATURES = 1, 2, 5  # words of it
 PARAMS_SQ_OFF, PARAMS_CQ_OFF = 10, 20
@@ -42,7 +42,8 @@ IORING_REGISTER_ENABLE_RINGS = 12
 IORING_REGISTER_RING_FDS = 20  # 5.18
 IORING_REGISTER_PBUF_RING = 22  # 5.19
 
-# struct io_uring_rsrc_update {offset, resv, data}; struct io_uring_buf_reg {ring_addr, ring_entries, bgid, flags, resv[3]};
+# struct io_uring_rsrc_update {offset, resv, data};
+# struct io_uring_buf_reg {ring_addr, ring_entries, bgid, flags, resv[3]};
 # struct io_uring_getevents_arg {sigmask, sigmask_sz, pad, ts}; struct __kernel_timespec {tv_sec, tv_nsec}.
 RSRC_UPDATE = struct.Struct("=IIQ")
 BUF_REG = struct.Struct("=QIHHQQQ")

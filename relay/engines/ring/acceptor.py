@@ -6,7 +6,6 @@ several connections of one turn would share the memory for it. So the address is
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import socket
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 
 from relay.engines.contract import Accepted, Action, Address, Handler, Refuse
 from relay.engines.ring import abi, sockets
+from relay.engines.ring.abi import IORING_CQE_F_MORE
 from relay.engines.ring.reactor import ACCEPT, SLOT_BITS, SLOT_MASK, Reactor
 from relay.engines.ring.slots import Slots
 from relay.listener import ACCEPT_CAPACITY_ERRNOS
@@ -102,21 +102,19 @@ class Acceptor:
         )
 
     def _accepted(self, user_data: int, result: int, flags: int) -> None:
-        index = user_data & SLOT_MASK
-        one = self._listening[index]
-        more = flags & abi.IORING_CQE_F_MORE
-        if not more:
-            one.armed = False
+        one = self._listening[user_data & SLOT_MASK]
         if result >= 0:
             self._take(one, result)
-        elif -result in ACCEPT_CAPACITY_ERRNOS:
-            # Left alone until `resume`, instead of spinning.
-            self._paused(-result)
-            return
-        elif -result != errno.ECANCELED and not one.ending:
-            # The connection died in the queue, accept(2): ECONNABORTED, EPROTO, network errors.
-            logger.debug("accept: %s", os.strerror(-result))
-        if not more and not one.ending:
+        if not flags & IORING_CQE_F_MORE:
+            self._over(user_data & SLOT_MASK, one, -result)
+
+    def _over(self, index: int, one: _Listening, number: int) -> None:
+        """An accept has ended, with that errno if it is more than 0."""
+        one.armed = False
+        if number in ACCEPT_CAPACITY_ERRNOS:
+            self._paused(number)  # left alone until `resume`, instead of spinning
+        elif not one.ending:
+            # All other errors concern the one connection that died in the queue, accept(2).
             self._arm(index)
 
     def _take(self, one: _Listening, fd: int) -> None:

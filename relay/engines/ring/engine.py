@@ -8,17 +8,20 @@ import errno
 import socket
 from time import monotonic
 
-from relay.engines.contract import Accepted, Action, Address, Dial, Event, Handler, TcpOptions, Timeouts
-from relay.engines.life import Life
-from relay.engines.ring import abi, sockets
+from relay.engines.contract import Accepted, Action, Address, Dial, Event, Handler, Pump, TcpOptions, Timeouts
+from relay.engines.life import CLIENT_RESET, CONNECTED, RESET_ERRNOS, UPSTREAM_RESET, Life
+from relay.engines.ring import sockets
+from relay.engines.ring.abi import IORING_CQE_F_MORE, IORING_OP_CONNECT
 from relay.engines.ring.acceptor import Acceptor
 from relay.engines.ring.link import Link, Side
-from relay.engines.ring.pump import BUFFERS, Pump
+from relay.engines.ring.pump import BUFFERS
+from relay.engines.ring.pump import Pump as BytePump
 from relay.engines.ring.reactor import CONNECT, POLL_IN, POLL_OUT, RECV, SEND, SEND_MANY, SLOT_BITS, SLOT_MASK
 from relay.engines.ring.selector import RingLoop
 from relay.engines.ring.slots import CONNECT_TAG, Slots
-from relay.listener import split_options, tcp_options
+from relay.listener import engine_options
 
+TARGETS = 1024  # upstream addresses that are kept
 END_SECONDS = 1.0  # that the last operations may take to report when the engine closes
 
 
@@ -47,17 +50,17 @@ class RingEngine(Life[Link]):
         super().__init__(timeouts)
         if not isinstance(loop, RingLoop):
             raise TypeError("the ring engine needs a RingLoop")
-        self._first_options, self._later_options = split_options(tcp_options(tcp))
+        self._options = engine_options(tcp)
+        self._first_options = self._options.upstream_first
         self._report_source = report_source
         self._reactor = reactor = loop.ring_selector.reactor
         self._slots = Slots(reactor)
-        self._pump = Pump(reactor, self._slots, self._ended, self._broken, held_limit, multishot_receive, buffers)
+        self._pump = BytePump(reactor, self._slots, self._ended, self._broken, held_limit, multishot_receive, buffers)
         self._acceptor = Acceptor(
             reactor, self._slots, self._begin, addresses=report_client, multishot=multishot_accept
         )
         self._sides = reactor.sides
-        self._sockaddrs: list[sockets.Sockaddr] = []  # of connects that the kernel has not read yet
-        self._sockaddrs_turn = 0
+        self._targets: dict[Address, sockets.Sockaddr] = {}
         reactor.handlers[RECV] = self._on_receive
         reactor.handlers[SEND] = self._on_send
         reactor.handlers[SEND_MANY] = self._on_send
@@ -93,14 +96,19 @@ class RingEngine(Life[Link]):
 
     def _on_receive(self, user_data: int, result: int, flags: int) -> None:
         side = self._sides[user_data]
-        if not flags & abi.IORING_CQE_F_MORE:
+        if not flags & IORING_CQE_F_MORE:
             side.busy -= 1
         link = side.link
         if link is None:
             self._reported(side)
             return
         try:
-            self._pump.received(side, result, flags)
+            if -result in RESET_ERRNOS:
+                side.armed = 0
+                side.broken = True
+                self._ended(link, CLIENT_RESET if side is link.client else UPSTREAM_RESET, None)
+            else:
+                self._pump.received(side, result, flags)
         except Exception:
             self._defect(link)
 
@@ -143,7 +151,6 @@ class RingEngine(Life[Link]):
     def _on_connect(self, user_data: int, result: int, _flags: int) -> None:
         side = self._sides[user_data & SLOT_MASK]
         side.busy -= 1
-        side.connecting = False
         link = side.link
         if link is None:
             self._reported(side)
@@ -153,7 +160,13 @@ class RingEngine(Life[Link]):
                 self._failed(link, Event.DIAL_FAILED, -result)
                 return
             source: Address | None = sockets.local_address(side.fd) if self._report_source else None
-            self._perform(link, link.handler.advance(Event.CONNECTED, source))
+            action = link.handler.advance(CONNECTED, source)
+            if type(action) is Pump and link.settled is None:  # by far the most frequent
+                assert link.upstream is not None
+                link.active = monotonic()
+                self._pump.start(link.client, link.upstream, action.first)
+            else:
+                self._perform(link, action)
         except Exception:
             self._defect(link)
 
@@ -166,15 +179,18 @@ class RingEngine(Life[Link]):
         """A connection was accepted, and not refused."""
         link = Link(handler, fd)
         try:
-            self._slots.client(link)
+            self._slots.add(link.client)
         except OSError:
             self._slots.reset_descriptor(fd)
             handler.advance(Event.DEFECT, None)
             return
-        handler.link = link
-        self._links.add(link)
+        self._add(link)
         try:
-            self._perform(link, action)
+            if type(action) is Dial:
+                link.deadline = monotonic() + action.timeout
+                self._dial(link, action)
+            else:
+                self._perform(link, action)
         except Exception:
             self._defect(link)
 
@@ -188,26 +204,29 @@ class RingEngine(Life[Link]):
 
     def _dial(self, link: Link, action: Dial) -> None:
         try:
-            fd = sockets.open_stream(action, self._first_options)
+            target = self._targets.get(action.address) or self._target(action.address)
+            fd = sockets.open_stream(target, action.source, self._first_options)
         except OSError as error:
             self._failed(link, Event.DIAL_FAILED, error.errno or errno.EINVAL)
             return
+        side = link.upstream = Side(link, fd)
         try:
-            address = sockets.sockaddr(action.address)
-            side = link.upstream = self._slots.upstream(link, fd)
+            self._slots.add(side)
         except OSError as error:
+            link.upstream = None
             self._slots.close_descriptor(fd)
             self._failed(link, Event.DIAL_FAILED, error.errno or errno.EINVAL)
             return
-        side.connecting = True
-        side.busy += 1
-        if self._sockaddrs_turn != self._reactor.turns:
-            self._sockaddrs_turn = self._reactor.turns
-            self._sockaddrs.clear()
-        self._sockaddrs.append(address)
-        self._reactor.push(
-            abi.IORING_OP_CONNECT | fd << abi.FD, address.size, address.address, 0, side.slot | CONNECT_TAG
-        )
+        side.busy = 1
+        self._reactor.push(IORING_OP_CONNECT | fd << 32, target.size, target.address, 0, side.slot | CONNECT_TAG)
+
+    def _target(self, address: Address) -> sockets.Sockaddr:
+        """The address in memory, where the kernel reads it when the connect is submitted. Raises OSError."""
+        if len(self._targets) >= TARGETS:
+            self._reactor.flush()
+            self._targets.clear()
+        target = self._targets[address] = sockets.sockaddr(address)
+        return target
 
     def _start(self, link: Link, first: bytes) -> None:
         assert link.upstream is not None
@@ -219,10 +238,11 @@ class RingEngine(Life[Link]):
             self._slots.close(side, reset=False)
 
     def _settle(self, link: Link) -> None:
-        """Keepalive and user timeout for the upstream side."""
-        if link.upstream is not None:
-            with contextlib.suppress(OSError):
-                sockets.set_options(link.upstream.fd, self._later_options)
+        """Keepalive, and for the upstream side the user timeout."""
+        with contextlib.suppress(OSError):
+            sockets.set_options(link.client.fd, self._options.client_later)
+            if link.upstream is not None:
+                sockets.set_options(link.upstream.fd, self._options.upstream_later)
 
     def _quiet(self, link: Link) -> None:
         """A reset that came together with data is not told by the receive that took the data: it goes on waiting.
@@ -236,12 +256,17 @@ class RingEngine(Life[Link]):
                 return
 
     def _end(self, link: Link, reset_client: bool, reset_upstream: bool) -> None:
-        for side, reset in ((link.client, reset_client), (link.upstream, reset_upstream)):
-            if side is None:
-                continue
-            # What cannot be delivered any more must not look as if nothing were missing.
-            reset = reset or (not side.broken and not self._pump.last(side))
-            self._pump.forget(side)
-            self._slots.close(side, reset=reset)
+        client, upstream = link.client, link.upstream
+        self._close_side(client, reset_client)
+        if upstream is not None:
+            self._close_side(upstream, reset_upstream)
         link.upstream = None
         del link.client
+
+    def _close_side(self, side: Side, reset: bool) -> None:
+        # What cannot be delivered any more must not look as if nothing were missing.
+        if not reset and not side.broken and not self._pump.last(side):
+            reset = True
+        if side.held is not None:
+            self._pump.forget(side)
+        self._slots.close(side, reset=reset)

@@ -1,4 +1,4 @@
-"""Which kernels the ring engine avoids what on. The self-test has the last word; this table knows what a test cannot see.
+"""What the ring engine avoids on which kernels. The self-test has the last word; this table knows what it cannot see.
 
 A fault that shows itself only under load, or a missing bound, passes any test at start. Each entry says where it was
 reported or which change ended it.

@@ -8,6 +8,8 @@ from relay.engines.contract import Handler
 from relay.engines.ring.reactor import NEVER
 from relay.engines.silence import CHANGED
 
+ARMED, CANCELLING = 1, 2
+
 
 class Side:
     """One of a connection's two sockets, with what is known of its direction: the bytes that come from it.
@@ -21,9 +23,6 @@ class Side:
         "broken",
         "bulk",
         "busy",
-        "cancelling",
-        "chunks",
-        "connecting",
         "ended",
         "fd",
         "finished",
@@ -36,7 +35,6 @@ class Side:
         "sent",
         "short",
         "slot",
-        "turn",
         "word",
     )
 
@@ -53,23 +51,13 @@ class Side:
         self.short = False  # a send failed or fell short, and its completion has not been handled
         self.held: bytes | None = None  # not yet taken by this side; b"": nothing, but it takes nothing now
         self.busy = 0  # operations that have yet to report
-        self.connecting = False  # a connect is one of them
-        self.armed = False  # a receive is one of them
-        self.cancelling = False  # it was asked to end
+        self.armed = 0  # a receive is one of them, ARMED or CANCELLING
         self.poll_in = 0  # so is a poll, WATCH or READABLE
         self.poll_out = False
         self.bulk = False  # is read in large pieces, at once, when a poll says that there is something
-        self.turn = -1  # in which `chunks` were counted
-        self.chunks = 0  # messages of one turn that came behind its first
         self.ended = False  # FIN read
         self.finished = False  # FIN sent
         self.broken = False  # reset or lost: nothing more can be given to it
-
-    def close(self) -> None:
-        """Be closed: no descriptor, no peer, nobody to tell."""
-        self.fd = -1
-        self.sent = NEVER
-        self.link = self.peer = self.held = None
 
 
 Side.NOBODY = Side(None, -1)
@@ -78,12 +66,13 @@ Side.NOBODY = Side(None, -1)
 class Link:
     """A connection as the engine sees it."""
 
-    __slots__ = ("active", "client", "deadline", "handler", "seen", "upstream")
+    __slots__ = ("active", "client", "deadline", "handler", "seen", "settled", "upstream")
 
     def __init__(self, handler: Handler, fd: int) -> None:
         self.handler = handler
         self.client = Side(self, fd)
         self.upstream: Side | None = None
+        self.settled: bool | None = None  # see `life.Link`
         self.deadline = 0.0  # of the dial under way, monotonic seconds
         self.active = 0.0  # when a byte was last seen to have moved; 0: not pumping
         self.seen = CHANGED  # bytes received both ways when `active` was set

@@ -1,12 +1,13 @@
 """How the ring engine passes on what does not go straight through: the reactor's turn sends only the plain message.
 
-A direction leaves the fast way when its peer does not take everything (what is left is held, and the side not read until
-the peer has taken it), and when it proves to be bulk (read in large pieces, whenever a poll says that there is
+A direction leaves the fast way when its peer does not take everything (what is left is held, and the side not read
+until the peer has taken it), and when it proves to be bulk (read in large pieces, whenever a poll says that there is
 something). `watch` decides what is waited for on a side; it can be called at any time, as often as one likes.
 
 How much is held: a receive gives at most GO buffers in one go, at most two goes come before it is cancelled, and a read
-of bulk is at most READ bytes; all that is less than half of `contract.HELD_BOUND` for each direction. When all connections
-together hold more than the limit, nothing more is taken from a socket than its peer has taken (MSG_PEEK first).
+of bulk is at most READ bytes; all that is less than half of `contract.HELD_BOUND` for each direction. When all
+connections together hold more than the limit, nothing more is taken from a socket than its peer has taken (MSG_PEEK
+first).
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import errno
 from collections.abc import Callable
 
 from relay.engines.contract import HELD_BOUND, Event
+from relay.engines.life import FINISHED
 from relay.engines.ring import abi, sockets
-from relay.engines.ring.link import Link, Side
-from relay.engines.ring.reactor import BUFFER_MASK, LENGTH, NEVER, SEND_WORD, SLOT_MASK, VALUE, Reactor
+from relay.engines.ring.link import ARMED, CANCELLING, Link, Side
+from relay.engines.ring.reactor import BUFFER_MASK, LENGTH, NEVER, SEND_WORD, VALUE, Reactor
 from relay.engines.ring.slots import POLL_IN_TAG, POLL_OUT_TAG, Slots
 from relay.engines.silence import CHANGED
 
@@ -54,13 +56,15 @@ class Pump:
     ) -> None:
         self._reactor = reactor
         self._slots = slots
-        self._push = reactor.push
+        self._push, self._push_pair = reactor.push, reactor.push_pair
         self._end = end
         self._broken = broken
         self._receive_word = MULTISHOT if multishot else SINGLE
         self._buffers = reactor.provide(buffers, BUFFER)
         self._memory = bytearray(READ)
         self._address = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(self._memory)))
+        self._turn = -1  # in which `_chunks` were counted
+        self._chunks: dict[int, int] = {}  # messages of one turn that came behind its first, by slot
         self.held = 0  # bytes, all connections together
         # What one turn brings may all have to be held.
         self._held_limit = max(0, held_limit - buffers * BUFFER) if held_limit else NEVER
@@ -69,12 +73,31 @@ class Pump:
     def start(self, client: Side, upstream: Side, first: bytes) -> None:
         """Both sides are connected: let bytes flow, `first` towards the upstream before anything else."""
         client.peer, upstream.peer = upstream, client
-        client.word, upstream.word = SEND_WORD | upstream.fd << abi.FD, SEND_WORD | client.fd << abi.FD
+        client.word, upstream.word = SEND_WORD | upstream.fd << 32, SEND_WORD | client.fd << 32  # FD
         client.sent = upstream.sent = -1
         if first and not self._give(client, upstream, first):
             return
-        self.watch(client)
-        self.watch(upstream)
+        if client.poll_in or self.tight or first:
+            self.watch(client)
+            self.watch(upstream)
+        else:
+            client.armed = upstream.armed = ARMED
+            client.busy += 1
+            upstream.busy += 1
+            word = self._receive_word
+            self._push_pair(word | client.fd << 32, 0, 0, client.slot, word | upstream.fd << 32, upstream.slot)
+
+    def _arm(self, side: Side) -> None:
+        side.armed = ARMED
+        side.busy += 1
+        # Without a try at once (POLL_FIRST): what it brought would be told before the failure of a send that is
+        # submitted with it.
+        self._push(self._receive_word | side.fd << 32, 0, 0, 0, side.slot)
+
+    def _disarm(self, side: Side) -> None:
+        if side.armed == ARMED:
+            side.armed = CANCELLING
+            self._slots.cancel(side.slot)
 
     # --- what is waited for ---------------------------------------------------------------------------------------
 
@@ -83,29 +106,21 @@ class Pump:
         peer = side.peer
         if peer is None or side.ended or peer.held is not None:
             if side.armed:
-                if not side.cancelling:
-                    side.cancelling = True
-                    self._slots.cancel(side.slot)
+                self._disarm(side)
             elif side.poll_in != WATCH and not (side.ended and side.finished):
                 # Both ends closed in good order look like a reset to a poll.
                 self._poll_in(side, WATCH, 0)
         elif side.bulk or self.tight:
             side.bulk = True
             if side.armed:
-                if not side.cancelling:
-                    side.cancelling = True
-                    self._slots.cancel(side.slot)
+                self._disarm(side)
             elif side.poll_in != READABLE:
                 self._poll_in(side, READABLE, abi.POLLIN)
         else:
             if side.poll_in:
                 self._poll_in(side, 0, 0)
             if not side.armed:
-                side.armed = True
-                side.busy += 1
-                # Without a try at once (POLL_FIRST): what it brought would be told before the failure of a send that is
-                # submitted with it.
-                self._push(self._receive_word | side.fd << abi.FD, 0, 0, 0, side.slot)
+                self._arm(side)
 
     def _poll_in(self, side: Side, wanted: int, mask: int) -> None:
         """Have that poll instead of the one that is under way; when its end is told, `watch` is called again."""
@@ -131,7 +146,7 @@ class Pump:
     def received(self, side: Side, result: int, flags: int) -> None:
         """A receive told something that the reactor does not handle itself."""
         if not flags & abi.IORING_CQE_F_MORE:
-            side.armed = side.cancelling = False
+            side.armed = 0
         if flags & abi.IORING_CQE_F_BUFFER:
             side.received += result
             self._message(side, flags >> abi.IORING_CQE_BUFFER_SHIFT, result)
@@ -168,8 +183,8 @@ class Pump:
             self._read(side, side.peer)
         elif result >= 0 and result & (abi.POLLERR | abi.POLLHUP):
             number = sockets.pending_error(side.fd)
-            # HUP alone is good order where FIN was sent: the side's own FIN came too, perhaps behind bytes that wait for
-            # a peer that is slow to take them. Without FIN sent it means a reset whose errno another call was told.
+            # HUP alone is good order where FIN was sent: the side's own FIN came too, perhaps behind bytes that wait
+            # for a peer that is slow to take them. Without FIN sent it means a reset whose errno another call was told.
             if number or not side.finished:
                 self.broken(side, number)
             elif was == ENDING:
@@ -218,10 +233,11 @@ class Pump:
         if peer.held is None and side.sent < reactor.mark:
             reactor.send(side, buffer, size)
             return
-        if side.turn != reactor.turns:
-            side.turn, side.chunks = reactor.turns, 0
-        side.chunks += 1
-        if side.chunks == BULK:
+        if self._turn != reactor.turns:
+            self._turn = reactor.turns
+            self._chunks.clear()
+        self._chunks[side.slot] = chunks = self._chunks.get(side.slot, 0) + 1
+        if chunks == BULK:
             side.bulk = True
             self.watch(side)
         if peer.held is not None or not reactor.join(side, buffer, size):
@@ -245,7 +261,7 @@ class Pump:
         """Too much is held: every side is read with care from now on, until half of it is gone."""
         self.tight = True
         for side in self._reactor.sides:
-            if side.peer is not None and side.armed and not side.cancelling:
+            if side.peer is not None and side.armed:
                 self.watch(side)
 
     def _give(self, side: Side, peer: Side, data: bytes) -> bool:
@@ -323,12 +339,12 @@ class Pump:
         """`side` has ended and its peer has taken everything: pass the FIN on; the second one ends it."""
         assert side.link is not None
         if peer.ended and side.held is None and self._reactor.known(peer):
-            self._end(side.link, Event.FINISHED, None)
+            self._end(side.link, FINISHED, None)
         elif not peer.finished:
             peer.finished = True
             try:
-                # At once: the ring leaves it to another thread, which looks the descriptor up when it comes to it, and may
-                # find it closed by then, or another connection's (io_shutdown_prep: REQ_F_FORCE_ASYNC).
+                # At once: the ring leaves it to another thread, which looks the descriptor up when it comes to it, and
+                # may find it closed by then, or another connection's (io_shutdown_prep: REQ_F_FORCE_ASYNC).
                 sockets.finish(peer.fd)
             except OSError as error:
                 self.broken(peer, error.errno)

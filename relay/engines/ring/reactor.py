@@ -1,6 +1,7 @@
 """One turn of the ring: submit what was prepared, wait, and handle every completion that is there.
 
-What most completions are, a message of one side that its peer can take, is handled here, in one loop, without a call. Everything else goes to the operation's own handler.
+What most completions are, a message of one side that its peer can take, is handled here, in one loop, without a call.
+Everything else goes to the operation's own handler.
 
 Theory of operation
 - A receive is armed once and goes on (multishot); each message comes in a buffer that the kernel chose. The answer is a
@@ -13,7 +14,7 @@ Theory of operation
 - A turn handles all completions that are there when it begins. It looks at no more than CHUNK of them between two looks
   at the submission ring, which therefore cannot overflow; when it is full it is submitted.
 
-user_data: bits 0–19 slot, 20–23 operation, the rest is the operation's own.
+user_data: bits 0 to 19 slot, 20 to 23 operation, the rest is the operation's own.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 ENTRIES = 4096
 COMPLETIONS = 16384
 CHUNK = 1024  # completions handled between two looks at the submission ring
-FULL = ENTRIES - CHUNK  # entries after which the ring is submitted: the rest is for one chunk
+FULL = ENTRIES - CHUNK - 2  # entries after which the ring is submitted: the rest is for one chunk, and a pair
 
 SLOT_BITS, OPERATION_BITS = 20, 4
 SLOTS = 1 << SLOT_BITS
@@ -43,7 +44,6 @@ LENGTH = VALUE + 16
 
 # Operations. RECV is 0, so that its user_data is the slot.
 RECV, SEND, SEND_MANY, CONNECT, ACCEPT, POLL_IN, POLL_OUT, SILENT, GUEST = range(9)
-STIRRING = SILENT  # what is below may end in a callback of asyncio's being scheduled
 SENDS = frozenset({SEND, SEND_MANY})
 
 NEVER = 1 << 62  # `Side.sent` of a side whose messages must not go straight to its peer
@@ -90,6 +90,17 @@ class Reactor:
         number = self.queued
         self._pack(self._sqes, (number & self._wrap) << 6, word, offset, address, length, user_data)
         self.queued = number = number + 1
+        if number - self.mark >= FULL:
+            self.flush()
+
+    def push_pair(
+        self, word: int, offset: int, address: int, user_data: int, second_word: int, second_user_data: int
+    ) -> None:
+        """Prepare two submissions at once, the second with nothing but its first word."""
+        number, pack, sqes, wrap = self.queued, self._pack, self._sqes, self._wrap
+        pack(sqes, (number & wrap) << 6, word, offset, address, 0, user_data)
+        pack(sqes, (number + 1 & wrap) << 6, second_word, 0, 0, 0, second_user_data)
+        self.queued = number = number + 2
         if number - self.mark >= FULL:
             self.flush()
 
@@ -140,11 +151,8 @@ class Reactor:
             self.flush()
         return not side.short
 
-    def turn(self, wait: int, timeout: float | None) -> int:
-        """Submit, wait for `wait` completions at most `timeout` seconds, handle all.
-
-        Returns how many may have scheduled a callback of asyncio's.
-        """
+    def turn(self, wait: int, timeout: float | None) -> None:
+        """Submit, wait for `wait` completions at most `timeout` seconds, handle all."""
         ring = self.ring
         words = ring.words
         words[ring.sq_tail] = self.queued & 0xFFFFFFFF
@@ -155,10 +163,9 @@ class Reactor:
         self.mark = self.start = self.queued
         self.turns += 1
         tail = words[ring.cq_tail]
-        stirred = 0
         while head != tail:
             count = min(tail - head & 0xFFFFFFFF, CHUNK)
-            stirred += self._handle(head, count)
+            self._handle(head, count)
             head = head + count & 0xFFFFFFFF
             self._head = words[ring.cq_head] = head
             if self.queued - self.mark >= CHUNK and head != tail:
@@ -170,10 +177,9 @@ class Reactor:
             assert self.buffers is not None
             self.buffers.give_back(self._used_before)
         self._used_before, self.used = self.used, 0
-        return stirred
 
-    def _handle(self, head: int, count: int) -> int:
-        """Handle that many completions; returns what `turn` does."""
+    def _handle(self, head: int, count: int) -> None:
+        """Handle that many completions."""
         ring, sides, handlers, pack, sqes, wrap = (
             self.ring, self.sides, self.handlers, self._pack, self._sqes, self._wrap,
         )  # fmt: skip
@@ -183,10 +189,9 @@ class Reactor:
         last = first + count
         cqes = ring.cqes
         if last <= ring.completions:
-            parts = (cqes[first * 16 : last * 16],)
+            parts = [cqes[first * 16 : last * 16]]
         else:
-            parts = (cqes[first * 16 :], cqes[: (last - ring.completions) * 16])
-        stirred = 0
+            parts = [cqes[first * 16 :], cqes[: (last - ring.completions) * 16]]
         for part in parts:
             for user_data, result, flags in abi.CQE.iter_unpack(part):
                 if flags & 3 == 3:  # F_BUFFER and F_MORE: a message, and the receive goes on
@@ -203,14 +208,11 @@ class Reactor:
                         continue
                 elif flags & 1:
                     used += 1
-                operation = user_data >> 20 & 15  # SLOT_BITS, OPERATION_MASK
-                stirred += operation < STIRRING
                 self.queued = number
-                handlers[operation](user_data, result, flags)
+                handlers[user_data >> 20 & 15](user_data, result, flags)  # SLOT_BITS, OPERATION_MASK
                 number = self.queued
         self.queued = number
         self.used += used
-        return stirred
 
     def leave(self) -> None:
         """An engine goes: its handlers are called no more."""

@@ -2,7 +2,7 @@
 
 asyncio hears of its own descriptors (control channel, resolver, wake-up) as from any selector; the clients' bytes move
 inside `select`, which returns only when asyncio has something to do: one of its descriptors is ready, a timer is due,
-or something happened that is not just a message passed on, for that may have scheduled a callback.
+or what happened to a connection has scheduled a callback or a timer (`RingLoop` takes note of that).
 
 A descriptor is watched by a poll that fires once, and is armed again by the next `select`: so readiness is
 level-triggered, as asyncio expects.
@@ -18,7 +18,7 @@ import selectors
 import stat
 from collections.abc import Iterator, Mapping
 from time import monotonic
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from relay.engines.ring import abi
 from relay.engines.ring.reactor import GUEST, SILENT, SLOT_BITS, VALUE, Reactor
@@ -50,6 +50,7 @@ class RingSelector(selectors.BaseSelector):
         self._fired: list[int] = []  # descriptors whose poll fired, to be armed again
         self._ready: list[tuple[selectors.SelectorKey, int]] = []
         self._next = 1
+        self.called = False  # a callback or a timer was scheduled: `select` is to return
 
     def register(self, fileobj: FileDescriptorLike, events: int, data: Any = None) -> selectors.SelectorKey:
         if not events or events & ~(READ | WRITE):
@@ -87,12 +88,13 @@ class RingSelector(selectors.BaseSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         self._arm_again()
+        self.called = False
         turn, deadline = self.reactor.turn, None if timeout is None else monotonic() + timeout
         while True:
             left = None if deadline is None else deadline - monotonic()
-            stirred = turn(1 if left is None or left > 0 else 0, left)
+            turn(0 if self._ready or (left is not None and left <= 0) else 1, left)
             # A signal ends the wait as well; its handler has run by now, and what is left of the time goes on.
-            if self._ready or stirred or (left is not None and left <= 0):
+            if self._ready or self.called or (left is not None and left <= 0):
                 ready, self._ready = self._ready, []
                 return ready
 
@@ -193,3 +195,13 @@ class RingLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self.ring_selector = RingSelector()
         super().__init__(self.ring_selector)
+
+    if not TYPE_CHECKING:  # the stubs want a variadic generic for the arguments, which Python 3.11 can hardly write
+
+        def call_soon(self, callback, *args, context=None):
+            self.ring_selector.called = True
+            return super().call_soon(callback, *args, context=context)
+
+        def call_at(self, when, callback, *args, context=None):
+            self.ring_selector.called = True
+            return super().call_at(when, callback, *args, context=context)

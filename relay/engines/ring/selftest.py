@@ -1,8 +1,8 @@
 """Whether io_uring works here: real connections through a ring engine on loopback, before traffic depends on it.
 
 Takes a tenth of a second. What is tried: the wait (an idle loop does not spin, a timer comes in time), accept, connect,
-echo, half-close, reset, a peer that does not read (a send that falls short, bytes that are held and delivered later), and
-more messages at once than there are buffers.
+echo, half-close, reset, a peer that does not read (a send that falls short, bytes that are held and delivered later),
+and more messages at once than there are buffers.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ import logging
 import os
 
 from relay.engines.ring import abi
-from relay.engines.ring.link import Link, Side
-from relay.engines.ring.reactor import CONNECT, POLL_IN, POLL_OUT, SILENT, SLOT_BITS, SLOTS, VALUE, Reactor
+from relay.engines.ring.link import Side
+from relay.engines.ring.reactor import CONNECT, NEVER, POLL_IN, POLL_OUT, SILENT, SLOT_BITS, SLOTS, VALUE, Reactor
 from relay.engines.ring.sockets import NOWHERE
 
 logger = logging.getLogger("relay.engine")
@@ -21,6 +21,8 @@ logger = logging.getLogger("relay.engine")
 QUIETLY = abi.IOSQE_CQE_SKIP_SUCCESS
 CONNECT_TAG, POLL_IN_TAG, POLL_OUT_TAG = CONNECT << SLOT_BITS, POLL_IN << SLOT_BITS, POLL_OUT << SLOT_BITS
 _SILENT_TAG = SILENT << SLOT_BITS
+CLOSE_WORD = abi.IORING_OP_CLOSE | QUIETLY
+RESET_WORD = abi.IORING_OP_CONNECT | QUIETLY | abi.IOSQE_IO_HARDLINK  # of NOWHERE: sends RST
 # What silent operations may answer where all is well: what was to be cancelled is over or about to be, the connection
 # that was to be shut down or reset is gone.
 HARMLESS = frozenset({errno.ENOENT, errno.EALREADY, errno.ENOTCONN, errno.ECANCELED, errno.ECONNRESET, errno.EPIPE})
@@ -31,67 +33,65 @@ class Slots:
 
     def __init__(self, reactor: Reactor) -> None:
         self._reactor = reactor
-        self._push = reactor.push
+        self._push, self._push_pair = reactor.push, reactor.push_pair
         self._sides = reactor.sides
         self._free: list[int] = []
         self._resting: list[int] = []  # released in this turn
         self._rested: list[int] = []  # released in the turn before
-        self.open = 0  # slots in use, those of closed sides that have operations under way included
         reactor.handlers[SILENT] = _failed
         reactor.after_turn = self._turn_over
 
-    def client(self, link: Link) -> None:
-        """Give the client's side its slot. Raises OSError if there is none left."""
-        self._add(link.client)
-
-    def upstream(self, link: Link, fd: int) -> Side:
-        """The upstream side for a descriptor. Raises OSError if there is no slot left."""
-        side = Side(link, fd)
-        self._add(side)
-        return side
-
-    def _add(self, side: Side) -> None:
+    def add(self, side: Side) -> None:
+        """Give a side its slot. Raises OSError if there is none left."""
         if self._free:
-            side.slot = self._free.pop()
-            self._sides[side.slot] = side
+            side.slot = slot = self._free.pop()
+            self._sides[slot] = side
         elif len(self._sides) < SLOTS:
             side.slot = len(self._sides)
             self._sides.append(side)
         else:
             raise OSError(errno.ENFILE, f"more than {SLOTS} sockets")
-        self.open += 1
 
     def close(self, side: Side, *, reset: bool) -> None:
         """Close the side's descriptor: with RST, or with FIN (the kernel sends RST if something was not read)."""
-        push, fd, slot = self._push, side.fd, side.slot
+        fd = side.fd
         if reset:
-            # Whatever waits for the socket ends with that. The link: if the kernel puts the one off, it does the other.
-            push(abi.IORING_OP_CONNECT | QUIETLY | abi.IOSQE_IO_HARDLINK | fd << abi.FD, NOWHERE.size, NOWHERE.address,
-                 0, silent(abi.IORING_OP_CONNECT))  # fmt: skip
-        elif side.busy:
-            # An operation under way would keep the socket open behind the closed descriptor.
-            if side.armed:
-                self.cancel(slot)
-            if side.connecting:
-                self.cancel(slot | CONNECT_TAG)
-            if side.poll_in:
-                self.cancel(slot | POLL_IN_TAG)
-            if side.poll_out:
-                self.cancel(slot | POLL_OUT_TAG)
-        self.close_descriptor(fd)
-        side.close()
+            self.reset_descriptor(fd)  # whatever waits for the socket ends with that
+        else:
+            if side.busy:
+                self._cancel_all(side)
+            self._push(CLOSE_WORD | fd << 32, 0, 0, 0, _CLOSE_TAG)
+        side.fd = -1
+        side.sent = NEVER
+        side.link = side.peer = side.held = None
         if not side.busy:
-            self.release(side)
+            self._resting.append(side.slot)
+
+    def _cancel_all(self, side: Side) -> None:
+        """An operation under way would keep the socket open behind the closed descriptor."""
+        left = side.busy
+        if side.armed:
+            left -= 1
+            self.cancel(side.slot)
+        if side.poll_in:
+            left -= 1
+            self.cancel(side.slot | POLL_IN_TAG)
+        if side.poll_out:
+            left -= 1
+            self.cancel(side.slot | POLL_OUT_TAG)
+        if left:
+            self.cancel(side.slot | CONNECT_TAG)
 
     def close_descriptor(self, fd: int) -> None:
-        """Close a descriptor that has no side."""
-        self._push(abi.IORING_OP_CLOSE | QUIETLY | fd << abi.FD, 0, 0, 0, silent(abi.IORING_OP_CLOSE))
+        """Close a descriptor with FIN."""
+        self._push(CLOSE_WORD | fd << 32, 0, 0, 0, _CLOSE_TAG)
 
     def reset_descriptor(self, fd: int) -> None:
         """Close it with RST."""
-        self._push(abi.IORING_OP_CONNECT | QUIETLY | abi.IOSQE_IO_HARDLINK | fd << abi.FD, NOWHERE.size,
-                   NOWHERE.address, 0, silent(abi.IORING_OP_CONNECT))  # fmt: skip
-        self.close_descriptor(fd)
+        # A hard link: if the kernel puts the one off, it does the other as well.
+        self._push_pair(
+            RESET_WORD | fd << 32, NOWHERE.size, NOWHERE.address, _RESET_TAG, CLOSE_WORD | fd << 32, _CLOSE_TAG
+        )
 
     def cancel(self, user_data: int) -> None:
         """End an operation; it reports once more. By user_data, which the kernel finds at once: a look for all of a
@@ -102,9 +102,13 @@ class Slots:
         """A closed side has nothing under way any more: its slot may rest, and then be used again."""
         self._resting.append(side.slot)
 
+    @property
+    def open(self) -> int:
+        """Slots that are in use, those of closed sides that are not free yet included."""
+        return len(self._sides) - len(self._free)
+
     def _turn_over(self) -> None:
         if self._resting or self._rested:
-            self.open -= len(self._rested)
             for slot in self._rested:
                 self._sides[slot] = Side.NOBODY
             self._free += self._rested
@@ -114,6 +118,9 @@ class Slots:
 def silent(opcode: int) -> int:
     """user_data of an operation that reports failures only."""
     return _SILENT_TAG | opcode << VALUE
+
+
+_CLOSE_TAG, _RESET_TAG = silent(abi.IORING_OP_CLOSE), silent(abi.IORING_OP_CONNECT)
 
 
 def _failed(user_data: int, result: int, _flags: int) -> None:

@@ -12,22 +12,20 @@ import os
 import socket
 import struct
 from collections.abc import Sequence
-from functools import lru_cache
 
-from relay.engines.contract import Address, Dial
+from relay.engines.contract import Address
 from relay.engines.ring import abi
 from relay.listener import Option
 
 # PyDLL keeps the interpreter lock: giving it up and taking it again costs more than these calls last. use_errno: see
 # `uring`.
 _libc = ctypes.PyDLL(None, use_errno=True)
-_socket, _setsockopt, _getsockopt = _libc.socket, _libc.setsockopt, _libc.getsockopt
+_setsockopt, _getsockopt = _libc.setsockopt, _libc.getsockopt
 _getsockname, _getpeername = _libc.getsockname, _libc.getpeername
 _send, _recv, _shutdown = _libc.send, _libc.recv, _libc.shutdown
 _send.restype = _recv.restype = ctypes.c_ssize_t
 
-_ONE = ctypes.byref(ctypes.c_int(1))
-_STREAM = socket.SOCK_STREAM | socket.SOCK_CLOEXEC
+_STREAM, _TCP = int(socket.SOCK_STREAM), int(socket.IPPROTO_TCP)
 IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h: choose the port at connect, when the whole 4-tuple is known
 
 _SOCKADDR_SIZE = 28  # struct sockaddr_in6
@@ -44,29 +42,26 @@ _in6 = struct.Struct("!HHI16sI").unpack_from
 SEND_FLAGS = abi.MSG_DONTWAIT | abi.MSG_NOSIGNAL
 
 
-def open_stream(action: Dial, options: Sequence[Option]) -> int:
+def open_stream(target: Sockaddr, source: str, options: Sequence[Option]) -> int:
     """The descriptor of a new TCP socket for a dial, options set and source bound. Raises OSError."""
-    family = socket.AF_INET6 if ":" in action.address[0] else socket.AF_INET
-    fd: int = _socket(int(family), int(_STREAM), socket.IPPROTO_TCP)
-    if fd < 0:
-        raise _error()
+    # SocketType is the C type under socket.socket; it costs less than two calls through ctypes.
+    sock = socket.SocketType(target.family, _STREAM, _TCP)
     try:
-        set_options(fd, options)
-        if action.source:
-            set_options(fd, ((socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1),))
-            with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=os.dup(fd)) as sock:
-                sock.bind((action.source, 0))
+        for level, option, value in options:
+            sock.setsockopt(level, option, value)
+        if source:
+            sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+            sock.bind((source, 0))
     except BaseException:
-        os.close(fd)
+        sock.close()
         raise
-    return fd
+    return sock.detach()
 
 
 def set_options(fd: int, options: Sequence[Option]) -> None:
     """Set socket options. Raises OSError."""
     for level, option, value in options:
-        pointer = _ONE if value == 1 else ctypes.byref(ctypes.c_int(value))
-        if _setsockopt(fd, int(level), int(option), pointer, 4) < 0:
+        if _setsockopt(fd, int(level), int(option), ctypes.byref(ctypes.c_int(value)), 4) < 0:
             raise _error()
 
 
@@ -128,17 +123,17 @@ def _read_name() -> Address:
 class Sockaddr:
     """A struct sockaddr in memory of its own."""
 
-    __slots__ = ("_buffer", "address", "size")
+    __slots__ = ("_buffer", "address", "family", "size")
 
     def __init__(self, packed: bytes) -> None:
+        (self.family,) = struct.unpack_from("=H", packed)
         self._buffer = ctypes.create_string_buffer(packed, len(packed))
         self.address = ctypes.addressof(self._buffer)
         self.size = len(packed)
 
 
-@lru_cache(maxsize=1024)
 def sockaddr(address: Address) -> Sockaddr:
-    """A literal address as the kernel wants it; kept while it is in use. Raises OSError for one that is not literal."""
+    """A literal address as the kernel wants it. Raises OSError for one that is not literal."""
     host, port = address[0], address[1]
     if ":" not in host:
         return Sockaddr(struct.pack("=H", socket.AF_INET) + struct.pack("!H4s8x", port, socket.inet_aton(host)))

@@ -1,8 +1,8 @@
 """One io_uring: set up, mapped, entered and unmapped, through ctypes alone. Knows nothing of connections.
 
-What is used, and why it needs no memory barriers: the ring belongs to one thread (SINGLE_ISSUER), which does the kernel's
-part of it as well (DEFER_TASKRUN: completions are only posted inside this thread's own io_uring_enter). Whoever reads a
-ring's head or tail is thus whoever wrote it, and a program sees its own writes in order, on arm64 too.
+What is used, and why it needs no memory barriers: the ring belongs to one thread (SINGLE_ISSUER), which does the
+kernel's part of it as well (DEFER_TASKRUN: completions are only posted inside this thread's own io_uring_enter).
+Whoever reads a ring's head or tail is thus whoever wrote it, and a program sees its own writes in order, on arm64 too.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ ENTER_ERRNOS = frozenset({errno.ETIME, errno.EINTR, errno.EAGAIN, errno.EBUSY})
 class Uring:
     """A ring of `entries` submissions and `completions` completions (powers of two). Raises OSError.
 
-    `sqes` is the submission ring's memory, `cqes` the completion ring's; `words` all heads and tails as 32-bit cells, at
-    the indices `sq_head`, `sq_tail`, `cq_head` and `cq_tail`. It belongs to the thread that enters it first.
+    `sqes` is the submission ring's memory, `cqes` the completion ring's; `words` all heads and tails as 32-bit cells,
+    at the indices `sq_head`, `sq_tail`, `cq_head` and `cq_tail`. It belongs to the thread that enters it first.
     """
 
     def __init__(self, entries: int, completions: int) -> None:
@@ -118,8 +118,8 @@ class Uring:
     def enter(self, count: int, wait: int, timeout: float | None) -> None:
         """Submit `count` entries, do the kernel's deferred work, and wait for `wait` completions.
 
-        The wait ends early at a signal or after `timeout` seconds (None: never). How many entries were taken, the ring's
-        head tells. Raises OSError for anything that should not happen.
+        The wait ends early at a signal or after `timeout` seconds (None: never). How many entries were taken, the
+        ring's head tells. Raises OSError for anything that should not happen.
         """
         if not self._enabled:
             self._enable()
@@ -161,16 +161,20 @@ class Uring:
         os.close(self._fd)
         self._fd = -1
         # Somebody may still refer to a part, the traceback of a defect for example: then it is unmapped with that.
-        for item in (*reversed(self._views), *self._maps):
+        for view in reversed(self._views):
             with contextlib.suppress(BufferError):
-                item.release() if isinstance(item, memoryview) else item.close()
+                view.release()
+        for mapped in self._maps:
+            with contextlib.suppress(BufferError):
+                mapped.close()
 
 
 class Buffers:
     """A ring of provided buffers (IORING_REGISTER_PBUF_RING): `count`, a power of two, of `size` bytes each.
 
-    The kernel takes them in the order in which they lie in the ring, and position i always offers buffer i. When they are
-    given back in the order in which they were taken, the entries never need to be written again: only the tail moves.
+    The kernel takes them in the order in which they lie in the ring, and position i always offers buffer i. When they
+    are given back in the order in which they were taken, the entries never need to be written again: only the tail
+    moves.
     """
 
     def __init__(self, count: int, size: int) -> None:

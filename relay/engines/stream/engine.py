@@ -9,12 +9,12 @@ import socket
 from collections import deque
 
 from relay.engines.contract import Accepted, Action, Address, Dial, Event, Handler, TcpOptions, Timeouts
-from relay.engines.life import Life
+from relay.engines.life import CONNECTED, Life
 from relay.engines.stream.acceptor import Acceptor
 from relay.engines.stream.dialer import pending_error, start_dial
 from relay.engines.stream.link import RESET_ON_CLOSE, Link, Side
 from relay.engines.stream.pump import Pump
-from relay.listener import split_options, tcp_options
+from relay.listener import engine_options
 
 IN, OUT, BROKEN = select.EPOLLIN, select.EPOLLOUT, select.EPOLLERR | select.EPOLLHUP
 ENDING = select.EPOLLRDHUP
@@ -44,9 +44,9 @@ class StreamEngine(Life[Link]):
     ) -> None:
         super().__init__(timeouts)
         self._loop = loop
-        # What only matters to a connection that lives on is set when it has: five system calls, and a relay of short
-        # connections would spend a twentieth of its time on them. The client's side inherits all from its listener.
-        self._first_options, self._later_options = split_options(tcp_options(tcp))
+        # What only matters to a connection that lives on is set when it has: a relay of short connections would spend a
+        # twentieth of its time on it.
+        self._options = engine_options(tcp)
         self._report_source = report_source
         self._epoll = select.epoll()
         self._acceptor = Acceptor(self._epoll, self._begin)
@@ -161,8 +161,7 @@ class StreamEngine(Life[Link]):
     def _begin(self, client: socket.SocketType, handler: Handler, action: Action) -> None:
         """A connection was accepted, and not refused."""
         link = Link(handler, client)
-        handler.link = link
-        self._links.add(link)
+        self._add(link)
         side = link.client
         self._sides[side.fd] = side
         try:
@@ -192,7 +191,7 @@ class StreamEngine(Life[Link]):
 
     def _dial(self, link: Link, action: Dial) -> None:
         try:
-            sock = start_dial(action, self._first_options)
+            sock = start_dial(action, self._options.upstream_first)
         except OSError as error:
             self._failed(link, Event.DIAL_FAILED, error.errno or errno.EINVAL)
             return
@@ -202,7 +201,7 @@ class StreamEngine(Life[Link]):
 
     def _connected(self, link: Link, side: Side) -> None:
         source: Address | None = side.sock.getsockname() if self._report_source else None
-        self._perform(link, link.handler.advance(Event.CONNECTED, source))
+        self._perform(link, link.handler.advance(CONNECTED, source))
 
     def _drop_upstream(self, link: Link) -> None:
         side, link.upstream = link.upstream, None
@@ -210,9 +209,11 @@ class StreamEngine(Life[Link]):
             self._drop(side)
 
     def _settle(self, link: Link) -> None:
-        """Keepalive and user timeout for the upstream side."""
+        """Keepalive, and for the upstream side the user timeout."""
+        for option in self._options.client_later:
+            link.client.sock.setsockopt(*option)
         if link.upstream is not None:
-            for option in self._later_options:
+            for option in self._options.upstream_later:
                 link.upstream.sock.setsockopt(*option)
 
     def _end(self, link: Link, reset_client: bool, reset_upstream: bool) -> None:

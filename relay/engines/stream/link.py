@@ -52,12 +52,13 @@ class Side:
 class Link:
     """A connection as the engine sees it."""
 
-    __slots__ = ("active", "client", "deadline", "handler", "seen", "upstream")
+    __slots__ = ("active", "client", "deadline", "handler", "seen", "settled", "upstream")
 
     def __init__(self, handler: Handler, client: socket.SocketType) -> None:
         self.handler = handler
         self.client = Side(self, client)
         self.upstream: Side | None = None
+        self.settled: bool | None = None  # see `life.Link`
         self.deadline = 0.0  # of the dial under way, monotonic seconds
         self.active = 0.0  # when a byte was last seen to have moved; 0: not pumping
         self.seen = CHANGED  # bytes received both ways when `active` was set

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 
 from relay.engines.contract import Event
+from relay.engines.life import FINISHED
 from relay.engines.silence import CHANGED
 from relay.engines.stream.link import Link, Side
 
@@ -187,7 +188,7 @@ class Pump:
     def _finish(self, side: Side, peer: Side) -> None:
         """`side` has ended and its peer has taken everything: pass the FIN on; the second one ends it."""
         if peer.ended and side.held is None:
-            self._end(side.link, Event.FINISHED, None)
+            self._end(side.link, FINISHED, None)
             return
         if peer.finished:
             return
