@@ -20,14 +20,13 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from bench.peers import wait_for_port
 from bench.script import HEADER, Difference, End, Script
+from bench.watch import Process, Watch, leaks, tracebacks
 
 CONFIG = """\
 workers = 2
@@ -42,7 +41,6 @@ name = "soak"
 bind = ["127.0.0.1:{port}"]
 upstream = ["127.0.0.1:{upstream}"]
 """
-GROWTH_KIB = 4096  # what a worker's memory may grow by after the warm-up, allocator's moods included
 
 
 async def play(sock: socket.socket, script: Script, results: Counter[str], *, client: bool) -> None:
@@ -116,57 +114,14 @@ async def client(port: int, seeds: Iterator[int], until: float, results: Counter
         await play(sock, script, results, client=True)
 
 
-class Watch:
-    """Looks at the relay from outside."""
-
-    def __init__(self, admin: int) -> None:
-        self._url = f"http://127.0.0.1:{admin}/status"
-
-    def status(self) -> dict[str, Any]:
-        with urllib.request.urlopen(self._url, timeout=10) as answer:
-            result: dict[str, Any] = json.load(answer)
-        return result
-
-    def processes(self) -> list[tuple[int, int, int]]:
-        """(pid, descriptors, memory in KiB) of each worker."""
-        return [
-            (worker["pid"], descriptors(worker["pid"]), memory(worker["pid"])) for worker in self.status()["workers"]
-        ]
-
-    def ready(self, seconds: float = 30.0) -> None:
-        """Wait until every worker serves."""
-        deadline = time.monotonic() + seconds
-        while self.status()["state"] != "ready" and time.monotonic() < deadline:
-            time.sleep(0.1)
-        self.settled()
-
-    def settled(self, seconds: float = 30.0) -> dict[str, Any]:
-        """The status once no connection is left, or as it is when the time is over."""
-        deadline = time.monotonic() + seconds
-        while (status := self.status())["connections"]["active"] and time.monotonic() < deadline:
-            time.sleep(0.1)
-        return status
-
-
-def descriptors(pid: int) -> int:
-    """How many a process has open."""
-    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
-
-
-def memory(pid: int) -> int:
-    """Proportional set size in KiB."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-
-
-async def soak(options: argparse.Namespace, watch: Watch) -> tuple[Counter[str], list[tuple[int, int, int]]]:
+async def soak(options: argparse.Namespace, watch: Watch) -> tuple[Counter[str], list[Process]]:
     """Run the clients; returns their counts and the workers as they were after the warm-up."""
     results: Counter[str] = Counter()
     seeds = iter(range(options.seed, sys.maxsize))
     start = time.monotonic()
     until = start + options.minutes * 60
     clients = [asyncio.create_task(client(options.base + 1, seeds, until, results)) for _ in range(options.connections)]
-    warm: list[tuple[int, int, int]] = []
+    warm: list[Process] = []
     while not all(task.done() for task in clients):
         await asyncio.wait(clients, timeout=2)
         passed = time.monotonic() - start
@@ -179,34 +134,19 @@ async def soak(options: argparse.Namespace, watch: Watch) -> tuple[Counter[str],
     return results, warm
 
 
-def verdict(ours: Counter[str], theirs: Counter[str], watch: Watch, fresh: list[Any], warm: list[Any]) -> list[str]:
+def verdict(
+    ours: Counter[str], theirs: Counter[str], watch: Watch, fresh: list[Process], warm: list[Process]
+) -> list[str]:
     """What is wrong, one line each; prints the figures."""
     problems = []
-    status = watch.settled()
-    connections, after = status["connections"], watch.processes()
     print(f"\n{'script':16s}{'client':>10s}{'upstream':>10s}")
     for kind in sorted({*ours, *theirs}):
         print(f"{kind:16s}{ours[kind]:10,}{theirs[kind]:10,}")
         # A client's reset may overtake its header; such a connection looks to the upstream like one that says nothing.
         if kind not in ("no_header", "client_reset", "different") and ours[kind] != theirs[kind]:
             problems.append(f"{kind}: the client played {ours[kind]}, the upstream {theirs[kind]}")
-    print(f"\nbytes up {status['bytes']['up']:,}, down {status['bytes']['down']:,}")
-    print("outcomes", {label: count for label, count in connections["outcomes"].items() if count})
-    ended = sum(connections["outcomes"].values())
-    if connections["active"] or ended != connections["accepted"]:
-        problems.append(f"{connections['accepted']} accepted, {ended} ended, {connections['active']} still open")
-    if connections["admitted"]:
-        problems.append(f"{connections['admitted']} places in the limits were not given back")
-    for (pid, fds_before, _), (_, _, kib_warm), (now_pid, fds, kib) in zip(fresh, warm or fresh, after, strict=True):
-        print(f"worker {pid}: descriptors {fds_before} before, {fds} after; {kib_warm:,} KiB warm, {kib:,} KiB after")
-        if pid != now_pid:
-            problems.append(f"worker {pid} died")
-        if fds != fds_before:
-            problems.append(f"worker {pid}: {fds - fds_before} descriptors leaked")
-        if kib > kib_warm + GROWTH_KIB:
-            problems.append(f"worker {pid}: memory grew by {kib - kib_warm:,} KiB")
-    if any(worker["held_bytes"] for worker in status["workers"]):
-        problems.append("bytes are still held")
+    print()
+    problems += leaks(watch, fresh, warm)
     if ours["different"] or theirs["different"]:
         problems.append(f"{ours['different'] + theirs['different']} connections differed from their script")
     return problems
@@ -253,9 +193,7 @@ def main() -> int:
             relay.wait(30)
             other.kill()
             other.wait()
-        text = (Path(folder) / "relay.log").read_text(errors="replace")
-        if "Traceback" in text:
-            problems.append("the relay's log has a traceback:\n" + text[text.index("Traceback") :][:2000])
+        problems += tracebacks(Path(folder) / "relay.log")
     for problem in problems:
         print(f"FAIL {problem}")
     if not problems:

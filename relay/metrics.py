@@ -36,11 +36,11 @@ class RelayCollector(Collector):
         yield from self._upstreams(totals)
         yield from self._workers(totals)
         info = InfoMetricFamily("relay_build", "What runs here.")
-        info.add_metric(
-            [],
-            {"version": relay.__version__, "engine": self._plan.engine, "engine_reason": self._plan.engine_reason},
-        )
+        info.add_metric([], {"version": relay.__version__, "engine": self._plan.engine})
         yield info
+        engine = InfoMetricFamily("relay_engine", "Which engine moves the bytes, and why that one.")
+        engine.add_metric([], {"engine": self._plan.engine, "reason": self._plan.engine_reason})
+        yield engine
         draining = float(self._status.draining)
         yield GaugeMetricFamily("relay_draining", "1 while the relay drains, else 0.", value=draining)
         yield GaugeMetricFamily(

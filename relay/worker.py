@@ -61,7 +61,6 @@ class Worker:
             spec.timeouts,
             spec.tcp,
             report_source=spec.access_log,
-            report_client=spec.access_log or bool(spec.limits.per_source),
             held_limit=spec.held_bytes,
         )
         access_log = None

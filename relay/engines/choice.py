@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import lru_cache
 from typing import NamedTuple
 
 from relay.engines.contract import Engine, TcpOptions, Timeouts
@@ -21,6 +22,11 @@ def choose(wanted: str) -> Choice:
     """The engine for the setting `engine`: auto, ring or stream. Tries io_uring where it may be used (`selftest`)."""
     if wanted == "stream":
         return Choice("stream", "engine = stream")
+    return _try_ring()
+
+
+@lru_cache(maxsize=1)
+def _try_ring() -> Choice:
     from relay.engines.ring import kernels, selftest  # ctypes and what comes with it, where it is wanted only
 
     release = os.uname().release
@@ -50,10 +56,9 @@ def make_engine(
     tcp: TcpOptions,
     *,
     report_source: bool,
-    report_client: bool,
     held_limit: int,
 ) -> Engine:
-    """That engine on its loop. `report_source`, `report_client`: whether handlers need those addresses."""
+    """That engine on its loop. `report_source`: whether handlers need that address."""
     if name == "ring":
         from relay.engines.ring import kernels
         from relay.engines.ring.engine import RingEngine
@@ -64,10 +69,8 @@ def make_engine(
             timeouts,
             tcp,
             report_source=report_source,
-            report_client=report_client,
             held_limit=held_limit,
             multishot_receive=kernels.UNBOUNDED_RECEIVE not in found,
-            multishot_accept=kernels.BAD_ACCEPT not in found,
         )
     from relay.engines.stream import StreamEngine
 

@@ -5,7 +5,7 @@
 FD is a listening socket. HOST and PORT are dialled for every connection; PORT 0: every connection waits. Commands come
 as lines on standard input, and each is answered with one line of JSON, the state of the engine:
 
-    spare N     lower the limit of descriptors so that N are left, and begin to accept
+    spare N     lower the limit of descriptors so that N are left
     state       nothing but the answer
 """
 
@@ -44,7 +44,7 @@ def main() -> None:
     kind, fd, host, port = sys.argv[1:]
     engine = RunningEngine(KINDS[kind], Timeouts(0.0, 0.0), TcpOptions(), False)
     first: Action = Dial((host, int(port)), "", DEADLINE) if int(port) else Wait()
-    listening = socket.socket(fileno=int(fd))
+    engine.listen(socket.socket(fileno=int(fd)), Script(first))
     for line in sys.stdin:
         command, *arguments = line.split()
         if command == "spare":
@@ -53,8 +53,6 @@ def main() -> None:
             while (number := os.dup(0)) < highest:
                 pass
             resource.setrlimit(resource.RLIMIT_NOFILE, (number + 1 + int(arguments[0]),) * 2)
-            # Not before: an accept that is under way in io_uring keeps the limit that it began with (io_accept_prep).
-            engine.listen(listening, Script(first))
         sys.stdout.write(json.dumps(state(engine)) + "\n")
         sys.stdout.flush()
     engine.close()

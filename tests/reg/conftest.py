@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from relay.engines.choice import choose
 from tests.harness import Relay, Start
 from tests.upstreams import Echo
 
@@ -31,8 +32,17 @@ def echo() -> Iterator[Echo]:
         yield server
 
 
+@pytest.fixture(params=["stream", "ring"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Every behaviour is the same on both engines."""
+    name = str(request.param)
+    if problem := choose(name).problem if name == "ring" else "":
+        pytest.skip(f"no ring engine here: {problem}")
+    return name
+
+
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def start(tmp_path: Path, engine: str) -> Iterator[Start]:
     """Starts relays; each one that still runs is ended after the test, and the accounts of each are checked."""
     with contextlib.ExitStack() as stack:
         count = 0
@@ -42,6 +52,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             count += 1
             directory = tmp_path / f"relay{count}"
             directory.mkdir()
-            return stack.enter_context(Relay(directory, toml, **options))
+            environ = {"RELAY_ENGINE": engine, **options.pop("environ", {})}
+            return stack.enter_context(Relay(directory, toml, environ=environ, **options))
 
         yield start_one

@@ -8,15 +8,15 @@ import errno
 import socket
 from time import monotonic
 
+from relay.engines.acceptor import Acceptor
 from relay.engines.contract import Accepted, Action, Address, Dial, Event, Handler, Pump, TcpOptions, Timeouts
 from relay.engines.life import CLIENT_RESET, CONNECTED, RESET_ERRNOS, UPSTREAM_RESET, Life
-from relay.engines.ring import sockets
+from relay.engines.ring import abi, sockets
 from relay.engines.ring.abi import IORING_CQE_F_MORE, IORING_OP_CONNECT
-from relay.engines.ring.acceptor import Acceptor
 from relay.engines.ring.link import Link, Side
 from relay.engines.ring.pump import BUFFERS
 from relay.engines.ring.pump import Pump as BytePump
-from relay.engines.ring.reactor import CONNECT, POLL_IN, POLL_OUT, RECV, SEND, SEND_MANY, SLOT_BITS, SLOT_MASK
+from relay.engines.ring.reactor import ACCEPT, CONNECT, POLL_IN, POLL_OUT, RECV, SEND, SEND_MANY, SLOT_BITS, SLOT_MASK
 from relay.engines.ring.selector import RingLoop
 from relay.engines.ring.slots import CONNECT_TAG, Slots
 from relay.listener import engine_options
@@ -26,10 +26,7 @@ END_SECONDS = 1.0  # that the last operations may take to report when the engine
 
 
 class RingEngine(Life[Link]):
-    """See `relay.engines.contract.Engine`. Lives on a `RingLoop`. Raises OSError if the kernel refuses a part of it.
-
-    Without `report_client`, handlers are told the unspecified address (0.0.0.0 or ::) for every client.
-    """
+    """See `relay.engines.contract.Engine`. Lives on a `RingLoop`. Raises OSError if the kernel refuses a part of it."""
 
     name = "ring"
     link_type = Link
@@ -41,11 +38,9 @@ class RingEngine(Life[Link]):
         tcp: TcpOptions,
         *,
         report_source: bool = False,
-        report_client: bool = True,
         held_limit: int = 0,
         buffers: int = BUFFERS,
         multishot_receive: bool = True,
-        multishot_accept: bool = True,
     ) -> None:
         super().__init__(timeouts)
         if not isinstance(loop, RingLoop):
@@ -57,10 +52,11 @@ class RingEngine(Life[Link]):
         self._slots = Slots(reactor)
         self._pump = BytePump(reactor, self._slots, self._ended, self._broken, held_limit, multishot_receive, buffers)
         self._acceptor = Acceptor(
-            reactor, self._slots, self._begin, addresses=report_client, multishot=multishot_accept
+            self._watch_listener, self._unwatch_listener, self._begin, self._slots.reset_descriptor
         )
         self._sides = reactor.sides
         self._targets: dict[Address, sockets.Sockaddr] = {}
+        reactor.handlers[ACCEPT] = self._on_accept
         reactor.handlers[RECV] = self._on_receive
         reactor.handlers[SEND] = self._on_send
         reactor.handlers[SEND_MANY] = self._on_send
@@ -170,12 +166,28 @@ class RingEngine(Life[Link]):
         except Exception:
             self._defect(link)
 
+    def _on_accept(self, user_data: int, _result: int, _flags: int) -> None:
+        """A listener has something in its queue."""
+        fd = user_data & SLOT_MASK
+        if fd in self._acceptor:
+            self._acceptor.accept(fd)
+            if self._acceptor.waits(fd):
+                self._watch_listener(fd)
+
+    def _watch_listener(self, fd: int) -> None:
+        self._reactor.push(
+            abi.IORING_OP_POLL_ADD | fd << abi.FD, 0, 0, abi.POLLIN << abi.OP_FLAGS, fd | ACCEPT << SLOT_BITS
+        )
+
+    def _unwatch_listener(self, fd: int) -> None:
+        self._slots.cancel(fd | ACCEPT << SLOT_BITS)
+
     def _reported(self, side: Side) -> None:
         """One operation less of a closed side is under way."""
         if not side.busy:
             self._slots.release(side)
 
-    def _begin(self, fd: int, handler: Handler, action: Action) -> None:
+    def _begin(self, fd: int, _family: int, handler: Handler, action: Action) -> None:
         """A connection was accepted, and not refused."""
         link = Link(handler, fd)
         try:

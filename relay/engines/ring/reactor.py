@@ -19,6 +19,8 @@ user_data: bits 0 to 19 slot, 20 to 23 operation, the rest is the operation's ow
 
 from __future__ import annotations
 
+import errno
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 ENTRIES = 4096
 COMPLETIONS = 16384
+TRIES, TRY_AGAIN = 1000, 0.001  # seconds; how long to bear with a kernel that takes no submissions
 CHUNK = 1024  # completions handled between two looks at the submission ring
 FULL = ENTRIES - CHUNK - 2  # entries after which the ring is submitted: the rest is for one chunk, and a pair
 
@@ -117,8 +120,14 @@ class Reactor:
         words = ring.words
         before = words[ring.cq_tail]
         words[ring.sq_tail] = self.queued & 0xFFFFFFFF
-        ring.submit(self.queued - words[ring.sq_head] & 0xFFFFFFFF)
-        self.mark = self.queued
+        for _ in range(TRIES):
+            ring.submit(self.queued - words[ring.sq_head] & 0xFFFFFFFF)
+            self.mark = self.queued - (self.queued - words[ring.sq_head] & 0xFFFFFFFF)
+            if self.mark == self.queued:
+                break
+            time.sleep(TRY_AGAIN)  # the kernel has no memory for a request
+        else:
+            raise OSError(errno.EAGAIN, f"the ring takes no submissions: {self.queued - self.mark} are waiting")
         for index in range(words[ring.cq_tail] - before & 0xFFFFFFFF):
             position = (before + index & ring.completions - 1) * abi.CQE_SIZE
             user_data, _, _ = abi.CQE.unpack_from(ring.cqes, position)
@@ -160,16 +169,17 @@ class Reactor:
         if words[ring.cq_tail] != head:
             wait = 0
         ring.enter(self.queued - words[ring.sq_head] & 0xFFFFFFFF, wait, timeout)
-        self.mark = self.start = self.queued
+        # All of them, but for a shortage of memory: the rest is submitted by the next entry.
+        self.mark = self.start = self.queued - (self.queued - words[ring.sq_head] & 0xFFFFFFFF)
         self.turns += 1
         tail = words[ring.cq_tail]
         while head != tail:
+            if self.queued - self.mark >= FULL:
+                self.flush()
             count = min(tail - head & 0xFFFFFFFF, CHUNK)
             self._handle(head, count)
             head = head + count & 0xFFFFFFFF
             self._head = words[ring.cq_head] = head
-            if self.queued - self.mark >= CHUNK and head != tail:
-                self.flush()
         if self.bursts or self.sent_bursts:
             self.sent_bursts, self.bursts = self.bursts, {}
         self.after_turn()

@@ -8,9 +8,9 @@ import select
 import socket
 from collections import deque
 
+from relay.engines.acceptor import Acceptor
 from relay.engines.contract import Accepted, Action, Address, Dial, Event, Handler, TcpOptions, Timeouts
 from relay.engines.life import CONNECTED, Life
-from relay.engines.stream.acceptor import Acceptor
 from relay.engines.stream.dialer import pending_error, start_dial
 from relay.engines.stream.link import RESET_ON_CLOSE, Link, Side
 from relay.engines.stream.pump import Pump
@@ -49,7 +49,7 @@ class StreamEngine(Life[Link]):
         self._options = engine_options(tcp)
         self._report_source = report_source
         self._epoll = select.epoll()
-        self._acceptor = Acceptor(self._epoll, self._begin)
+        self._acceptor = Acceptor(self._watch_listener, self._epoll.unregister, self._begin, self._refuse)
         self._sides: dict[int, Side] = {}
         self._closing: list[socket.SocketType] = []
         self._again: deque[Side] = deque()
@@ -158,8 +158,18 @@ class StreamEngine(Life[Link]):
                     side.ending = bool(mask & ENDING)
                 self._connected(link, side)
 
-    def _begin(self, client: socket.SocketType, handler: Handler, action: Action) -> None:
+    def _watch_listener(self, fd: int) -> None:
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def _refuse(self, fd: int) -> None:
+        """Close an accepted descriptor with RST."""
+        with socket.socket(fileno=fd) as client:
+            client.setsockopt(*RESET_ON_CLOSE)
+
+    def _begin(self, fd: int, family: int, handler: Handler, action: Action) -> None:
         """A connection was accepted, and not refused."""
+        # All of family, type and protocol given: the constructor then asks the kernel for none of them.
+        client = socket.SocketType(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fd)
         link = Link(handler, client)
         self._add(link)
         side = link.client

@@ -109,14 +109,14 @@ def test_a_probe_that_sends_garbage(running: Relay) -> None:
     assert running.get("/livez", "health") == (200, "ok\n")
 
 
-def test_status(running: Relay, echo: Echo) -> None:
+def test_status(running: Relay, echo: Echo, engine: str) -> None:
     assert echoes(running.address(), b"x" * 1000)
     running.wait_outcomes({"ok": 1})
     with connect(running.address()) as client:
         assert exchange(client) == b"ping"
         status = running.wait_active(1)
         assert status["version"] == relay.__version__
-        assert status["engine"] == "stream"
+        assert status["engine"] == engine
         assert status["pid"] == running.process.pid
         assert status["uptime_seconds"] > 0
         assert (status["state"], status["reason"], status["live"]) == ("ready", "", True)
@@ -139,7 +139,7 @@ def test_status(running: Relay, echo: Echo) -> None:
         assert sum(worker["active"] for worker in status["workers"]) == 1
 
 
-def test_metrics(echo: Echo, start: Start) -> None:
+def test_metrics(echo: Echo, start: Start, engine: str) -> None:
     with Upstream(resetter(4)) as bad:
         running = start(settings(listener(echo.address), listener(bad.address, name="bad"), workers=2))
         assert echoes(running.address(), b"x" * 1000)
@@ -167,7 +167,7 @@ def test_metrics(echo: Echo, start: Start) -> None:
     assert metrics.value("relay_workers") == 2
     assert metrics.value("relay_worker_restarts_total") == 0
     assert metrics.value("relay_log_lines_dropped_total") == 0
-    assert metrics.value("relay_build_info", version=relay.__version__, engine="stream") == 1
+    assert metrics.value("relay_build_info", version=relay.__version__, engine=engine) == 1
     for worker in ("0", "1"):
         assert metrics.value("relay_held_bytes", worker=worker) == 0
         assert metrics.value("relay_loop_lag_seconds", worker=worker) < TIMEOUT
