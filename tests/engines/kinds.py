@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import uvloop
@@ -25,7 +26,13 @@ class MakeEngine(Protocol):
     """An engine's constructor."""
 
     def __call__(
-        self, loop: asyncio.AbstractEventLoop, timeouts: Timeouts, tcp: TcpOptions, *, report_source: bool
+        self,
+        loop: asyncio.AbstractEventLoop,
+        timeouts: Timeouts,
+        tcp: TcpOptions,
+        *,
+        report_source: bool,
+        held_limit: int,
     ) -> Engine: ...
 
 
@@ -44,6 +51,8 @@ KINDS = {
     kind.name: kind
     for kind in (
         Kind("stream", "relay.engines.stream", 65536, uvloop.new_event_loop, StreamEngine),
-        Kind("ring", "relay.engines.ring", 65536, RingLoop, RingEngine),
+        Kind("ring", "relay.engines.ring", 131072, RingLoop, RingEngine),
+        # What it does on kernels whose multishot receive knows no bound (relay.engines.ring.kernels).
+        Kind("ring-single", "relay.engines.ring", 131072, RingLoop, partial(RingEngine, multishot_receive=False)),
     )
 }

@@ -76,10 +76,15 @@ class Lab:
         self._sockets: list[socket.socket] = []
 
     def start(
-        self, *, timeouts: Timeouts = NO_TIMEOUTS, tcp: TcpOptions | None = None, report_source: bool = False
+        self,
+        *,
+        timeouts: Timeouts = NO_TIMEOUTS,
+        tcp: TcpOptions | None = None,
+        report_source: bool = False,
+        held_limit: int = 0,
     ) -> RunningEngine:
         """A running engine; without timeouts, unless told otherwise."""
-        engine = RunningEngine(self.kind, timeouts, tcp or TcpOptions(), report_source)
+        engine = RunningEngine(self.kind, timeouts, tcp or TcpOptions(), report_source, held_limit)
         self._engines.append(engine)
         return engine
 

@@ -27,14 +27,16 @@ T = TypeVar("T")
 class RunningEngine:
     """Starts with the constructor; `close` ends the engine, its loop and the thread."""
 
-    def __init__(self, kind: Kind, timeouts: Timeouts, tcp: TcpOptions, report_source: bool) -> None:
+    def __init__(
+        self, kind: Kind, timeouts: Timeouts, tcp: TcpOptions, report_source: bool, held_limit: int = 0
+    ) -> None:
         self.kind = kind
         self.handlers: dict[int, ScriptedHandler] = {}  # by the client's port
         self.errors: list[dict[str, Any]] = []  # exceptions that reached the event loop: there must be none
         self.ticks = 0
         self.held_peak = 0  # bytes, as seen at ticks
         self.changed = threading.Condition(threading.RLock())
-        self._options = (timeouts, tcp, report_source)
+        self._options = (timeouts, tcp, report_source, held_limit)
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"engine {kind.name}", daemon=True)
         self._thread.start()
@@ -42,10 +44,12 @@ class RunningEngine:
             raise AssertionError("the engine's thread did not start")
 
     def _run(self) -> None:
-        timeouts, tcp, report_source = self._options
+        timeouts, tcp, report_source, held_limit = self._options
         self.loop: asyncio.AbstractEventLoop = self.kind.make_loop()
         self.loop.set_exception_handler(lambda _loop, context: self.errors.append(context))
-        self.engine = self.kind.make_engine(self.loop, timeouts, tcp, report_source=report_source)
+        self.engine = self.kind.make_engine(
+            self.loop, timeouts, tcp, report_source=report_source, held_limit=held_limit
+        )
         self.closed = False
         self._tick()
         self.loop.call_soon(self._started.set)

@@ -47,7 +47,8 @@ class Uring:
     """
 
     def __init__(self, entries: int, completions: int) -> None:
-        self._fd = -1
+        self._fd = self._ring_fd = -1
+        self._flags = 0
         self._enabled = False
         self._maps: list[mmap.mmap] = []
         self._views: list[memoryview] = []
@@ -63,8 +64,7 @@ class Uring:
         except BaseException:
             self.close()
             raise
-        self._ring_fd, self._flags = fd, 0
-        self._register_descriptor()
+        self._ring_fd = fd
         self._timespec = ctypes.create_string_buffer(abi.TIMESPEC.size)
         arg = abi.GETEVENTS_ARG.pack(0, 0, 0, ctypes.addressof(self._timespec))
         self._arg = ctypes.create_string_buffer(arg, abi.GETEVENTS_ARG.size)
@@ -98,7 +98,10 @@ class Uring:
         return view
 
     def _register_descriptor(self) -> None:
-        """A registered descriptor spares the look-up at each entry; without it the ring works as well."""
+        """A registered descriptor spares the look-up at each entry; without it the ring works as well.
+
+        It is the thread's own, like a descriptor is the process's own.
+        """
         update = ctypes.create_string_buffer(abi.RSRC_UPDATE.pack(0xFFFFFFFF, 0, self._fd), abi.RSRC_UPDATE.size)
         if _syscall(abi.SYS_io_uring_register, self._fd, abi.IORING_REGISTER_RING_FDS, update, 1) == 1:
             self._ring_fd = abi.RSRC_UPDATE.unpack(update.raw)[0]
@@ -147,6 +150,7 @@ class Uring:
         if _syscall(abi.SYS_io_uring_register, self._fd, abi.IORING_REGISTER_ENABLE_RINGS, _NULL, 0) < 0:
             raise _error("IORING_REGISTER_ENABLE_RINGS")
         self._enabled = True
+        self._register_descriptor()
 
     def register_buffers(self, buffers: Buffers) -> None:
         """Provide buffers for receives, as group 0. Raises OSError."""
@@ -155,11 +159,19 @@ class Uring:
             raise _error("IORING_REGISTER_PBUF_RING")
 
     def close(self) -> None:
-        """Close and unmap everything. What was under way is cancelled by the kernel."""
+        """Close and unmap everything. What was under way is cancelled by the kernel.
+
+        To be called by the ring's thread: the kernel lets no other one take back the registered descriptor, which keeps
+        the ring until its thread ends.
+        """
         if self._fd < 0:
             return
+        if self._flags:
+            update = abi.RSRC_UPDATE.pack(self._ring_fd, 0, 0)
+            _syscall(abi.SYS_io_uring_register, self._fd, abi.IORING_UNREGISTER_RING_FDS, update, 1)
         os.close(self._fd)
-        self._fd = -1
+        self._fd = self._ring_fd = -1
+        self._flags = 0
         # Somebody may still refer to a part, the traceback of a defect for example: then it is unmapped with that.
         for view in reversed(self._views):
             with contextlib.suppress(BufferError):

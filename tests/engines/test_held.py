@@ -1,0 +1,82 @@
+"""What all connections together make an engine hold stays below its limit; beyond it receives wait. Nothing is lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from relay.engines.contract import Event
+from tests.engines.lab import Lab, fill_all
+from tests.engines.peers import Receiving, Sending, blocks, end, pattern, receive, receive_to_end, repeated
+
+SILENT = 200  # peers that do not read
+BUFFERS = 65536  # bytes of kernel buffer, so that they are soon full
+LIMIT = 8 << 20  # bytes; without a limit those peers would make an engine hold twice as much
+BULK = 16  # MiB
+
+
+def test_a_crowd_that_does_not_read(lab: Lab) -> None:
+    engine = lab.start(held_limit=LIMIT)
+    line = lab.line(engine, buffers=BUFFERS)
+    couples = [line.open() for _ in range(SILENT)]
+    data = pattern("crowd", 100_003)
+    sent = fill_all(engine, [couple.client for couple in couples], data)
+    assert 0 < engine.held_peak <= LIMIT
+    for couple, size in zip(couples, sent, strict=True):
+        end(couple.client)
+        assert receive_to_end(couple.upstream) == repeated(data, size)
+        couple.upstream.close()
+        assert engine.ended(couple.handler) == (Event.FINISHED,)
+        assert couple.handler.up == size
+    assert engine.held_peak <= LIMIT
+    engine.wait_gone()
+
+
+def test_others_go_on_beside_a_crowd_that_does_not_read(lab: Lab) -> None:
+    engine = lab.start(held_limit=LIMIT)
+    line = lab.line(engine, buffers=BUFFERS)
+    early = line.open()
+    couples = [line.open() for _ in range(SILENT)]
+    fill_all(engine, [couple.client for couple in couples], pattern("others", 100_003))
+    for couple in (early, line.open()):
+        for number in range(100):
+            couple.client.sendall(number.to_bytes(4, "big"))
+            assert receive(couple.upstream, 4) == number.to_bytes(4, "big")
+            couple.upstream.sendall(number.to_bytes(4, "big"))
+            assert receive(couple.client, 4) == number.to_bytes(4, "big")
+    assert engine.held_peak <= LIMIT
+
+
+@pytest.mark.parametrize("down", [False, True], ids=["up", "down"])
+def test_with_no_room_at_all_everything_passes_and_nothing_is_held(lab: Lab, down: bool) -> None:
+    engine = lab.start(held_limit=1)
+    client, upstream, handler = lab.couple(engine)
+    sender, reader = (upstream, client) if down else (client, upstream)
+    receiving = Receiving(reader)
+    sending = Sending(sender, blocks(("no room", down), BULK))
+    sending.finish()
+    receiving.finish()
+    assert receiving.received == BULK << 20
+    assert receiving.digest.digest() == sending.digest.digest()
+    reader.sendall(b"and back")
+    end(reader)
+    assert receive_to_end(sender) == b"and back"
+    assert engine.ended(handler) == (Event.FINISHED,)
+    assert engine.held_peak == 0
+
+
+def test_a_reset_is_seen_while_nothing_may_be_held(lab: Lab) -> None:
+    engine = lab.start(held_limit=1)
+    line = lab.line(engine, buffers=BUFFERS)
+    couple = line.open()
+    couple.client.setblocking(False)
+    before = -1
+    sent = 0
+    while sent != before:  # until the whole way is full
+        before = sent
+        try:
+            while True:
+                sent += couple.client.send(b"x" * 65536)
+        except BlockingIOError:
+            engine.wait_ticks(5)
+    lab.close_sockets(couple.client, line.upstream)  # the upstream goes, with bytes unread: a reset
+    assert engine.ended(couple.handler) == (Event.UPSTREAM_RESET,)
