@@ -19,7 +19,7 @@ import os
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal
@@ -45,6 +45,7 @@ class Relay:
         stdout: int | IO[bytes] | None = None,
         admin: tuple[str, int] | None = None,
         descriptors: int = 0,
+        wrapper: Sequence[str] = (),
     ) -> None:
         self.config = directory / "relay.toml"
         self.config.write_text(toml)
@@ -54,6 +55,7 @@ class Relay:
         self._stdout = stdout
         self._environ = {**environment(), **(environ or {})}
         self._descriptors = descriptors
+        self._wrapper = wrapper  # a command that runs the relay
         self._process: subprocess.Popen[bytes] | None = None
         self._announced: dict[str, list[str]] = {}
         self._blind = admin is not None
@@ -82,7 +84,7 @@ class Relay:
 
     def start(self) -> Relay:
         """Start it and wait until it takes traffic."""
-        line = launched([*RELAY, "run", "--config", str(self.config)], self._descriptors)
+        line = launched([*self._wrapper, *RELAY, "run", "--config", str(self.config)], self._descriptors)
         with self.log.open("ab") as log, self.errors.open("ab") as errors:
             self._process = subprocess.Popen(
                 line,

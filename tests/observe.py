@@ -69,6 +69,11 @@ class Metrics:
         """The one sample with exactly these labels. Raises KeyError."""
         return self.samples[name, frozenset(labels.items())]
 
+    def labels(self, name: str) -> dict[str, str]:
+        """The labels of the one sample of that name."""
+        (found,) = (dict(labels) for sample, labels in self.samples if sample == name)
+        return found
+
     def outcomes(self, listener: str = "main") -> dict[str, int]:
         """How many connections of a listener ended how, without those that none did."""
         found = {}

@@ -1,0 +1,133 @@
+"""CPython's test cases for an event loop (`test.test_asyncio`), on a RingLoop.
+
+RUN names the classes whose cases run. Every other class of the package is named in LEFT_OUT, alone or with its module,
+and why; one that neither names, since a later Python brought it, is reported as skipped. No case of a class that runs
+is left out.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import unittest
+from collections.abc import Iterator
+
+import pytest
+
+from tests.engines.ring import cpython_cases as cpython
+
+if not cpython.installed():
+    pytest.skip(cpython.MISSING, allow_module_level=True)
+
+PACKAGE = "test.test_asyncio"
+
+# By module. Not every Python has every class: a later one may have brought it.
+RUN = {
+    "test_base_events": ["BaseEventLoopWithSelectorTests", "RunningLoopTests"],
+    "test_buffered_proto": ["BufferedProtocolSelectorTests"],
+    "test_events": ["EPollEventLoopTests", "TestServer"],
+    "test_sendfile": ["EPollEventLoopTests"],
+    "test_server": ["SelectorStartServerTests", "TestServer2", "UnixServerCleanupTests"],
+    "test_sock_lowlevel": ["EPollEventLoopTests"],
+    "test_ssl": ["TestSSL"],
+    "test_streams": ["StreamTests"],
+    "test_subprocess": ["SubprocessPidfdWatcherTests", "SubprocessThreadedWatcherTests", "GenericWatcherTests"],
+    "test_tasks": ["RunCoroutineThreadsafeTests", "SleepTests"],
+    "test_threads": ["ToThreadTests"],
+    "test_timeouts": ["TimeoutTests"],
+    "test_unix_events": [
+        "SelectorEventLoopUnixSocketTests", "SelectorEventLoopUnixSockSendfileTests", "TestFork", "TestFunctional",
+    ],
+    "test_waitfor": ["AsyncioWaitForTest", "WaitForShieldTests"],
+}  # fmt: skip
+
+SAME = "the cases of EPollEventLoopTests with another selector, which a RingLoop has no use for"
+MOCKED = "does not run a loop, or one whose selector is a mock"
+PROACTOR = "the event loop of Windows"
+ABOVE = "needs of its loop what TimeoutTests and AsyncioWaitForTest need: callbacks and timers"
+POLICY = "about which loop a thread has, whatever loop it is"
+WATCHER = "a deprecated way to hear of the end of a child, which needs of its loop what the two ways that run need"
+
+LEFT_OUT = {
+    "test_base_events": MOCKED,
+    "test_buffered_proto.BufferedProtocolProactorTests": PROACTOR,
+    "test_context": ABOVE,
+    "test_eager_task_factory": ABOVE,
+    "test_events.AbstractEventLoopTests": MOCKED,
+    "test_events.HandleTests": MOCKED,
+    "test_events.PolicyTests": POLICY,
+    "test_events.PollEventLoopTests": SAME,
+    "test_events.SelectEventLoopTests": SAME,
+    "test_events.TestAbstractServer": MOCKED,
+    "test_events.TestCGetEventLoop": POLICY,
+    "test_events.TestPyGetEventLoop": POLICY,
+    "test_events.TimerTests": MOCKED,
+    "test_free_threading": ABOVE,
+    "test_futures": MOCKED,
+    "test_futures2": ABOVE,
+    "test_locks": ABOVE,
+    "test_pep492": MOCKED,
+    "test_proactor_events": PROACTOR,
+    "test_protocols": MOCKED,
+    "test_queues": ABOVE,
+    "test_runners": MOCKED,
+    "test_selector_events": MOCKED,
+    "test_sendfile.PollEventLoopTests": SAME,
+    "test_sendfile.SelectEventLoopTests": SAME,
+    "test_server.ProactorStartServerTests": PROACTOR,
+    "test_sock_lowlevel.PollEventLoopTests": SAME,
+    "test_sock_lowlevel.SelectEventLoopTests": SAME,
+    "test_sslproto": "TLS on a loop, five seconds of it; TestSSL has its share",
+    "test_staggered": ABOVE,
+    "test_subprocess.MultiLoopChildWatcherTests": WATCHER,
+    "test_subprocess.SubprocessFastWatcherTests": WATCHER,
+    "test_subprocess.SubprocessMultiLoopWatcherTests": WATCHER,
+    "test_subprocess.SubprocessSafeWatcherTests": WATCHER,
+    "test_subprocess.SubprocessTransportTests": MOCKED,
+    "test_taskgroups": ABOVE,
+    "test_tasks": "the classes of tasks and futures: " + ABOVE,
+    "test_transports": MOCKED,
+    "test_unix_events": MOCKED,
+    "test_windows_events": PROACTOR,
+    "test_windows_utils": PROACTOR,
+}
+
+
+def discovered() -> Iterator[tuple[str, dict[str, type[unittest.TestCase]]]]:
+    """The modules of the package, each with its classes."""
+    for module in pkgutil.iter_modules(importlib.import_module(PACKAGE).__path__):
+        if module.name.startswith("test_") and not module.name.startswith("test_windows"):
+            yield module.name, cpython.classes(f"{PACKAGE}.{module.name}")
+
+
+NAMES: dict[str, tuple[str, ...]] = {}  # of the cases, by module
+UNJUDGED: list[str] = []  # classes
+for module, classes in discovered():
+    chosen = {name: cls for name, cls in classes.items() if name in RUN.get(module, [])}
+    if chosen:
+        NAMES[module] = tuple(f"{name}.{case}" for name, cls in chosen.items() for case in cpython.cases(cls))
+    UNJUDGED += [
+        f"{module}.{name}"
+        for name in classes.keys() - chosen.keys()
+        if module not in LEFT_OUT and f"{module}.{name}" not in LEFT_OUT
+    ]
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [pytest.param(module, name, id=f"{module}.{name}") for module, names in NAMES.items() for name in names],
+)
+def test_case_of_cpython_passes(module: str, name: str) -> None:
+    cpython.check(f"{PACKAGE}.{module}", NAMES[module], name)
+
+
+@pytest.mark.parametrize("module", RUN)
+def test_the_cases_run_on_a_ring(module: str) -> None:
+    """One of its cases at least for every class, that is: a few of each need no turn."""
+    for cls in {name.split(".")[0] for name in NAMES[module]}:
+        assert cpython.turns(f"{PACKAGE}.{module}", NAMES[module], cls), cls
+
+
+def test_every_class_of_cpython_runs_or_is_left_out_for_a_reason() -> None:
+    if UNJUDGED:
+        pytest.skip(f"new in this Python, not in RUN and not in LEFT_OUT: {', '.join(sorted(UNJUDGED))}")
