@@ -3,7 +3,8 @@
 An engine owns a worker's client sockets from accept to close and moves their bytes; it decides nothing. For every
 connection it tells a `Handler` what happened (`Event`) and carries out the `Action` that it is answered with:
 
-    accepted → Refuse | Wait | Dial          (Wait: the answer comes later, through `Engine.perform`)
+    accepted → Refuse | Wait | Sniff | Dial  (Wait: the answer comes later, through `Engine.perform`)
+    SNIFFED → Sniff (more) | Wait | Dial | Close, SNIFF_ENDED / SNIFF_TIMEOUT → Wait | Dial | Close
     CONNECTED → Pump, DIAL_FAILED / DIAL_TIMEOUT → Dial (the next address) | Close
     anything that ends it → Close
 
@@ -38,6 +39,9 @@ class Event(enum.Enum):
 
     __hash__ = object.__hash__  # by identity; Enum's own is written in Python, and events are looked up in tables
 
+    SNIFFED = "sniffed"  # everything received so far, bytes
+    SNIFF_ENDED = "sniff_ended"  # the same; the client has ended its direction, no more will come
+    SNIFF_TIMEOUT = "sniff_timeout"  # the same
     CONNECTED = "connected"  # local Address of the upstream side, or None if nobody asked for it
     DIAL_FAILED = "dial_failed"  # errno
     DIAL_TIMEOUT = "dial_timeout"
@@ -61,6 +65,20 @@ class Wait(NamedTuple):
     """Keep the accepted socket as it is; somebody will call `Engine.perform`."""
 
 
+class Sniff(NamedTuple):
+    """Receive from the client, `limit` bytes in all at most; answered with SNIFFED whenever something has come.
+
+    A further Sniff in answer goes on with it.
+
+    What was received is the handler's from then on: it goes to the upstream as `Pump.first`, as far as it is to go
+    there. It counts as received from the client. `timeout` seconds are for all that comes until another action (0:
+    none).
+    """
+
+    limit: int
+    timeout: float
+
+
 class Dial(NamedTuple):
     """Connect to a literal address; answered with CONNECTED, DIAL_FAILED or DIAL_TIMEOUT. `timeout` is more than 0."""
 
@@ -72,7 +90,8 @@ class Dial(NamedTuple):
 class Pump(NamedTuple):
     """Pass bytes both ways until the connection ends.
 
-    `first` goes to the upstream before anything else; it does not count as received from the client.
+    `first` goes to the upstream before anything else; it does not count as received from the client (what was sniffed
+    has been counted).
     """
 
     first: bytes = b""
@@ -89,7 +108,7 @@ class Close(NamedTuple):
     reset_upstream: bool = False
 
 
-Action = Refuse | Wait | Dial | Pump | Close
+Action = Refuse | Wait | Sniff | Dial | Pump | Close
 
 
 class Handler(Protocol):

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Generic, Protocol, TypeVar
 
 from relay.engines import silence
-from relay.engines.contract import Action, Close, Dial, Event, Handler, Pump, Refuse, Timeouts, Wait
+from relay.engines.contract import Action, Close, Dial, Event, Handler, Pump, Refuse, Sniff, Timeouts, Wait
 
 logger = logging.getLogger("relay.engine")
 
@@ -23,12 +23,28 @@ NO_DEADLINE = float("inf")
 RESET_ERRNOS = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.ESHUTDOWN, errno.ECONNABORTED})
 
 
+class Sniffing:
+    """What was received from a client before anything was dialled."""
+
+    __slots__ = ("data", "limit")
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.limit = 0  # bytes in all
+
+    @property
+    def room(self) -> int:
+        """Bytes that may still come."""
+        return self.limit - len(self.data)
+
+
 class Link(silence.Link, Protocol):
     """What is needed of an engine's record of a connection."""
 
     handler: Handler
     settled: bool | None  # seen by a tick: None not yet, False with no bytes flowing yet, True and settled
-    deadline: float  # of the dial under way, monotonic seconds; infinite while the handler is waited for
+    deadline: float  # of the dial or sniff under way, monotonic seconds; infinite while the handler is waited for
+    sniffing: Sniffing | None
 
 
 # Read from the class once: on Python 3.11 each look at an enumeration's member goes through its metaclass.
@@ -56,6 +72,10 @@ class Life(Generic[L]):
 
     def _dial(self, link: L, action: Dial) -> None:
         """Begin to connect; the handler is told CONNECTED, or `_failed` called, later or at once."""
+        raise NotImplementedError
+
+    def _sniff(self, link: L, sniffing: Sniffing) -> None:
+        """Receive from the client; `_sniffed` comes later, or at once."""
         raise NotImplementedError
 
     def _start(self, link: L, first: bytes) -> None:
@@ -100,7 +120,10 @@ class Life(Generic[L]):
         self._sort_new()
         self._resume()
         for link in [link for link in self._early if link.deadline <= now]:
-            self._guarded(link, self._failed, link, Event.DIAL_TIMEOUT, None)
+            if link.sniffing is not None:
+                self._guarded(link, self._sniffed, link, Event.SNIFF_TIMEOUT)
+            else:
+                self._guarded(link, self._failed, link, Event.DIAL_TIMEOUT, None)
         if now >= self._next_sweep:
             self._next_sweep = now + self._sweep_every
             self._sweep(now)
@@ -132,6 +155,9 @@ class Life(Generic[L]):
                 self._early.discard(link)
                 self._new.append(link)
             self._start(link, action.first)
+        elif kind is Sniff:
+            assert isinstance(action, Sniff)
+            self._begin_sniff(link, action)
         elif kind is Close:
             assert isinstance(action, Close)
             self._close(link, action.reset_client, action.reset_upstream)
@@ -141,6 +167,35 @@ class Life(Generic[L]):
             link.deadline = NO_DEADLINE
         else:
             raise TypeError(f"not an action: {action!r}")
+
+    def _begin_sniff(self, link: L, action: Sniff) -> None:
+        if link.client.ended:
+            raise TypeError("there is nothing more to sniff: the client has ended")
+        if link.sniffing is None:
+            link.sniffing = Sniffing()
+            link.deadline = monotonic() + action.timeout if action.timeout else NO_DEADLINE
+        link.sniffing.limit = action.limit
+        if link.sniffing.room <= 0:
+            raise TypeError(f"there is nothing more to sniff: {action.limit} bytes were received")
+        self._sniff(link, link.sniffing)
+
+    def _received_early(self, link: L, part: bytes) -> None:
+        """Something came from a client that is sniffed; nothing: it has ended its direction."""
+        assert link.sniffing is not None
+        if part:
+            link.sniffing.data += part
+            link.client.received += len(part)
+            self._sniffed(link, Event.SNIFFED)
+        else:
+            link.client.ended = True
+            self._sniffed(link, Event.SNIFF_ENDED)
+
+    def _sniffed(self, link: L, event: Event) -> None:
+        assert link.sniffing is not None
+        action = link.handler.advance(event, link.sniffing.data)
+        if type(action) is not Sniff or event is Event.SNIFF_TIMEOUT:
+            link.sniffing = None
+        self._perform(link, action)
 
     def _failed(self, link: L, event: Event, number: int | None) -> None:
         """A dial came to nothing; the handler may have another address."""

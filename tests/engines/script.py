@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from relay.engines.contract import Action, Address, Close, Event, Pump, Wait
 
 ANSWERS: Mapping[Event, Action] = {
+    Event.SNIFF_ENDED: Close(True, True),
+    Event.SNIFF_TIMEOUT: Close(True, True),
     Event.CONNECTED: Pump(),
     Event.DIAL_FAILED: Close(True, True),
     Event.DIAL_TIMEOUT: Close(True, True),
@@ -27,7 +29,10 @@ ANSWERS: Mapping[Event, Action] = {
     Event.STOP: Close(),
     Event.DEFECT: Close(True, True),
 }
-STEPS = frozenset({Event.CONNECTED, Event.DIAL_FAILED, Event.DIAL_TIMEOUT})  # every other event ends the connection
+SNIFFS = frozenset({Event.SNIFFED, Event.SNIFF_ENDED, Event.SNIFF_TIMEOUT})
+STEPS = frozenset(
+    {*SNIFFS, Event.CONNECTED, Event.DIAL_FAILED, Event.DIAL_TIMEOUT}
+)  # every other event ends the connection
 
 Answer = Action | Callable[["ScriptedHandler", object], Action]
 

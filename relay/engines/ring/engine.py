@@ -10,11 +10,11 @@ from time import monotonic
 
 from relay.engines.acceptor import Acceptor
 from relay.engines.contract import Accepted, Action, Address, Dial, Event, Handler, Pump, TcpOptions, Timeouts
-from relay.engines.life import CLIENT_RESET, CONNECTED, RESET_ERRNOS, UPSTREAM_RESET, Life
+from relay.engines.life import CLIENT_RESET, CONNECTED, RESET_ERRNOS, UPSTREAM_RESET, Life, Sniffing
 from relay.engines.ring import abi, sockets
 from relay.engines.ring.abi import IORING_CQE_F_MORE, IORING_OP_CONNECT
 from relay.engines.ring.link import Link, Side
-from relay.engines.ring.pump import BUFFERS
+from relay.engines.ring.pump import BUFFERS, READABLE
 from relay.engines.ring.pump import Pump as BytePump
 from relay.engines.ring.reactor import ACCEPT, CONNECT, POLL_IN, POLL_OUT, RECV, SEND, SEND_MANY, SLOT_BITS, SLOT_MASK
 from relay.engines.ring.selector import RingLoop
@@ -127,7 +127,10 @@ class RingEngine(Life[Link]):
             self._reported(side)
             return
         try:
-            self._pump.readable(side, was, result)
+            if was == READABLE and link.sniffing is not None:
+                self._read_early(link, link.sniffing)
+            else:
+                self._pump.readable(side, was, result)
         except Exception:
             self._defect(link)
 
@@ -239,6 +242,21 @@ class RingEngine(Life[Link]):
             self._targets.clear()
         target = self._targets[address] = sockets.sockaddr(address)
         return target
+
+    def _sniff(self, link: Link, sniffing: Sniffing) -> None:
+        self._pump.watch(link.client)
+
+    def _read_early(self, link: Link, sniffing: Sniffing) -> None:
+        """A client that is sniffed has sent something, or has ended its direction."""
+        try:
+            part = sockets.receive_bytes(link.client.fd, sniffing.room)
+        except OSError as error:
+            self._pump.broken(link.client, error.errno)
+            return
+        if part is None:
+            self._pump.watch(link.client)
+        else:
+            self._received_early(link, part)
 
     def _start(self, link: Link, first: bytes) -> None:
         assert link.upstream is not None

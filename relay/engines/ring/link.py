@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from relay.engines.contract import Handler
+from relay.engines.life import Sniffing
 from relay.engines.ring.reactor import NEVER
 from relay.engines.silence import CHANGED
 
@@ -66,13 +67,14 @@ Side.NOBODY = Side(None, -1)
 class Link:
     """A connection as the engine sees it."""
 
-    __slots__ = ("active", "client", "deadline", "handler", "seen", "settled", "upstream")
+    __slots__ = ("active", "client", "deadline", "handler", "seen", "settled", "sniffing", "upstream")
 
     def __init__(self, handler: Handler, fd: int) -> None:
         self.handler = handler
         self.client = Side(self, fd)
         self.upstream: Side | None = None
         self.settled: bool | None = None  # see `life.Link`
+        self.sniffing: Sniffing | None = None
         self.deadline = 0.0  # of the dial under way, monotonic seconds
         self.active = 0.0  # when a byte was last seen to have moved; 0: not pumping
         self.seen = CHANGED  # bytes received both ways when `active` was set

@@ -77,7 +77,11 @@ class Pump:
         client.sent = upstream.sent = -1
         if first and not self._give(client, upstream, first):
             return
-        if client.poll_in or self.tight or first:
+        if client.ended and upstream.held is None:
+            self._finish(client, upstream)
+            if client.link is None:
+                return
+        if client.poll_in or self.tight or first or client.ended:
             self.watch(client)
             self.watch(upstream)
         else:
@@ -104,7 +108,10 @@ class Pump:
     def watch(self, side: Side) -> None:
         """Wait for what `side` may do next, as it stands now."""
         peer = side.peer
-        if peer is None or side.ended or peer.held is not None:
+        if peer is None and side.link is not None and side.link.sniffing is not None and not side.ended:
+            if side.poll_in != READABLE:
+                self._poll_in(side, READABLE, abi.POLLIN)
+        elif peer is None or side.ended or peer.held is not None:
             if side.armed:
                 self._disarm(side)
             elif side.poll_in != WATCH and not (side.ended and side.finished):

@@ -93,6 +93,13 @@ def receive(fd: int, address: ctypes.c_void_p, size: int, flags: int = 0) -> int
     return received
 
 
+def receive_bytes(fd: int, size: int) -> bytes | None:
+    """Receive what is there; nothing at the end, None if there is nothing now. Raises OSError."""
+    buffer = ctypes.create_string_buffer(size)
+    received = receive(fd, ctypes.c_void_p(ctypes.addressof(buffer)), size)
+    return None if received is None else buffer.raw[:received]
+
+
 def finish(fd: int) -> None:
     """Send FIN: shutdown(2) of the sending direction. Raises OSError."""
     if _shutdown(fd, int(socket.SHUT_WR)) < 0:

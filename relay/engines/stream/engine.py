@@ -10,7 +10,7 @@ from collections import deque
 
 from relay.engines.acceptor import Acceptor
 from relay.engines.contract import Accepted, Action, Address, Dial, Event, Handler, TcpOptions, Timeouts
-from relay.engines.life import CONNECTED, Life
+from relay.engines.life import CONNECTED, Life, Sniffing
 from relay.engines.stream.dialer import pending_error, start_dial
 from relay.engines.stream.link import RESET_ON_CLOSE, Link, Side
 from relay.engines.stream.pump import Pump
@@ -149,6 +149,8 @@ class StreamEngine(Life[Link]):
                 side.ending = bool(mask & ENDING)
             if mask & BROKEN:
                 self._pump.broken(side, pending_error(side.sock))
+            elif link.sniffing is not None:
+                self._sniff(link, link.sniffing)
         elif side is link.upstream:
             if mask & BROKEN:
                 self._failed(link, Event.DIAL_FAILED, pending_error(side.sock) or errno.ECONNREFUSED)
@@ -195,6 +197,22 @@ class StreamEngine(Life[Link]):
 
     def _after(self) -> None:
         self._close_sockets()
+
+    def _sniff(self, link: Link, sniffing: Sniffing) -> None:
+        side = link.client
+        if not side.readable:
+            return
+        try:
+            part = side.sock.recv(sniffing.room, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            side.readable = False
+            return
+        except OSError as error:
+            self._pump.broken(side, error.errno)
+            return
+        if 0 < len(part) < sniffing.room and not side.ending:
+            side.readable = False
+        self._received_early(link, part)
 
     def _start(self, link: Link, first: bytes) -> None:
         self._pump.start(link, first)

@@ -50,6 +50,8 @@ class Pump:
         if first:
             self._hold(upstream, first)
             self.flush(upstream)
+        if client.ended and upstream.held is None:
+            self._finish(client, upstream)  # it may end the connection: then neither side has a peer
         for side in (client, upstream):
             if side.readable and side.peer is not None:
                 self.read(side)

@@ -31,7 +31,7 @@ RUN = {
     "test_sock_lowlevel": ["EPollEventLoopTests"],
     "test_ssl": ["TestSSL"],
     "test_streams": ["StreamTests"],
-    "test_subprocess": ["SubprocessPidfdWatcherTests", "SubprocessThreadedWatcherTests", "GenericWatcherTests"],
+    "test_subprocess": ["SubprocessPidfdWatcherTests", "GenericWatcherTests"],
     "test_tasks": ["RunCoroutineThreadsafeTests", "SleepTests"],
     "test_threads": ["ToThreadTests"],
     "test_timeouts": ["TimeoutTests"],
@@ -46,7 +46,7 @@ MOCKED = "does not run a loop, or one whose selector is a mock"
 PROACTOR = "the event loop of Windows"
 ABOVE = "needs of its loop what TimeoutTests and AsyncioWaitForTest need: callbacks and timers"
 POLICY = "about which loop a thread has, whatever loop it is"
-WATCHER = "a deprecated way to hear of the end of a child, which needs of its loop what the two ways that run need"
+WATCHER = "another way to hear of the end of a child than pidfd, which is the one that registers a descriptor"
 
 LEFT_OUT = {
     "test_base_events": MOCKED,
@@ -83,6 +83,7 @@ LEFT_OUT = {
     "test_subprocess.SubprocessFastWatcherTests": WATCHER,
     "test_subprocess.SubprocessMultiLoopWatcherTests": WATCHER,
     "test_subprocess.SubprocessSafeWatcherTests": WATCHER,
+    "test_subprocess.SubprocessThreadedWatcherTests": WATCHER,
     "test_subprocess.SubprocessTransportTests": MOCKED,
     "test_taskgroups": ABOVE,
     "test_tasks": "the classes of tasks and futures: " + ABOVE,

@@ -193,6 +193,24 @@ def test_messages_held_before_the_rest_of_an_earlier_one_is_told(
         received += len(part)
 
 
+def test_the_rest_of_a_message_is_not_overwritten_before_it_is_held(two_buffers: Lab) -> None:
+    """A buffer goes back when the result of its send is known, and not when the send is submitted."""
+    engine = two_buffers.start()
+    client, upstream, _ = two_buffers.line(engine, buffers=65536).open()
+    data = pattern("rest", 1_000_003)
+    choice = random.Random(3)
+    for _ in range(3):
+        sending = Sending(client, [data[at : at + 1500] for at in range(0, len(data), 1500)], then_end=False)
+        received = 0
+        while received < len(data):
+            if received % 7 == 0:
+                engine.wait_ticks(1)
+            part = upstream.recv(choice.choice((3000, 40_000, 150_000)))
+            assert part == data[received : received + len(part)]
+            received += len(part)
+        sending.finish()
+
+
 @pytest.mark.parametrize("side", ["client", "upstream"])
 def test_a_reset_right_behind_data_is_passed_on(lab: Lab, side: str) -> None:
     """The receive that takes the data is not woken again for the reset that came with it."""
