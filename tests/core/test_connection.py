@@ -103,7 +103,9 @@ def test_every_state_can_be_reached() -> None:
             break
         reached = following
     assert reached == set(State)
-    assert {event for _, event in TRANSITIONS} == set(Event) | set(Found)
+    # Nothing here answers with Sniff, so nothing that was sniffed is told.
+    unheard = {Event.SNIFFED, Event.SNIFF_ENDED, Event.SNIFF_TIMEOUT}
+    assert {event for _, event in TRANSITIONS} == (set(Event) - unheard) | set(Found)
 
 
 # --- every outcome ---------------------------------------------------------------------------------------------------

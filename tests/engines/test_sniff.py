@@ -89,7 +89,12 @@ def test_client_that_sends_and_ends_while_it_is_sniffed(lab: Lab) -> None:
     dial = lab.dial(server)
     script = until(1000, dial)
     seen: list[object] = []
-    answers = {**script.answers, Event.SNIFF_ENDED: lambda _handler, value: (seen.append(value), dial)[1]}
+
+    def ended(_handler: ScriptedHandler, value: object) -> Action:
+        seen.append(value)
+        return dial
+
+    answers = {**script.answers, Event.SNIFF_ENDED: ended}
     answers[Event.CONNECTED] = lambda _handler, _value: Pump(bytes(seen[0]))  # type: ignore[call-overload]
     client = lab.connected(lab.listen(engine, Script(script.first, answers)))
     client.sendall(b"all there is")

@@ -17,6 +17,7 @@ import pytest
 from relay.engines.contract import Event
 from relay.engines.ring import reactor
 from relay.engines.ring.engine import RingEngine
+from relay.engines.ring.pump import BUFFERS
 from relay.engines.ring.selector import RingLoop
 from tests.engines.kinds import Kind
 from tests.engines.lab import Lab, fill
@@ -36,8 +37,8 @@ from tests.engines.peers import (
 CROWD = 120  # connections
 
 
-def ring_kind(**options: int) -> Kind:
-    return Kind("ring", "relay.engines.ring", 131072, RingLoop, partial(RingEngine, **options))
+def ring_kind(buffers: int = BUFFERS) -> Kind:
+    return Kind("ring", "relay.engines.ring", 131072, RingLoop, partial(RingEngine, buffers=buffers))
 
 
 @pytest.fixture
