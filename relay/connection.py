@@ -234,6 +234,7 @@ def _next(connection: Connection, value: object, outcome: Outcome | None) -> Fou
 def _pump(connection: Connection, value: object, _outcome: Outcome | None) -> Action:
     connection.connected = connection.frontend.clock()
     connection.source = cast("Address | None", value)
+    connection.targets = None  # nothing more is to be tried
     assert connection.target is not None
     connection.frontend.ledger.connected(connection.target.upstream, connection.connected - connection.dialed)
     return PUMP

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from relay.engines.contract import Event
-from tests.engines.lab import Lab, fill_all
-from tests.engines.peers import Receiving, Sending, blocks, end, pattern, receive, receive_to_end, repeated
+from tests.engines.lab import Lab
+from tests.engines.peers import Receiving, Sending, blocks, end, pattern, push, receive, receive_to_end, repeated
+from tests.engines.running import RunningEngine
 
 SILENT = 200  # peers that do not read
 BUFFERS = 65536  # bytes of kernel buffer, so that they are soon full
-LIMIT = 8 << 20  # bytes; without a limit those peers would make an engine hold twice as much
+LIMIT = 5 << 20  # bytes; without a limit those peers make an engine hold half as much again
 BULK = 16  # MiB
+
+
+def fill_all(engine: RunningEngine, socks: list[socket.socket], data: bytes) -> list[int]:
+    """Send `data` over and over on each until none of them takes any more, nobody reading; returns the bytes sent."""
+    totals = [0] * len(socks)
+    unchanged = 0
+    while unchanged < 3:
+        before = totals
+        totals = [push(sock, data, total) for sock, total in zip(socks, totals, strict=True)]
+        engine.wait_ticks(3)
+        unchanged = unchanged + 1 if totals == before else 0
+    assert engine.engine.held
+    return totals
 
 
 def test_a_crowd_that_does_not_read(lab: Lab) -> None:

@@ -14,7 +14,7 @@ from tests.upstreams import Echo
 
 PEERS = 1000
 BUFFER = 16384  # bytes of kernel buffer at the far ends: what this is about lies in the relay
-LIMIT = 24 << 20  # bytes; a thousand peers could make a worker hold five times as much
+LIMIT = 24 << 20  # bytes; without a limit a thousand such peers make a worker hold half as much again
 LOOKS = 80  # without a byte taken, a hundredth of a second each: a worker tells of itself four times a second
 MARGIN = 32 << 20  # bytes: the receive buffers of the engine, and what the connections themselves take
 
