@@ -23,7 +23,7 @@ from relay.account import Ledger
 from relay.admit import REFUSAL_OUTCOMES, Admission
 from relay.core.limits import Lease, Refusal
 from relay.dial import DIAL_OUTCOMES, Route, Target
-from relay.engines.contract import Action, Address, Close, Dial, Event, Pump, Refuse, Wait
+from relay.engines.contract import Action, Address, Close, Event, Pump, Refuse, Wait
 from relay.outcome import Outcome
 from relay.resolve import Lookup
 
@@ -77,7 +77,6 @@ class Frontend:
     perform: Callable[[Connection, Action], None]  # the engine's, for answers that come late
     ledger: Ledger
     clock: Callable[[], float]  # monotonic seconds
-    connect_timeout: float  # seconds, per address
 
 
 class Connection:
@@ -216,9 +215,9 @@ def _add_addresses(connection: Connection, target: Target, lookup: Lookup) -> No
 
 def _dial(connection: Connection, _value: object, _outcome: Outcome | None) -> Action:
     target = connection.target
-    assert target is not None and target.address is not None
+    assert target is not None and target.dial is not None
     connection.dialed = connection.frontend.clock()
-    return Dial(target.address, "", connection.frontend.connect_timeout)
+    return target.dial
 
 
 def _next(connection: Connection, value: object, outcome: Outcome | None) -> Found:

@@ -82,12 +82,11 @@ class Worker:
                 index=index,
                 name=listener.name,
                 admission=self._admission,
-                route=Route(listener.upstreams),
+                route=Route(listener.upstreams, self._spec.connect_timeout),
                 lookup=self._resolver.lookup,
                 perform=self.engine.perform,
                 ledger=self._ledger,
                 clock=self._clock,
-                connect_timeout=self._spec.connect_timeout,
             )
             for _ in range(listener.sockets):
                 self.engine.listen(next(remaining), _acceptor(frontend))

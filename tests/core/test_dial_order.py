@@ -103,4 +103,4 @@ def test_an_ipv6_address_is_dialled_as_one() -> None:
 
 def test_a_route_needs_an_upstream() -> None:
     with pytest.raises(ValueError, match="needs an upstream"):
-        Route([])
+        Route([], 5.0)

@@ -70,12 +70,11 @@ class World:
             index=0,
             name="mqtt",
             admission=Admission(self.limits, None),
-            route=Route(upstreams),
+            route=Route(upstreams, 5.0),
             lookup=self.lookup,
             perform=self.perform,
             ledger=Ledger(self.block, self.layout, names, upstream_names, clock, self.log),
             clock=clock,
-            connect_timeout=5.0,
         )
 
     def lookup(self, host: str, done: Callable[[Lookup], None]) -> Lookup | None:

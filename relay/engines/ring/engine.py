@@ -201,11 +201,7 @@ class RingEngine(Life[Link]):
             return
         self._add(link)
         try:
-            if type(action) is Dial:
-                link.deadline = monotonic() + action.timeout
-                self._dial(link, action)
-            else:
-                self._perform(link, action)
+            self._perform(link, action)
         except Exception:
             self._defect(link)
 
