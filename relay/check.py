@@ -29,7 +29,7 @@ def run(settings: Settings, *, connect: bool) -> int:
     descriptors = raise_descriptor_limit()
     carries = (descriptors - RESERVED_DESCRIPTORS - sum(len(item.bind) for item in settings.listeners)) // 2 * workers
     wanted = settings.limits.max_connections
-    engine = choose(settings.engine)
+    engine = choose(settings.engine, workers)
     if settings.engine == "ring" and engine.problem:
         print(f"relay: {ring_problem(engine)}", file=sys.stderr)
         return 2

@@ -116,7 +116,7 @@ def prepare(settings: Settings) -> Plan:
         addresses, sockets = _bind(item, workers, tcp, problems, notes)
         upstreams = tuple(_number(numbers, text) for text in item.upstream)
         bound.append(BoundListener(item.name, addresses, upstreams, item.max_connections, sockets))
-    engine = choose(settings.engine)
+    engine = choose(settings.engine, workers)
     if settings.engine == "ring" and engine.problem:
         problems.append(ring_problem(engine))
     own = max((sum(len(item.sockets[0]) for item in bound if item.sockets)), 1)

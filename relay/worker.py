@@ -40,6 +40,9 @@ STDOUT = 1
 START_TIMEOUT = 30.0  # seconds; the supervisor sends the start message before the process exists
 
 
+logger = logging.getLogger("relay.worker")
+
+
 class Worker:
     """One worker's life: start, serve, drain, end."""
 
@@ -204,7 +207,12 @@ def main() -> int:
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     # Connections are freed by their last reference (engines break their cycles); the collector only guards the rest.
     gc.set_threshold(10_000, 20, 50)
-    with asyncio.Runner(loop_factory=lambda: make_loop(spec.engine)) as runner:
+    try:
+        loop = make_loop(spec.engine)
+    except OSError as error:
+        logger.error("no event loop for the %s engine: %s", spec.engine, error)
+        return 1
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
         runner.run(serve(channel, spec, descriptors))
     return 0
 

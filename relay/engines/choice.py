@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import time
 from functools import lru_cache
 from typing import NamedTuple
 
 from relay.engines.contract import Engine, TcpOptions, Timeouts
+
+ATTEMPTS, PAUSE = 20, 0.1  # seconds; to make a ring while an earlier one is being freed
 
 
 class Choice(NamedTuple):
@@ -18,20 +22,23 @@ class Choice(NamedTuple):
     problem: str = ""
 
 
-def choose(wanted: str) -> Choice:
-    """The engine for the setting `engine`: auto, ring or stream. Tries io_uring where it may be used (`selftest`)."""
+def choose(wanted: str, workers: int) -> Choice:
+    """The engine for the setting `engine` (auto, ring or stream) and that many workers.
+
+    Tries io_uring where it may be used (`ring.selftest`), with a ring for each worker.
+    """
     if wanted == "stream":
         return Choice("stream", "engine = stream")
-    return _try_ring()
+    return _try_ring(workers)
 
 
 @lru_cache(maxsize=1)
-def _try_ring() -> Choice:
+def _try_ring(workers: int) -> Choice:
     from relay.engines.ring import kernels, selftest  # ctypes and what comes with it, where it is wanted only
 
     release = os.uname().release
     try:
-        seconds = selftest.run(release)
+        seconds = selftest.run(release, workers)
     except selftest.Failed as error:
         return Choice("stream", f"no io_uring: {error}", problem=str(error))
     avoided = "".join(f"; {fault.instead}, as {fault.what}" for fault in kernels.faults(release))
@@ -43,6 +50,14 @@ def make_loop(name: str) -> asyncio.AbstractEventLoop:
     if name == "ring":
         from relay.engines.ring.selector import RingLoop
 
+        for _ in range(ATTEMPTS):
+            try:
+                return RingLoop()
+            except OSError as error:
+                # The kernel frees a ring some time after its process has ended, and until then counts its memory.
+                if error.errno != errno.ENOMEM:
+                    raise
+                time.sleep(PAUSE)
         return RingLoop()
     import uvloop
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from relay.engines.contract import Action, Address, Close, Dial, Event, Handler, Pump, TcpOptions, Timeouts
 from relay.engines.ring import kernels
 from relay.engines.ring.engine import RingEngine
+from relay.engines.ring.reactor import Reactor
 from relay.engines.ring.selector import RingLoop
 
 logger = logging.getLogger("relay.engine")
@@ -187,8 +188,11 @@ STEPS: tuple[tuple[str, Callable[[_Trial], Awaitable[None]]], ...] = (
 )
 
 
-def run(release: str) -> float:
-    """Try a ring; the seconds that it took. Raises Failed with the cause and, where there is one, the remedy."""
+def run(release: str, rings: int = 1) -> float:
+    """Try a ring, and whether there can be so many; the seconds that it took.
+
+    Raises Failed with the cause and, where there is one, the remedy.
+    """
     if kernels.version(release) < kernels.OLDEST:
         oldest = ".".join(map(str, kernels.OLDEST))
         raise Failed(f"Linux {release} is too old for it: {oldest} or newer is needed")
@@ -196,9 +200,24 @@ def run(release: str) -> float:
     # What goes wrong here is told by Failed; an operator has no use for a log of the attempt.
     quiet, logger.disabled = logger.disabled, True
     try:
+        _make(rings)
         return _run(release, began)
     finally:
         logger.disabled = quiet
+
+
+def _make(count: int) -> None:
+    """As many rings at a time as there will be workers: their memory is limited by user, not by process."""
+    made: list[Reactor] = []
+    try:
+        while len(made) < count:
+            made.append(Reactor())
+    except OSError as error:
+        have = f"{len(made)} of {count} rings can be had: " if made else ""
+        raise Failed(have + explain(error)) from error
+    finally:
+        for reactor in made:
+            reactor.close()
 
 
 def _run(release: str, began: float) -> float:

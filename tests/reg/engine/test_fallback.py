@@ -12,6 +12,7 @@ import pytest
 from relay.engines.choice import choose
 from relay.engines.ring import selftest
 from relay.engines.ring.engine import RingEngine
+from relay.engines.ring.reactor import Reactor
 from tests.clients import echoes
 from tests.harness import Relay
 from tests.programs import RELAY, ROOT, START, environment
@@ -41,7 +42,7 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def ring_or_skip() -> None:
-    if problem := choose("ring").problem:
+    if problem := choose("ring", 1).problem:
         pytest.skip(f"no ring engine here: {problem}")
 
 
@@ -121,6 +122,24 @@ def test_the_sysctl_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, le
     said = selftest.explain(PermissionError(errno.EPERM, "Operation not permitted"))
     assert "kernel.io_uring_disabled" in said
     assert words in said
+
+
+def test_a_ring_for_every_worker_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a user may lock into memory is for all workers together."""
+    ring_or_skip()
+    made = 0
+
+    class Third(Reactor):
+        def __init__(self) -> None:
+            nonlocal made
+            if made == 2:
+                raise OSError(errno.ENOMEM, "io_uring_setup: Cannot allocate memory")
+            made += 1
+            super().__init__()
+
+    monkeypatch.setattr("relay.engines.ring.selftest.Reactor", Third)
+    with pytest.raises(selftest.Failed, match=r"2 of 3 rings can be had: .*: RLIMIT_MEMLOCK is .*; raise LimitMEMLOCK"):
+        selftest.run("6.18.0", 3)
 
 
 def test_a_ring_that_loses_bytes_does_not_pass_its_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
