@@ -14,11 +14,12 @@ from relay.engines.life import CLIENT_RESET, CONNECTED, RESET_ERRNOS, UPSTREAM_R
 from relay.engines.ring import abi, sockets
 from relay.engines.ring.abi import IORING_CQE_F_MORE, IORING_OP_CONNECT
 from relay.engines.ring.link import Link, Side
-from relay.engines.ring.pump import BUFFERS, READABLE
+from relay.engines.ring.pump import BUFFERS
 from relay.engines.ring.pump import Pump as BytePump
 from relay.engines.ring.reactor import ACCEPT, CONNECT, POLL_IN, POLL_OUT, RECV, SEND, SEND_MANY, SLOT_BITS, SLOT_MASK
 from relay.engines.ring.selector import RingLoop
 from relay.engines.ring.slots import CONNECT_TAG, Slots
+from relay.engines.ring.waiting import READABLE
 from relay.listener import engine_options
 
 TARGETS = 1024  # upstream addresses that are kept

@@ -2,7 +2,7 @@
 
 A direction leaves the fast way when its peer does not take everything (what is left is held, and the side not read
 until the peer has taken it), and when it proves to be bulk (read in large pieces, whenever a poll says that there is
-something). `watch` decides what is waited for on a side; it can be called at any time, as often as one likes.
+something). What is waited for on a side, `waiting` decides.
 
 How much is held: a receive gives at most GO buffers in one go, at most two goes come before it is cancelled, and a read
 of bulk is at most READ bytes; all that is less than half of `contract.HELD_BOUND` for each direction. When all
@@ -19,9 +19,10 @@ from collections.abc import Callable
 from relay.engines.contract import HELD_BOUND, Event
 from relay.engines.life import FINISHED
 from relay.engines.ring import abi, sockets
-from relay.engines.ring.link import ARMED, CANCELLING, Link, Side
+from relay.engines.ring.link import Link, Side
 from relay.engines.ring.reactor import BUFFER_MASK, LENGTH, NEVER, SEND_WORD, VALUE, Reactor
-from relay.engines.ring.slots import POLL_IN_TAG, POLL_OUT_TAG, Slots
+from relay.engines.ring.slots import Slots
+from relay.engines.ring.waiting import ENDING, READABLE, Waiting
 from relay.engines.silence import CHANGED
 
 GO = 33  # buffers that one multishot receive takes without a pause: MULTISHOT_MAX_RETRY + 1, io_uring/net.c
@@ -31,11 +32,6 @@ READ = 65536  # bytes of one read of bulk
 ROUNDS = 16  # reads of one side before the others get their turn
 BULK = 16  # messages of one turn, behind the first, that make a direction bulk
 SMALL = 4 * BUFFER  # bytes; a turn of bulk that brings less was the last
-
-WATCH, READABLE, ENDING = 1, 2, 3  # `Side.poll_in`: for a reset alone; for anything; was asked to end
-
-MULTISHOT = abi.IORING_OP_RECV | abi.IOSQE_BUFFER_SELECT | abi.IORING_RECV_MULTISHOT | abi.IORING_RECVSEND_POLL_FIRST
-SINGLE = abi.IORING_OP_RECV | abi.IOSQE_BUFFER_SELECT | abi.IORING_RECVSEND_POLL_FIRST
 
 End = Callable[[Link, Event, object], None]
 Broken = Callable[[Link, bool, int], None]
@@ -55,11 +51,10 @@ class Pump:
         buffers: int = BUFFERS,
     ) -> None:
         self._reactor = reactor
-        self._slots = slots
-        self._push, self._push_pair = reactor.push, reactor.push_pair
         self._end = end
         self._broken = broken
-        self._receive_word = MULTISHOT if multishot else SINGLE
+        self._waiting = Waiting(reactor, slots, multishot=multishot)
+        self.watch = self._waiting.watch
         self._buffers = reactor.provide(buffers, BUFFER)
         self._memory = bytearray(READ)
         self._address = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(self._memory)))
@@ -68,7 +63,7 @@ class Pump:
         self.held = 0  # bytes, all connections together
         # What one turn brings may all have to be held.
         self._held_limit = max(0, held_limit - buffers * BUFFER) if held_limit else NEVER
-        self.tight = self._held_limit == 0
+        self._waiting.careful = self._held_limit == 0
 
     def start(self, client: Side, upstream: Side, first: bytes) -> None:
         """Both sides are connected: let bytes flow, `first` towards the upstream before anything else."""
@@ -81,72 +76,11 @@ class Pump:
             self._finish(client, upstream)
             if client.link is None:
                 return
-        if client.poll_in or self.tight or first or client.ended:
+        if client.poll_in or first or client.ended or self._waiting.careful:
             self.watch(client)
             self.watch(upstream)
         else:
-            client.armed = upstream.armed = ARMED
-            client.busy += 1
-            upstream.busy += 1
-            word = self._receive_word
-            self._push_pair(word | client.fd << 32, 0, 0, client.slot, word | upstream.fd << 32, upstream.slot)
-
-    def _arm(self, side: Side) -> None:
-        side.armed = ARMED
-        side.busy += 1
-        # Without a try at once (POLL_FIRST): what it brought would be told before the failure of a send that is
-        # submitted with it.
-        self._push(self._receive_word | side.fd << 32, 0, 0, 0, side.slot)
-
-    def _disarm(self, side: Side) -> None:
-        if side.armed == ARMED:
-            side.armed = CANCELLING
-            self._slots.cancel(side.slot)
-
-    # --- what is waited for ---------------------------------------------------------------------------------------
-
-    def watch(self, side: Side) -> None:
-        """Wait for what `side` may do next, as it stands now."""
-        peer = side.peer
-        if peer is None and side.link is not None and side.link.sniffing is not None and not side.ended:
-            if side.poll_in != READABLE:
-                self._poll_in(side, READABLE, abi.POLLIN)
-        elif peer is None or side.ended or peer.held is not None:
-            if side.armed:
-                self._disarm(side)
-            elif side.poll_in != WATCH and not (side.ended and side.finished):
-                # Both ends closed in good order look like a reset to a poll.
-                self._poll_in(side, WATCH, 0)
-        elif side.bulk or self.tight:
-            side.bulk = True
-            if side.armed:
-                self._disarm(side)
-            elif side.poll_in != READABLE:
-                self._poll_in(side, READABLE, abi.POLLIN)
-        else:
-            if side.poll_in:
-                self._poll_in(side, 0, 0)
-            if not side.armed:
-                self._arm(side)
-
-    def _poll_in(self, side: Side, wanted: int, mask: int) -> None:
-        """Have that poll instead of the one that is under way; when its end is told, `watch` is called again."""
-        if side.poll_in == 0:
-            side.poll_in = wanted
-            side.busy += 1
-            self._push(abi.IORING_OP_POLL_ADD | side.fd << abi.FD, 0, 0, mask << abi.OP_FLAGS, side.slot | POLL_IN_TAG)
-        elif side.poll_in != ENDING:
-            side.poll_in = ENDING
-            self._slots.cancel(side.slot | POLL_IN_TAG)
-
-    def _watch_out(self, side: Side) -> None:
-        """Wait until `side` takes bytes again."""
-        if not side.poll_out:
-            side.poll_out = True
-            side.busy += 1
-            self._push(
-                abi.IORING_OP_POLL_ADD | side.fd << abi.FD, 0, 0, abi.POLLOUT << abi.OP_FLAGS, side.slot | POLL_OUT_TAG
-            )
+            self._waiting.begin(client, upstream)
 
     # --- completions ----------------------------------------------------------------------------------------------
 
@@ -159,7 +93,7 @@ class Pump:
             self._message(side, flags >> abi.IORING_CQE_BUFFER_SHIFT, result)
             if not side.armed and side.fd >= 0:
                 # A receive of one message, or one that ended with it. More than fits is likely to go on.
-                side.bulk = side.bulk or (self._receive_word == SINGLE and result == BUFFER)
+                side.bulk = side.bulk or (self._waiting.one_by_one and result == BUFFER)
                 self.watch(side)
         elif result == 0:
             self._ended(side)
@@ -214,11 +148,11 @@ class Pump:
         self.held -= size
         if size < len(held):
             side.held = held[size:]
-            self._watch_out(side)
+            self._waiting.watch_out(side)
             return
         side.held = None
-        if self.tight and self.held <= self._held_limit // 2 < self._held_limit:
-            self.tight = False
+        if self._waiting.careful and self.held <= self._held_limit // 2 < self._held_limit:
+            self._waiting.careful = False
         if source.ended:
             self._finish(source, side)
             return
@@ -259,14 +193,14 @@ class Pump:
         peer.held = data + held if front else held + data
         self.held += len(data)
         side.sent = NEVER
-        if self.held > self._held_limit and not self.tight:
+        if self.held > self._held_limit and not self._waiting.careful:
             self._tighten()
-        self._watch_out(peer)
+        self._waiting.watch_out(peer)
         self.watch(side)
 
     def _tighten(self) -> None:
         """Too much is held: every side is read with care from now on, until half of it is gone."""
-        self.tight = True
+        self._waiting.careful = True
         for side in self._reactor.sides:
             if side.peer is not None and side.armed:
                 self.watch(side)
@@ -288,7 +222,7 @@ class Pump:
         for _ in range(ROUNDS):
             try:
                 # In a tight place the bytes stay in the kernel until the peer has taken them.
-                size = sockets.receive(side.fd, self._address, READ, abi.MSG_PEEK if self.tight else 0)
+                size = sockets.receive(side.fd, self._address, READ, abi.MSG_PEEK if self._waiting.careful else 0)
                 if size is None:
                     break
                 if not size:
@@ -311,10 +245,10 @@ class Pump:
         try:
             sent = sockets.send_from(peer.fd, self._address, size)
         except OSError as error:
-            side.received += 0 if self.tight else size
+            side.received += 0 if self._waiting.careful else size
             self.broken(peer, error.errno)
             return False
-        if self.tight:
+        if self._waiting.careful:
             side.received += sent
             if sent:
                 try:
