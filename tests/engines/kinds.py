@@ -7,6 +7,7 @@ An engine joins the suite by a line in KINDS. What a test may know of an engine 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Protocol
 import uvloop
 
 from relay.engines.contract import Engine, TcpOptions, Timeouts
+from relay.engines.ring import kernels
 from relay.engines.ring.engine import RingEngine
 from relay.engines.ring.selector import RingLoop
 from relay.engines.stream import StreamEngine
@@ -47,12 +49,10 @@ class Kind:
     make_engine: MakeEngine
 
 
-KINDS = {
-    kind.name: kind
-    for kind in (
-        Kind("stream", "relay.engines.stream", 65536, uvloop.new_event_loop, StreamEngine),
-        Kind("ring", "relay.engines.ring", 131072, RingLoop, RingEngine),
-        # What it does on kernels whose multishot receive knows no bound (relay.engines.ring.kernels).
-        Kind("ring-single", "relay.engines.ring", 131072, RingLoop, partial(RingEngine, multishot_receive=False)),
-    )
-}
+_STREAM = Kind("stream", "relay.engines.stream", 65536, uvloop.new_event_loop, StreamEngine)
+_RING = Kind("ring", "relay.engines.ring", 131072, RingLoop, RingEngine)
+# What it does on kernels whose multishot receive knows no bound; there only that, as the relay itself.
+_SINGLE = Kind("ring-single", "relay.engines.ring", 131072, RingLoop, partial(RingEngine, multishot_receive=False))
+_UNBOUNDED = kernels.UNBOUNDED_RECEIVE in kernels.faults(os.uname().release)
+
+KINDS = {kind.name: kind for kind in ((_STREAM, _SINGLE) if _UNBOUNDED else (_STREAM, _RING, _SINGLE))}

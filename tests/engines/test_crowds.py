@@ -11,9 +11,9 @@ from collections import Counter
 from pathlib import Path
 from time import monotonic, thread_time
 
-from relay.engines.contract import Action, Close, Event, Wait
+from relay.engines.contract import Action, Close, Dial, Event, Wait
 from tests.engines.kinds import Kind
-from tests.engines.lab import Couple, Lab
+from tests.engines.lab import Couple, Lab, fill
 from tests.engines.peers import Receiving, Sending, blocks, end, receive, reset
 from tests.engines.running import DEADLINE
 from tests.engines.script import Script, ScriptedHandler
@@ -187,6 +187,31 @@ def test_numbers_of_closed_sockets_are_not_confused_with_new_ones(lab: Lab) -> N
     for client in new:
         assert engine.handler_of(client).events == []
     assert engine.engine.connections == len(new) + 1
+
+
+def test_silent_half_closed_connections_cost_next_to_no_cpu(lab: Lab) -> None:
+    """Whatever waits for somebody's end or for a reset must not be told of an end that it has seen, again and again."""
+    engine = lab.start()
+    line, slow = lab.line(engine), lab.line(engine, buffers=65536)
+    for number in range(60):
+        couple = line.open()
+        end(couple.client if number % 2 else couple.upstream)
+    for number in range(10):
+        couple = slow.open()  # behind bytes that nobody takes
+        fill(engine, couple.client if number % 2 else couple.upstream, b"x" * 65536)
+        end(couple.client if number % 2 else couple.upstream)
+        if number % 4 < 2:  # and one that does not take them has ended as well
+            end(couple.upstream if number % 2 else couple.client)
+    waiting = [lab.connected(lab.listen(engine, Script(Wait()))) for _ in range(10)]
+    dialling = [lab.connected(lab.listen(engine, Script(Dial(lab.silent_port(), "", 600.0)))) for _ in range(5)]
+    for client in (*waiting, *dialling):
+        client.sendall(b"hello")
+        end(client)
+    engine.wait_ticks(20)
+    cpu, began = engine.call(thread_time), monotonic()
+    engine.wait_ticks(75)
+    used, seconds = engine.call(thread_time) - cpu, monotonic() - began
+    assert used < 0.05 * seconds
 
 
 def test_silent_connections_cost_next_to_no_cpu(lab: Lab) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+from time import monotonic, thread_time
 
 import pytest
 
 from relay.engines.contract import Event
-from tests.engines.lab import Lab
+from tests.engines.lab import Couple, Lab
 from tests.engines.peers import Receiving, Sending, blocks, end, pattern, push, receive, receive_to_end, repeated
 from tests.engines.running import RunningEngine
 
@@ -80,19 +82,38 @@ def test_with_no_room_at_all_everything_passes_and_nothing_is_held(lab: Lab, dow
     assert engine.held_peak == 0
 
 
+def stuck(engine: RunningEngine, couple: Couple) -> None:
+    """Send until the whole way is full, nobody reading."""
+    couple.client.setblocking(False)
+    unchanged, sent = 0, 0
+    while unchanged < 3:
+        before = sent
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sent += couple.client.send(b"x" * 65536)
+        engine.wait_ticks(3)
+        unchanged = unchanged + 1 if sent == before else 0
+
+
+def test_waiting_for_room_costs_next_to_no_cpu(lab: Lab) -> None:
+    """Also for a peer that has ended its own direction, which looks as if it had something to tell all the time."""
+    engine = lab.start(held_limit=1)
+    line = lab.line(engine, buffers=BUFFERS)
+    for number in range(6):
+        couple = line.open()
+        if number % 2:
+            end(couple.upstream)
+        stuck(engine, couple)
+    cpu, began = engine.call(thread_time), monotonic()
+    engine.wait_ticks(75)
+    used, seconds = engine.call(thread_time) - cpu, monotonic() - began
+    assert used < 0.05 * seconds
+
+
 def test_a_reset_is_seen_while_nothing_may_be_held(lab: Lab) -> None:
     engine = lab.start(held_limit=1)
     line = lab.line(engine, buffers=BUFFERS)
     couple = line.open()
-    couple.client.setblocking(False)
-    before = -1
-    sent = 0
-    while sent != before:  # until the whole way is full
-        before = sent
-        try:
-            while True:
-                sent += couple.client.send(b"x" * 65536)
-        except BlockingIOError:
-            engine.wait_ticks(5)
+    stuck(engine, couple)
     lab.close_sockets(couple.client, line.upstream)  # the upstream goes, with bytes unread: a reset
     assert engine.ended(couple.handler) == (Event.UPSTREAM_RESET,)

@@ -19,7 +19,7 @@ from relay.engines.ring.pump import Pump as BytePump
 from relay.engines.ring.reactor import ACCEPT, CONNECT, POLL_IN, POLL_OUT, RECV, SEND, SEND_MANY, SLOT_BITS, SLOT_MASK
 from relay.engines.ring.selector import RingLoop
 from relay.engines.ring.slots import CONNECT_TAG, Slots
-from relay.engines.ring.waiting import READABLE
+from relay.engines.ring.waiting import READABLE, WATCH, Waiting
 from relay.listener import engine_options
 
 TARGETS = 1024  # upstream addresses that are kept
@@ -51,7 +51,8 @@ class RingEngine(Life[Link]):
         self._report_source = report_source
         self._reactor = reactor = loop.ring_selector.reactor
         self._slots = Slots(reactor)
-        self._pump = BytePump(reactor, self._slots, self._ended, self._broken, held_limit, multishot_receive, buffers)
+        self._waiting = Waiting(reactor, self._slots, self, multishot=multishot_receive)
+        self._pump = BytePump(reactor, self._waiting, self._ended, self._broken, held_limit, buffers)
         self._acceptor = Acceptor(
             self._watch_listener, self._unwatch_listener, self._begin, self._slots.reset_descriptor
         )
@@ -88,6 +89,7 @@ class RingEngine(Life[Link]):
         while self._slots.open and monotonic() < deadline:
             self._reactor.turn(0, None)
         self._reactor.leave()
+        self._waiting.close()
 
     # --- completions ----------------------------------------------------------------------------------------------
 
@@ -138,15 +140,23 @@ class RingEngine(Life[Link]):
     def _on_poll_out(self, user_data: int, _result: int, _flags: int) -> None:
         side = self._sides[user_data & SLOT_MASK]
         side.busy -= 1
-        side.poll_out = False
-        link = side.link
-        if link is None:
+        side.poll_out = 0
+        if side.link is None:
             self._reported(side)
-            return
-        try:
-            self._pump.writable(side)
-        except Exception:
-            self._defect(link)
+        else:
+            self.writable(side)
+
+    def writable(self, side: Side) -> None:
+        """See `waiting.Told`."""
+        link = side.link
+        if link is not None:
+            self._guarded(link, self._pump.writable, side)
+
+    def hung_up(self, side: Side) -> None:
+        """See `waiting.Told`."""
+        link = side.link
+        if link is not None:
+            self._guarded(link, self._pump.hung_up, side)
 
     def _on_connect(self, user_data: int, result: int, _flags: int) -> None:
         side = self._sides[user_data & SLOT_MASK]
@@ -213,6 +223,7 @@ class RingEngine(Life[Link]):
         # A dial, or a look-up before it, that has not ended since the last tick: the client may reset meanwhile.
         for link in self._early:
             self._pump.watch(link.client)
+        self._waiting.tick()
 
     def _dial(self, link: Link, action: Dial) -> None:
         try:
@@ -262,7 +273,7 @@ class RingEngine(Life[Link]):
     def _drop_upstream(self, link: Link) -> None:
         side, link.upstream = link.upstream, None
         if side is not None:
-            self._slots.close(side, reset=False)
+            self._let_go(side, reset=False)
 
     def _settle(self, link: Link) -> None:
         """Keepalive, and for the upstream side the user timeout."""
@@ -296,4 +307,9 @@ class RingEngine(Life[Link]):
             reset = True
         if side.held is not None:
             self._pump.forget(side)
+        self._let_go(side, reset)
+
+    def _let_go(self, side: Side, reset: bool) -> None:
+        if side.poll_in == WATCH or side.poll_out:
+            self._waiting.forget(side)
         self._slots.close(side, reset=reset)

@@ -53,8 +53,8 @@ class Side:
         self.held: bytes | None = None  # not yet taken by this side; b"": nothing, but it takes nothing now
         self.busy = 0  # operations that have yet to report
         self.armed = 0  # a receive is one of them, ARMED or CANCELLING
-        self.poll_in = 0  # so is a poll, WATCH or READABLE
-        self.poll_out = False
+        self.poll_in = 0  # what else is waited for: WATCH, or the operations READABLE and ENDING
+        self.poll_out = 0  # it is waited for room: POLLED (an operation) or IN_EPOLL
         self.bulk = False  # is read in large pieces, at once, when a poll says that there is something
         self.ended = False  # FIN read
         self.finished = False  # FIN sent

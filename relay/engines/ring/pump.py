@@ -21,8 +21,7 @@ from relay.engines.life import FINISHED
 from relay.engines.ring import abi, sockets
 from relay.engines.ring.link import Link, Side
 from relay.engines.ring.reactor import BUFFER_MASK, LENGTH, NEVER, SEND_WORD, VALUE, Reactor
-from relay.engines.ring.slots import Slots
-from relay.engines.ring.waiting import ENDING, READABLE, Waiting
+from relay.engines.ring.waiting import READABLE, Waiting
 from relay.engines.silence import CHANGED
 
 GO = 33  # buffers that one multishot receive takes without a pause: MULTISHOT_MAX_RETRY + 1, io_uring/net.c
@@ -43,17 +42,16 @@ class Pump:
     def __init__(
         self,
         reactor: Reactor,
-        slots: Slots,
+        waiting: Waiting,
         end: End,
         broken: Broken,
         held_limit: int,
-        multishot: bool,
         buffers: int = BUFFERS,
     ) -> None:
         self._reactor = reactor
         self._end = end
         self._broken = broken
-        self._waiting = Waiting(reactor, slots, multishot=multishot)
+        self._waiting = waiting
         self.watch = self._waiting.watch
         self._buffers = reactor.provide(buffers, BUFFER)
         self._memory = bytearray(READ)
@@ -122,16 +120,16 @@ class Pump:
         """A poll for what may come from `side` has ended."""
         if result >= 0 and was == READABLE and side.peer is not None and side.peer.held is None:
             self._read(side, side.peer)
-        elif result >= 0 and result & (abi.POLLERR | abi.POLLHUP):
-            number = sockets.pending_error(side.fd)
-            # HUP alone is good order where FIN was sent: the side's own FIN came too, perhaps behind bytes that wait
-            # for a peer that is slow to take them. Without FIN sent it means a reset whose errno another call was told.
-            if number or not side.finished:
-                self.broken(side, number)
-            elif was == ENDING:
-                self.watch(side)
         else:
             self.watch(side)
+
+    def hung_up(self, side: Side) -> None:
+        """An error or a hang-up on a side that is not read now."""
+        number = sockets.pending_error(side.fd)
+        # HUP alone is good order where FIN was sent: the side's own FIN came too, perhaps behind bytes that wait for a
+        # peer that is slow to take them. Without FIN sent it means a reset whose errno another call was told.
+        if number or not side.finished:
+            self.broken(side, number)
 
     def writable(self, side: Side) -> None:
         """`side` may take bytes again: give it what is held for it; once it has taken all, go on receiving."""
@@ -148,7 +146,10 @@ class Pump:
         self.held -= size
         if size < len(held):
             side.held = held[size:]
-            self._waiting.watch_out(side)
+            if size:
+                self._waiting.watch_out(side)
+            else:
+                self._waiting.watch_out_by_epoll(side)
             return
         side.held = None
         if self._waiting.careful and self.held <= self._held_limit // 2 < self._held_limit:
@@ -185,8 +186,11 @@ class Pump:
             start = buffer * self._buffers.size
             self._hold(side, bytes(self._buffers.view[start : start + size]))
 
-    def _hold(self, side: Side, data: bytes, *, front: bool = False) -> None:
-        """Keep what came from `side` until its peer takes it; `front`: before what is kept already."""
+    def _hold(self, side: Side, data: bytes, *, front: bool = False, stuck: bool = False) -> None:
+        """Keep what came from `side` until its peer takes it; `front`: before what is kept already.
+
+        `stuck`: the peer is known to take nothing now.
+        """
         peer = side.peer
         assert peer is not None
         held = peer.held or b""
@@ -195,7 +199,10 @@ class Pump:
         side.sent = NEVER
         if self.held > self._held_limit and not self._waiting.careful:
             self._tighten()
-        self._waiting.watch_out(peer)
+        if stuck:
+            self._waiting.watch_out_by_epoll(peer)
+        else:
+            self._waiting.watch_out(peer)
         self.watch(side)
 
     def _tighten(self) -> None:
@@ -257,7 +264,7 @@ class Pump:
                     self.broken(side, error.errno)
                     return False
             if sent < size:
-                self._hold(side, b"")
+                self._hold(side, b"", stuck=not sent)
         else:
             side.received += size
             if sent < size:

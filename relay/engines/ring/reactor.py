@@ -46,7 +46,7 @@ BUFFER_MASK = 0xFFFF
 LENGTH = VALUE + 16
 
 # Operations. RECV is 0, so that its user_data is the slot.
-RECV, SEND, SEND_MANY, CONNECT, ACCEPT, POLL_IN, POLL_OUT, SILENT, GUEST = range(9)
+RECV, SEND, SEND_MANY, CONNECT, ACCEPT, POLL_IN, POLL_OUT, WATCHED, SILENT, GUEST = range(10)
 SENDS = frozenset({SEND, SEND_MANY})
 
 NEVER = 1 << 62  # `Side.sent` of a side whose messages must not go straight to its peer
