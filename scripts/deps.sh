@@ -1,8 +1,8 @@
 #!/bin/sh
-# The system programs that some tests want. `deps.sh install` installs the missing ones with apt-get, through sudo
-# when not root, and says so; where there is no apt-get it names them and leaves the rest to you. `deps.sh report`
-# prints one line naming the missing ones, or nothing; `deps.sh venv` installs only what a virtual environment needs.
-# None of them is needed to run relay itself; a test that misses one is skipped and says why.
+# The system programs that some tests want, and CPython's own tests. `deps.sh install` installs the missing ones with
+# apt-get, through sudo when not root, and says so; where there is no apt-get it names them and leaves the rest to you.
+# `deps.sh report` prints a line naming the missing ones, or nothing; `deps.sh venv` installs only what a virtual
+# environment needs. None of them is needed to run relay itself; a test that misses one is skipped and says why.
 set -eu
 
 # program:package, one line each; python3-venv has no program of its own.
@@ -25,9 +25,25 @@ for line in $wanted; do
     fi
 done
 
+# Python's package `test`, with CPython's own tests: Debian's Python has it in a package by version, others as built.
+python=${PYTHON:-python3}
+[ ! -x .venv/bin/python ] || python=.venv/bin/python # what the tests run with
+tests=$("$python" -c 'import sys
+from importlib.util import find_spec
+if not (find_spec("test") and find_spec("test.test_selectors")):
+    print("libpython{}.{}-testsuite".format(*sys.version_info) if sys.base_prefix == "/usr" else "built without")
+' 2>/dev/null) || tests=
+case $tests in
+libpython*)
+    programs="$programs $tests"
+    packages="$packages $tests"
+    ;;
+esac
+
 case ${1:-} in
 report)
     [ -z "$programs" ] || echo "==> not found:$programs; tests that need them are skipped (make deps installs them)"
+    [ "$tests" != "built without" ] || echo "==> $python has no package test: CPython's own tests are skipped"
     exit 0
     ;;
 venv) packages= ;;

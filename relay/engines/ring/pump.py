@@ -118,8 +118,9 @@ class Pump:
 
     def readable(self, side: Side, was: int, result: int) -> None:
         """A poll for what may come from `side` has ended."""
-        if result >= 0 and was == READABLE and side.peer is not None and side.peer.held is None:
-            self._read(side, side.peer)
+        peer = side.peer
+        if result >= 0 and was == READABLE and peer is not None and peer.held is None and not side.short:
+            self._read(side, peer)
         else:
             self.watch(side)
 
