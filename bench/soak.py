@@ -182,6 +182,7 @@ def main() -> int:
         try:
             wait_for_port(upstream_port)
             wait_for_port(port)
+            wait_for_port(admin)
             watch = Watch(admin)
             watch.ready()
             fresh = watch.processes()

@@ -111,14 +111,15 @@ def prepare(settings: Settings) -> Plan:
     tcp = tcp_options(settings)
     numbers: dict[str, int] = {}
     problems: list[str] = []
+    # Before anything is bound: from then on clients come, and would wait for the self-test.
+    engine = choose(settings.engine, workers)
+    if settings.engine == "ring" and engine.problem:
+        problems.append(ring_problem(engine))
     bound: list[BoundListener] = []
     for item in settings.listeners:
         addresses, sockets = _bind(item, workers, tcp, problems, notes)
         upstreams = tuple(_number(numbers, text) for text in item.upstream)
         bound.append(BoundListener(item.name, addresses, upstreams, item.max_connections, sockets))
-    engine = choose(settings.engine, workers)
-    if settings.engine == "ring" and engine.problem:
-        problems.append(ring_problem(engine))
     own = max((sum(len(item.sockets[0]) for item in bound if item.sockets)), 1)
     if own + 1 > MAX_DESCRIPTORS:
         problems.append(f"listeners: {own} addresses to listen on; at most {MAX_DESCRIPTORS - 1}")
