@@ -121,8 +121,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=10, help="rounds (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a slice (default %(default)s)")
     parser.add_argument("--only", default=",".join([*names, "idle"]), help="scenarios (default %(default)s)")
-    parser.add_argument("--peers", default="relay,uvloop", help="of relay, access, uvloop (default %(default)s);\n"
-                        "access is relay with its access log on")  # fmt: skip
+    parser.add_argument("--peers", default="relay,stream,uvloop", help="of relay, stream, access, uvloop\n"
+                        "(default %(default)s); relay and access run the ring engine,\n"
+                        "access with its access log on")  # fmt: skip
     parser.add_argument("--python", default="/usr/bin/python3", help="has relay's packages (default %(default)s)")
     parser.add_argument("--base", type=int, default=21000, help="first loopback port (default %(default)s)")
     parser.add_argument("--json", type=Path, help="write the figures there")
@@ -151,6 +152,7 @@ def measure(bench: Bench, options: argparse.Namespace, scenarios: list[Scenario]
     makers: dict[str, Callable[[], Peer]] = {
         "relay": bench.relay,
         "uvloop": bench.bare_uvloop,
+        "stream": lambda: bench.relay("stream", engine="stream"),
         "access": lambda: bench.relay("access", access=True),
     }
     peers = [bench.haproxy(), *(makers[name]() for name in options.peers.split(","))]

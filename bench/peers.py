@@ -44,6 +44,7 @@ backend sink
 
 RELAY_CONFIG = """\
 workers = 1
+engine = "{engine}"
 [admin]
 bind = ""
 [health]
@@ -128,9 +129,9 @@ class Bench:
             raise SystemExit("bench: no haproxy to compare with (apt-get install haproxy)")
         return self._peer("haproxy", HAPROXY_CONFIG, "haproxy.cfg", ["haproxy", "-db", "-f"])
 
-    def relay(self, name: str = "relay", *, access: bool = False) -> Peer:
+    def relay(self, name: str = "relay", *, engine: str = "ring", access: bool = False) -> Peer:
         """relay with one worker, limits and accounting on."""
-        config = RELAY_CONFIG.replace("{access}", str(access).lower())
+        config = RELAY_CONFIG.replace("{access}", str(access).lower()).replace("{engine}", engine)
         command = [self.python, "-m", "relay", "run", "--config"]
         peer = self._peer(name, config, f"{name}.toml", command)
         self._relays += peer.processes
