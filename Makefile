@@ -22,7 +22,7 @@ endif
 BENCH_PYTHON ?= /usr/bin/python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench soak check lint types imports format venv deps lock clean
+.PHONY: help demo test bench soak same check lint types imports format venv deps lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ bench: ## compare with HAProxy, side by side; needs haproxy, a C compiler and tw
 
 soak: venv ## ten minutes of random conversations, every byte checked (ARGS='--minutes 60')
 	@$(BIN)/python -m bench.soak $(ARGS)
+
+same: venv ## ten minutes of scripts, the same through both engines, HAProxy and directly (ARGS='--seed 1 --count 9')
+	@$(BIN)/python -m bench.same $(ARGS)
 
 check: lint types imports ## lint, format, types and import rules, as CI has them
 

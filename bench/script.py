@@ -129,7 +129,9 @@ class End:
         try:
             while data := await self._receive():
                 self._compare(data)
-            # The kernel tells of a reset once: if it told the sender, the receiver only sees an end.
+            # The kernel tells of a reset once: if it told the sender, the receiver only sees an end, perhaps before the
+            # sender's task has come to its own.
+            await asyncio.wait([sender], timeout=SILENCE)
             if not (sender.done() and isinstance(sender.exception(), (ConnectionResetError, BrokenPipeError))):
                 raise Difference(f"FIN after {self.received} bytes where a reset was sent")
         except (ConnectionResetError, BrokenPipeError):

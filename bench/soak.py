@@ -41,6 +41,7 @@ name = "soak"
 bind = ["127.0.0.1:{port}"]
 upstream = ["127.0.0.1:{upstream}"]
 """
+START = 120.0  # seconds that a start may take; an emulated processor is slow
 
 
 async def play(sock: socket.socket, script: Script, results: Counter[str], *, client: bool) -> None:
@@ -180,11 +181,10 @@ def main() -> int:
             [sys.executable, "-m", "relay", "run", "--config", str(config)], stdout=log, stderr=log
         )
         try:
-            wait_for_port(upstream_port)
-            wait_for_port(port)
-            wait_for_port(admin)
+            for each in (upstream_port, port, admin):
+                wait_for_port(each, START)
             watch = Watch(admin)
-            watch.ready()
+            watch.ready(START)
             fresh = watch.processes()
             ours, warm = asyncio.run(soak(options, watch))
             theirs: Counter[str] = Counter(json.loads(other.communicate(timeout=90)[0]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import urllib.request
@@ -31,9 +32,12 @@ class Watch:
         ]
 
     def ready(self, seconds: float = 30.0) -> None:
-        """Wait until every worker serves."""
+        """Wait until every worker serves, and what was tried before is over. Raises OSError if nobody answers."""
         deadline = time.monotonic() + seconds
-        while self.status()["state"] != "ready" and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                if self.status()["state"] == "ready":
+                    break
             time.sleep(0.1)
         self.settled()
 

@@ -11,7 +11,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RELAY = (sys.executable, "-m", "relay")
-START = 20.0  # seconds until a relay is ready or a command has ended, on a machine that has other things to do
+PATIENCE = float(os.environ.get("TEST_PATIENCE", "1"))  # times longer than usual: an emulated processor is slow
+START = 20.0 * PATIENCE  # seconds until a relay is ready or a command has ended, on a machine that does other things
 
 # Becomes another program, which dies with the test run however that ends (prctl(2), PR_SET_PDEATHSIG = 1), and which
 # may have so many descriptors (0: as many as we).

@@ -14,6 +14,7 @@ from tests.engines.script import Answer, Script, ScriptedHandler
 
 IPV4, IPV6 = "127.0.0.1", "::1"
 NO_TIMEOUTS = Timeouts(idle=0.0, half_close=0.0)
+TCP = TcpOptions(user_timeout=0.0)  # with one, a peer that does not read is given up before a slow machine is done
 
 
 class Couple(NamedTuple):
@@ -79,12 +80,12 @@ class Lab:
         self,
         *,
         timeouts: Timeouts = NO_TIMEOUTS,
-        tcp: TcpOptions | None = None,
+        tcp: TcpOptions = TCP,
         report_source: bool = False,
         held_limit: int = 0,
     ) -> RunningEngine:
         """A running engine; without timeouts, unless told otherwise."""
-        engine = RunningEngine(self.kind, timeouts, tcp or TcpOptions(), report_source, held_limit)
+        engine = RunningEngine(self.kind, timeouts, tcp, report_source, held_limit)
         self._engines.append(engine)
         return engine
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
-import select
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from bench.same_script import Do, Fill, Part, Pause, Say, SayOn, Step, Until, When
+from bench.same.signals import Bell, Errors
+from bench.same.steps import Do, Fill, Part, Pause, Say, SayOn, Step, Until, When
 from bench.script import RESET, expected
 
 # What the kernel answers once the other end has reset: the first is told once, the others from then on.
@@ -34,8 +34,13 @@ class Seen:
     after_own_end: int = 0  # bytes received after the own FIN was sent
     fin: bool = False
     reset: bool = False
+    untold: bool = False  # it waited to be told of a reset, in vain
     trouble: str = ""  # an error that is no reset, or what was waited for in vain
-    told_after: float = 0.0  # seconds from the other end's reset until it was told; not compared
+    told_after: float = 0.0  # seconds from the other end's reset until it was told
+
+    def __str__(self) -> str:
+        values = ((name, getattr(self, name)) for name in self.__slots__)
+        return ", ".join(f"{name} {value}" for name, value in values if value or name == "received")
 
 
 class Told(Exception):
@@ -44,51 +49,6 @@ class Told(Exception):
 
 class Hopeless(Exception):
     """What is waited for cannot come any more."""
-
-
-class Bell:
-    """Wakes those who wait for something to change in a connection."""
-
-    def __init__(self) -> None:
-        self._waiting: list[asyncio.Future[None]] = []
-
-    def ring(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
-
-    async def wait(self) -> None:
-        future = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        await future
-
-
-class Errors:
-    """Tells of a socket's error without taking it, and without reading: one epoll that asks for nothing else."""
-
-    def __init__(self) -> None:
-        self._epoll = select.epoll()
-        self._told: dict[int, Callable[[], None]] = {}
-        asyncio.get_running_loop().add_reader(self._epoll.fileno(), self._ready)
-
-    def watch(self, sock: socket.socket, told: Callable[[], None]) -> None:
-        self._told[sock.fileno()] = told
-        self._epoll.register(sock.fileno(), select.EPOLLET)  # EPOLLERR and EPOLLHUP are always told
-
-    def forget(self, sock: socket.socket) -> None:
-        del self._told[sock.fileno()]
-        self._epoll.unregister(sock.fileno())
-
-    def close(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._epoll.fileno())
-        self._epoll.close()
-
-    def _ready(self) -> None:
-        for fd, mask in self._epoll.poll(0):
-            # EPOLLHUP alone is also how two ends in good order look.
-            if mask & select.EPOLLERR and fd in self._told:
-                self._told[fd]()
 
 
 @dataclass(slots=True, eq=False)
@@ -100,6 +60,7 @@ class End:
     incoming: int
     bell: Bell
     errors: Errors
+    patience: float  # seconds in which a reset must be told
     note: Callable[[str], None] | None = None  # called with what happens, to follow one script
     other: End = field(init=False)
     seen: Seen = field(default_factory=Seen)
@@ -114,13 +75,12 @@ class End:
     _reader: asyncio.Task[None] | None = None
 
     async def run(self, sock: socket.socket) -> None:
-        """Play the part on a connected, non-blocking socket, which is closed in the end."""
+        """Play the part on a connected, non-blocking socket; `leave` closes it."""
         self.sock = sock
         self.seen.connected = True
         self._say("connected")
+        self.bell.ring()
         self.errors.watch(sock, self._told)
-        if self.part.slow:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_WINDOW)
         try:
             if not self.part.deaf:
                 self._listen()
@@ -134,6 +94,7 @@ class End:
     async def leave(self, *, reset: bool) -> None:
         """Close what is still open, and look a last time for a reset that came after all was over."""
         self.seen.digest = self._hash.hexdigest()
+        self.seen.altered |= self.seen.received > self.other.sent
         if self.sock is not None:
             if number := self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 self._failed(OSError(number, ""))
@@ -154,7 +115,6 @@ class End:
             self.seen.trouble = f"the other end is over, in vain: {self.doing}"
 
     async def _take(self, step: Step) -> None:
-        assert self.sock is not None
         if isinstance(step, Say):
             await self._say_all(step)
         elif isinstance(step, SayOn):
@@ -193,7 +153,28 @@ class End:
     async def _until(self, step: Until) -> None:
         if step.when is When.UNREAD:
             await self._ready(writing=False)
-            return
+        elif step.when is When.TOLD:
+            await self._until_told()
+        else:
+            await self._until_condition(step)
+
+    async def _until_told(self) -> None:
+        seen, other, ring = self.seen, self.other, self.bell.wait
+
+        def over() -> bool:
+            # After a FIN that should not have come there is nothing left to wait for.
+            return seen.reset or (seen.fin and other.part.whole is None)
+
+        while not over() and not other.broke:
+            await ring()
+        try:
+            async with asyncio.timeout(self.patience):
+                while not over():
+                    await ring()
+        except TimeoutError:
+            seen.untold = True
+
+    async def _until_condition(self, step: Until) -> None:
         other, seen = self.other, self.seen
         conditions: dict[When, Callable[[], bool]] = {
             When.MET: lambda: other.seen.connected,
@@ -201,8 +182,6 @@ class End:
             When.TAKEN: lambda: other.seen.received >= self.sent,
             When.ENDED: lambda: seen.fin,
             When.SEEN: lambda: other.seen.fin,
-            # After a FIN that should not have come there is nothing left to wait for.
-            When.TOLD: lambda: seen.reset or (seen.fin and other.part.whole is None),
         }
         condition = conditions[step.when]
         while not condition():
@@ -233,6 +212,7 @@ class End:
         if reset:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         sock.close()
+        self.bell.ring()
 
     # --- sending and receiving ------------------------------------------------------------------------------------
 

@@ -1,0 +1,53 @@
+"""How an end learns of what it does not wait for in a call: the other end's progress, and its own socket's errors."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+from collections.abc import Callable
+
+
+class Bell:
+    """Wakes those who wait for something to change in a connection."""
+
+    def __init__(self) -> None:
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def ring(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    async def wait(self) -> None:
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        await future
+
+
+class Errors:
+    """Tells of a socket's error without taking it, and without reading: one epoll that asks for nothing else."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._told: dict[int, Callable[[], None]] = {}
+        asyncio.get_running_loop().add_reader(self._epoll.fileno(), self._ready)
+
+    def watch(self, sock: socket.socket, told: Callable[[], None]) -> None:
+        self._told[sock.fileno()] = told
+        self._epoll.register(sock.fileno(), select.EPOLLET)  # EPOLLERR and EPOLLHUP are always told
+
+    def forget(self, sock: socket.socket) -> None:
+        del self._told[sock.fileno()]
+        self._epoll.unregister(sock.fileno())
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._epoll.fileno())
+        self._epoll.close()
+
+    def _ready(self) -> None:
+        for fd, mask in self._epoll.poll(0):
+            # EPOLLHUP alone is also how two ends in good order look.
+            if mask & select.EPOLLERR and fd in self._told:
+                self._told[fd]()

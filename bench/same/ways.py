@@ -1,0 +1,126 @@
+"""The ways from client to upstream that are compared, and the proxies on them, each a real process."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from http.client import HTTPException  # of somebody else's port
+from pathlib import Path
+
+from bench.peers import wait_for_port
+from bench.same.play import TOLD
+from bench.watch import Process, Watch
+
+DIRECT, RING, STREAM, HAPROXY = "direct", "ring", "stream", "haproxy"
+RELAY_CONFIG = """\
+engine = "{engine}"
+workers = 2
+[admin]
+bind = "127.0.0.1:{admin}"
+[health]
+bind = ""
+[drain]
+window = 5.0
+"""
+RELAY_LANE = """\
+[[listeners]]
+name = "lane{number}"
+bind = ["127.0.0.1:{port}"]
+upstream = ["127.0.0.1:{upstream}"]
+"""
+# Without retries: a second connection for the same client would be taken for the next script's.
+HAPROXY_CONFIG = """\
+global
+  maxconn 4000
+defaults
+  mode tcp
+  retries 0
+  timeout connect 5s
+  timeout client 1h
+  timeout server 1h
+frontend ready
+  bind 127.0.0.1:{admin}
+  tcp-request connection reject
+"""
+HAPROXY_LANE = """\
+listen lane{number}
+  bind 127.0.0.1:{port}
+  server upstream 127.0.0.1:{upstream}
+"""
+HAPROXY_TELLS = 1.0  # seconds after which HAProxy is taken to tell nobody of a reset, see `haproxy_loses_reset`
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was played one way. Scripts are counted by kind and by who acts first."""
+
+    played: Counter[str] = field(default_factory=Counter)
+    different: Counter[str] = field(default_factory=Counter)
+    allowed: Counter[str] = field(default_factory=Counter)  # ends, by the reason
+    resets: Counter[str] = field(default_factory=Counter)  # scripts, by who resets: "", "client", "upstream", "both"
+    bytes: int = 0  # received at both ends
+    slowest: tuple[float, str] = (0.0, "")  # seconds until an end was told of a reset, and in which script
+
+
+@dataclass(slots=True)
+class Way:
+    """One way from client to upstream. A lane of it is a pair of ports that plays one script at a time, so that what
+    the upstream accepts there belongs to that script, also if the client never says a word."""
+
+    name: str
+    ports: list[int]  # where the client connects, by lane
+    upstreams: list[int]
+    admin: int = 0
+    listeners: list[socket.socket] = field(default_factory=list)
+    process: subprocess.Popen[bytes] | None = None
+    fresh: list[Process] = field(default_factory=list)
+    warm: list[Process] = field(default_factory=list)
+    tally: Tally = field(default_factory=Tally)
+
+    @property
+    def watch(self) -> Watch:
+        return Watch(self.admin)
+
+    @property
+    def patience(self) -> float:
+        """Seconds in which a reset must be told."""
+        return HAPROXY_TELLS if self.name == HAPROXY else TOLD
+
+    @property
+    def relay(self) -> bool:
+        return self.name in (RING, STREAM)
+
+    def start(self, folder: Path) -> None:
+        """Start the proxy, if it is one, and wait until it serves."""
+        if self.name == DIRECT:
+            return
+        head, lane = (RELAY_CONFIG, RELAY_LANE) if self.relay else (HAPROXY_CONFIG, HAPROXY_LANE)
+        text = head.format(engine=self.name, admin=self.admin)
+        for number, (port, upstream) in enumerate(zip(self.ports, self.upstreams, strict=True)):
+            text += lane.format(number=number, port=port, upstream=upstream)
+        config = folder / f"{self.name}.conf"
+        config.write_text(text)
+        relay = [sys.executable, "-m", "relay", "run", "--config"]
+        command = [*(relay if self.relay else ["haproxy", "-db", "-f"]), str(config)]
+        with self.log(folder).open("wb") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        try:
+            wait_for_port(self.admin)  # never one of the lanes': what connects there is passed on
+            if self.relay:
+                self.watch.ready()
+                self.fresh = self.watch.processes()
+        except (OSError, HTTPException, SystemExit):
+            said = self.log(folder).read_text(errors="replace")[-2000:]
+            raise SystemExit(f"bench: {self.name} does not start:\n{said}") from None
+
+    def log(self, folder: Path) -> Path:
+        return folder / f"{self.name}.log"
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.send_signal(signal.SIGTERM if self.relay else signal.SIGKILL)
+            self.process.wait(30)
