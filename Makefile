@@ -22,10 +22,10 @@ endif
 BENCH_PYTHON ?= /usr/bin/python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench soak same check lint types imports format venv deps lock clean
+.PHONY: help demo test bench soak same test-kernels check lint types imports format venv deps lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "ARGS='...' goes to the program behind demo, test or lock: make test ARGS='-k drain -x'"
 	@echo "PYTHON=... chooses the interpreter (3.11 or newer): make venv PYTHON=python3.13"
@@ -37,6 +37,9 @@ demo: ## a stand-in hub, relay and devices on loopback; no privileges
 test: venv ## all tests; what this machine lacks is skipped, with the reason
 	@scripts/deps.sh report
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-kernels: venv ## the engines' tests and a soak on Debian 12's and 13's kernels, in QEMU (ARGS='--release trixie')
+	@$(BIN)/python scripts/test_kernels.py $(ARGS)
 
 bench: ## compare with HAProxy, side by side; needs haproxy, a C compiler and two processors (ARGS='--rounds 20')
 	@PYTHON=$(BENCH_PYTHON) scripts/venv.sh .venv-bench run build
