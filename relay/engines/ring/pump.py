@@ -273,10 +273,15 @@ class Pump:
         return True
 
     def _ended(self, side: Side) -> None:
-        """`side` sent FIN, and all before it was passed on or is held."""
+        """`side` seems to have sent FIN; all before it was passed on or is held."""
         peer, link = side.peer, side.link
         assert peer is not None
         assert link is not None
+        if not side.finished and sockets.is_closed(side.fd):
+            # The kernel tells of a reset once. A send to this side in the same entry may have been told, and its
+            # failure is still to be heard of; what was received next looks like an end.
+            self.broken(side, 0)
+            return
         side.ended = True
         link.seen = CHANGED  # the half-close timeout begins now
         if peer.held is None and self._reactor.known(side):

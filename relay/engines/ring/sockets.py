@@ -39,6 +39,7 @@ _int_size_pointer = ctypes.byref(ctypes.c_int(4))
 _in = struct.Struct("!HH4s").unpack_from
 _in6 = struct.Struct("!HHI16sI").unpack_from
 
+TCP_CLOSE = 7  # linux/tcp_states.h
 SEND_FLAGS = abi.MSG_DONTWAIT | abi.MSG_NOSIGNAL
 
 
@@ -70,6 +71,13 @@ def pending_error(fd: int) -> int:
     if _getsockopt(fd, socket.SOL_SOCKET, socket.SO_ERROR, _int_pointer, _int_size_pointer) < 0:
         return ctypes.get_errno()
     return _int.value
+
+
+def is_closed(fd: int) -> bool:
+    """Whether the connection is gone, by whatever end: TCP_INFO's state, tcp(7)."""
+    if _getsockopt(fd, socket.IPPROTO_TCP, socket.TCP_INFO, _int_pointer, _int_size_pointer) < 0:
+        return True
+    return _int.value & 0xFF == TCP_CLOSE  # struct tcp_info begins with its state, one byte
 
 
 def send(fd: int, data: bytes) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import random
 import socket
+import threading
 from collections.abc import Iterator
 from functools import partial
 
@@ -17,8 +18,10 @@ import pytest
 from relay.engines.contract import Event
 from relay.engines.ring import reactor
 from relay.engines.ring.engine import RingEngine
+from relay.engines.ring.link import Side
 from relay.engines.ring.pump import BUFFERS
 from relay.engines.ring.selector import RingLoop
+from relay.engines.ring.waiting import READABLE, Waiting
 from tests.engines.kinds import Kind
 from tests.engines.lab import Lab, fill
 from tests.engines.peers import (
@@ -225,6 +228,42 @@ def test_a_reset_right_behind_data_is_passed_on(lab: Lab, side: str) -> None:
         data = receive_to_reset(reader)
         assert data in (b"", b"last words")  # a reset may overtake what was sent before it
         engine.ended(couple.handler)
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_a_reset_that_a_send_was_told_of_is_not_taken_for_an_end(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """The kernel tells of a reset once.
+
+    A poll and a send to the same socket are submitted together, with a reset pending: the poll ends first, the send is
+    told of the reset, and a receive right after the poll finds nothing but an end.
+    """
+    lab = Lab(ring_kind())
+    engine = lab.start()
+    couple = lab.couple(engine)
+    plain = Waiting._poll_in
+    done = threading.Event()
+
+    def with_a_reset_and_a_send(self: Waiting, side: Side, wanted: int) -> None:
+        plain(self, side, wanted)
+        link = side.link
+        if (
+            wanted == READABLE
+            and link is not None
+            and side is link.client
+            and side.peer is not None
+            and not done.is_set()
+        ):
+            done.set()
+            reset(couple.client)
+            assert isinstance(engine.engine, RingEngine)
+            engine.engine._pump._message(side.peer, 0, 1)
+
+    monkeypatch.setattr(Waiting, "_poll_in", with_a_reset_and_a_send)
+    couple.client.sendall(bytes(60_000 + number))  # bulk: it is read by hand from then on
+    receive_to_reset(couple.upstream)
+    assert done.is_set()
+    assert engine.ended(couple.handler) == (Event.CLIENT_RESET,)
+    lab.close()
 
 
 def test_a_peer_that_goes_while_its_half_close_is_passed_on(lab: Lab) -> None:
