@@ -37,8 +37,8 @@ WHEELS = ("manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux_2_28_x86_6
 BOOT_SECONDS = {"kvm": 30, "tcg": 300}  # after which a machine that has said nothing does not boot
 INIT = """\
 #!/bin/sh
-mount -t devtmpfs dev /dev && mkdir -p /dev/shm && mount -t tmpfs shm /dev/shm
 mount -t proc proc /proc && mount -t sysfs sys /sys
+mount -t devpts devpts /dev/pts && mount -t tmpfs shm /dev/shm && mknod /dev/ttyS1 c 4 65
 ip link set lo up
 ulimit -n 65536
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp
@@ -266,6 +266,8 @@ def main() -> int:
     except Failed as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     text = table(results)
     (CACHE / "table.md").write_text(text)
     print(f"\n{text}")
