@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from time import monotonic
 from typing import Generic, Protocol, TypeVar
@@ -54,7 +55,7 @@ CLIENT_RESET, UPSTREAM_RESET = Event.CLIENT_RESET, Event.UPSTREAM_RESET
 L = TypeVar("L", bound=Link)
 
 
-class Life(Generic[L]):
+class Life(ABC, Generic[L]):
     """The engine-independent half of an engine. `link_type` is the engine's record of a connection."""
 
     link_type: type[L]
@@ -70,36 +71,36 @@ class Life(Generic[L]):
 
     # --- what the engine adds -------------------------------------------------------------------------------------
 
+    @abstractmethod
     def _dial(self, link: L, action: Dial) -> None:
         """Begin to connect; the handler is told CONNECTED, or `_failed` called, later or at once."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _sniff(self, link: L, sniffing: Sniffing) -> None:
         """Receive from the client; `_sniffed` comes later, or at once."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _start(self, link: L, first: bytes) -> None:
         """Let bytes flow, `first` towards the upstream before anything else."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _end(self, link: L, reset_client: bool, reset_upstream: bool) -> None:
         """Close both sides as `contract.Close` says. The link is no longer among `_links`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _drop_upstream(self, link: L) -> None:
         """Close the upstream side, if there is one: a dial came to nothing."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _settle(self, link: L) -> None:
         """The connection has lived for a while: set what only matters to one that lives on."""
-        raise NotImplementedError
 
     def _quiet(self, link: L) -> None:
         """Bytes moved until the last sweep, and none since."""
 
+    @abstractmethod
     def _resume(self) -> None:
         """Try again what was paused because the machine was short of something."""
-        raise NotImplementedError
 
     def _after(self) -> None:
         """A call from the worker is over."""
