@@ -22,6 +22,7 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -164,23 +165,35 @@ static void sparse(int port, int count, int size, double seconds, double rate) {
     static double sent_at[MAX_FD];
     int epoll = epoll_create1(0);
     int *fds = connect_all(port, count, epoll);
+    /* A timer, and a wait in between: a load that spins would keep the upstream, which shares its processor, waiting, and
+       the replies would come in heaps. */
+    int timer = timerfd_create(CLOCK_MONOTONIC, 0);
+    long interval = 1e9 / rate;
+    struct itimerspec every = {{interval / 1000000000, interval % 1000000000}, {0, 1}};
+    watch(epoll, EPOLL_CTL_ADD, timer, EPOLLIN);
     begin();
-    double start = now(), next = start, end = start + seconds, t, done = 0;
+    double start = now(), end = start + seconds, t, done = 0;
+    if (timerfd_settime(timer, 0, &every, NULL)) fail("timerfd_settime");
     long turn = 0;
     struct epoll_event events[256];
-    while ((t = now()) < end) {
-        for (; t >= next; next += 1 / rate) {
-            int fd = fds[turn++ % count];
-            sent_at[fd] = t;
-            if (write(fd, buffer, size) != size) fail("write");
-        }
-        int n = epoll_wait(epoll, events, 256, 0);
-        if (!n) continue;
+    while (now() < end) {
+        int n = epoll_wait(epoll, events, 256, 100);
         t = now();
         for (int i = 0; i < n; i++) {
-            if (read(events[i].data.fd, buffer, CHUNK) <= 0) fail("read");
-            sample(t - sent_at[events[i].data.fd]);
-            done++;
+            int fd = events[i].data.fd;
+            if (fd == timer) {
+                uint64_t due;
+                if (read(timer, &due, sizeof due) != sizeof due) fail("read of the timer");
+                for (; due; due--) {
+                    fd = fds[turn++ % count];
+                    sent_at[fd] = now();
+                    if (write(fd, buffer, size) != size) fail("write");
+                }
+            } else {
+                if (read(fd, buffer, CHUNK) <= 0) fail("read");
+                sample(t - sent_at[fd]);
+                done++;
+            }
         }
     }
     report(done, now() - start, 0);

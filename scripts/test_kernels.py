@@ -104,7 +104,7 @@ def is_made(stamp: Path, recipe: str) -> bool:
 
 def provide_root(release: Release, folder: Path) -> None:
     """The release's kernel and root, once."""
-    packages = f"linux-image-cloud-amd64,python3,libpython{release.python}-testsuite,iproute2"
+    packages = f"linux-image-cloud-amd64,python3,libpython{release.python}-testsuite,netbase,iproute2"
     stamp = folder / "root.recipe"
     if is_made(stamp, packages):
         return

@@ -159,8 +159,11 @@ class Engine(Protocol):
     def perform(self, handler: Handler, action: Action) -> None:
         """Carry out what a handler answered with late, after Wait. Nothing happens if the connection is gone."""
 
-    def tick(self, now: float) -> None:
-        """Look at deadlines; the worker calls this a few times a second with its monotonic clock."""
+    def tick(self, now: float) -> bool:
+        """Look at deadlines; the worker calls this twice a second or more often, with its monotonic clock.
+
+        True: there is more to look at. It wants to be called again as soon as what else is waiting has had its turn.
+        """
 
     def stop_listening(self) -> None:
         """Accept what is already queued, then close the listening sockets."""

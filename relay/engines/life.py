@@ -19,6 +19,8 @@ from relay.engines.contract import Action, Close, Dial, Event, Handler, Pump, Re
 logger = logging.getLogger("relay.engine")
 
 NO_DEADLINE = float("inf")
+# Connections that are looked at before others have their turn: each for some 0.15 ms in all.
+TO_SETTLE, TO_SWEEP = 16, 128
 
 # The peer's reset, or what the kernel makes of it at the next operation.
 RESET_ERRNOS = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.ESHUTDOWN, errno.ECONNABORTED})
@@ -64,8 +66,11 @@ class Life(ABC, Generic[L]):
         self._timeouts = timeouts
         self._links: set[L] = set()
         self._new: list[L] = []  # since the last tick; most are over by the next one
+        self._to_sort: list[L] = []  # those that are not, and have yet to be looked at
         self._early: set[L] = set()  # those that lived to see a tick and no bytes flow yet: waiting or dialling
+        self._to_sweep: list[L] = []  # what the sweep under way has yet to look at
         self._next_sweep = 0.0
+        self._sweep_began = 0.0
         self._last_sweep = 0.0
         self._sweep_every = silence.interval(timeouts)
 
@@ -117,8 +122,16 @@ class Life(ABC, Generic[L]):
             self._guarded(link, self._perform, link, action)
             self._after()
 
-    def tick(self, now: float) -> None:
+    def tick(self, now: float) -> bool:
+        if not self._to_sort and not self._to_sweep:
+            self._begin_tick(now)
         self._sort_new()
+        self._sweep()
+        self._after()
+        return bool(self._to_sort or self._to_sweep)
+
+    def _begin_tick(self, now: float) -> None:
+        self._to_sort, self._new = [link for link in self._new if link in self._links], []
         self._resume()
         for link in [link for link in self._early if link.deadline <= now]:
             if link.sniffing is not None:
@@ -127,8 +140,8 @@ class Life(ABC, Generic[L]):
                 self._guarded(link, self._failed, link, Event.DIAL_TIMEOUT, None)
         if now >= self._next_sweep:
             self._next_sweep = now + self._sweep_every
-            self._sweep(now)
-        self._after()
+            self._last_sweep, self._sweep_began = self._sweep_began, now
+            self._to_sweep = list(self._links)
 
     def stop(self) -> None:
         for link in list(self._links):
@@ -233,9 +246,10 @@ class Life(ABC, Generic[L]):
         link.handler.moved(link.client.received, upstream.received if upstream is not None else 0)
 
     def _sort_new(self) -> None:
-        """Connections that have lived to see a tick: dialling still, or to be settled for a longer life."""
-        new, self._new = self._new, []
-        for link in new:
+        """Some of the connections that have lived to see a tick: dialling still, or to be settled for a longer life."""
+        few = self._to_sort[-TO_SETTLE:]
+        del self._to_sort[-TO_SETTLE:]
+        for link in few:
             if link in self._links:
                 if link.active:
                     link.settled = True
@@ -244,12 +258,16 @@ class Life(ABC, Generic[L]):
                     link.settled = False
                     self._early.add(link)
 
-    def _sweep(self, now: float) -> None:
-        """Find what has been silent for too long, and report what has moved."""
-        moved, quiet, expired = silence.look(self._links, self._timeouts, now, self._last_sweep)
-        self._last_sweep = now
+    def _sweep(self) -> None:
+        """Find what has been silent for too long, and report what has moved, among the next few."""
+        few = [link for link in self._to_sweep[-TO_SWEEP:] if link in self._links]
+        del self._to_sweep[-TO_SWEEP:]
+        moved, quiet, expired = silence.look(few, self._timeouts, self._sweep_began, self._last_sweep)
         for link in moved:
-            self._guarded(link, self._report, link)
+            try:
+                self._report(link)
+            except Exception:
+                self._defect(link)
         for link in quiet:
             self._guarded(link, self._quiet, link)
         for link, event in expired:

@@ -63,11 +63,15 @@ class RunningEngine:
         if self.closed:
             return
         self.loop.call_later(TICK, self._tick)
-        self.engine.tick(monotonic())
+        self._tick_engine()
         with self.changed:
             self.ticks += 1
             self.held_peak = max(self.held_peak, self.engine.held)
             self.changed.notify_all()
+
+    def _tick_engine(self) -> None:
+        if not self.closed and self.engine.tick(monotonic()):
+            self.loop.call_soon(self._tick_engine)
 
     # --- calls from the test --------------------------------------------------------------------------------------
 

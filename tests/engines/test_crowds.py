@@ -23,6 +23,7 @@ SHORT = 2000  # connections
 AT_ONCE = 50
 ROUND_TRIPS = 300
 BULK = 16  # streams
+CROWD = 300
 PER_TURN = 256 << 20  # bytes that bulk may pass between two turns of the event loop's own callbacks
 
 
@@ -70,6 +71,31 @@ def test_bulk_leaves_the_loop_its_turns(lab: Lab) -> None:
     for couple in couples:
         couple.upstream.close()
         assert engine.ended(couple.handler) == (Event.FINISHED,)
+
+
+def test_a_look_at_a_crowd_leaves_others_their_turn(lab: Lab) -> None:
+    """Deadlines and byte counts of thousands are looked at every second, and a message must not wait for that."""
+    engine = lab.start()
+    line = lab.line(engine)
+    told, at_turn = [0], [0]
+
+    def count(_handler: ScriptedHandler) -> None:
+        told[0] += 1
+
+    line.script.on_moved = count
+    couples = [line.open() for _ in range(CROWD)]
+
+    def turn() -> None:
+        at_turn.append(told[0])
+        engine.loop.call_soon(turn)
+
+    engine.call(turn)
+    for number, couple in enumerate(couples):
+        couple.client.sendall(number.to_bytes(4, "big"))
+    for number, couple in enumerate(couples):
+        assert receive(couple.upstream, 4) == number.to_bytes(4, "big")
+    engine.wait(lambda: all(couple.handler.up == 4 for couple in couples), "all are told of their bytes")
+    assert max(after - before for before, after in itertools.pairwise(at_turn)) <= CROWD // 2
 
 
 def descriptors() -> int:

@@ -28,14 +28,12 @@ IORING_SETUP_DEFER_TASKRUN = 1 << 13  # 6.1
 
 IORING_FEAT_SINGLE_MMAP = 1 << 0  # 5.4
 IORING_FEAT_NODROP = 1 << 1  # 5.5
-IORING_FEAT_EXT_ARG = 1 << 8  # 5.11
 IORING_FEAT_CQE_SKIP = 1 << 11  # 5.17
 
 IORING_OFF_SQ_RING = 0
 IORING_OFF_SQES = 0x10000000
 
 IORING_ENTER_GETEVENTS = 1 << 0
-IORING_ENTER_EXT_ARG = 1 << 3
 IORING_ENTER_REGISTERED_RING = 1 << 4  # 5.18
 
 IORING_REGISTER_ENABLE_RINGS = 12
@@ -44,10 +42,9 @@ IORING_REGISTER_PBUF_RING = 22  # 5.19
 
 # struct io_uring_rsrc_update {offset, resv, data};
 # struct io_uring_buf_reg {ring_addr, ring_entries, bgid, flags, resv[3]};
-# struct io_uring_getevents_arg {sigmask, sigmask_sz, pad, ts}; struct __kernel_timespec {tv_sec, tv_nsec}.
+# struct __kernel_timespec {tv_sec, tv_nsec}.
 RSRC_UPDATE = struct.Struct("=IIQ")
 BUF_REG = struct.Struct("=QIHHQQQ")
-GETEVENTS_ARG = struct.Struct("=QIIQ")
 TIMESPEC = struct.Struct("=qq")
 
 # struct io_uring_cqe {user_data, res, flags}
@@ -67,6 +64,8 @@ IOPRIO = 16
 
 IORING_OP_POLL_ADD = 6
 IORING_OP_SENDMSG = 9
+IORING_OP_TIMEOUT = 11
+IORING_OP_TIMEOUT_REMOVE = 12
 IORING_OP_ACCEPT = 13
 IORING_OP_ASYNC_CANCEL = 14
 IORING_OP_CONNECT = 16
@@ -82,6 +81,9 @@ IOSQE_CQE_SKIP_SUCCESS = 1 << 6 << 8  # 5.17
 IORING_ACCEPT_MULTISHOT = 1 << 0 << IOPRIO  # 5.19
 IORING_RECVSEND_POLL_FIRST = 1 << 0 << IOPRIO  # 5.19
 IORING_RECV_MULTISHOT = 1 << 1 << IOPRIO  # 6.0
+
+IORING_TIMEOUT_ABS = 1 << 0
+IORING_TIMEOUT_UPDATE = 1 << 1  # 5.11
 
 POLLIN, POLLOUT, POLLERR, POLLHUP = 0x1, 0x4, 0x8, 0x10
 

@@ -87,7 +87,7 @@ class RingEngine(Life[Link]):
         self.stop()
         deadline = monotonic() + END_SECONDS
         while self._slots.open and monotonic() < deadline:
-            self._reactor.turn(0, None)
+            self._reactor.turn()
         self._reactor.leave()
         self._waiting.close()
 

@@ -13,6 +13,8 @@ Theory of operation
   `Side.sent` is the number of the submission that was its last send: below `start` its result is known.
 - A turn handles all completions that are there when it begins. It looks at no more than CHUNK of them between two looks
   at the submission ring, which therefore cannot overflow; when it is full it is submitted.
+- A turn that brings one message is the most frequent one where devices are mostly silent, and it comes out of a sleep,
+  with cold caches: what it passes through is one loop that calls nothing but the kernel.
 
 user_data: bits 0 to 19 slot, 20 to 23 operation, the rest is the operation's own.
 """
@@ -21,7 +23,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from relay.engines.ring import abi
@@ -46,7 +48,7 @@ BUFFER_MASK = 0xFFFF
 LENGTH = VALUE + 16
 
 # Operations. RECV is 0, so that its user_data is the slot.
-RECV, SEND, SEND_MANY, CONNECT, ACCEPT, POLL_IN, POLL_OUT, WATCHED, SILENT, GUEST = range(10)
+RECV, SEND, SEND_MANY, CONNECT, ACCEPT, POLL_IN, POLL_OUT, WATCHED, SILENT, GUEST, TIMER = range(11)
 SENDS = frozenset({SEND, SEND_MANY})
 
 NEVER = 1 << 62  # `Side.sent` of a side whose messages must not go straight to its peer
@@ -67,15 +69,16 @@ class Reactor:
         self.buffers: Buffers | None = None
         self.sides: list[Side] = []
         self.handlers: list[Completed] = [_ignore] * (1 << OPERATION_BITS)
-        self.after_turn: Callable[[], None] = _nothing
+        self.after_turn: Callable[[], bool] = _nothing  # ends a turn that set `tidy`; True: the next one as well
+        self.returning = False  # `run` is to return at the end of this turn
+        self.tidy = False  # there is something to do at the end of this turn
         self._pack = abi.SQE.pack_into
         self._sqes = ring.sqes
         self._wrap = ring.entries - 1
         self.queued = 0  # submissions prepared so far, ever: the number of the next one
         self.mark = 0  # those before are submitted
         self.start = 0  # those before were submitted by the entry of this turn, or earlier: their results are known
-        self.used = 0  # buffers taken in this turn
-        self._used_before = 0  # in the turn before
+        self._used = 0  # buffers taken in the last turn
         self.bursts: dict[int, Burst] = {}  # by slot: sends of several messages prepared in this turn
         self.sent_bursts: dict[int, Burst] = {}  # in the turn before: their results come in this one
         self._head = 0
@@ -143,6 +146,7 @@ class Reactor:
             return False
         burst = self.bursts.get(side.slot)
         if burst is None or burst.number != side.sent:
+            self.tidy = True
             position = (side.sent & self._wrap) << 6
             _, _, address, quiet_size, tag = abi.SQE.unpack_from(self._sqes, position)
             burst = self.bursts[side.slot] = Burst(side.sent)
@@ -160,69 +164,94 @@ class Reactor:
             self.flush()
         return not side.short
 
-    def turn(self, wait: int, timeout: float | None) -> None:
-        """Submit, wait for `wait` completions at most `timeout` seconds, handle all."""
-        ring = self.ring
-        words = ring.words
-        words[ring.sq_tail] = self.queued & 0xFFFFFFFF
-        head = self._head
-        if words[ring.cq_tail] != head:
-            wait = 0
-        ring.enter(self.queued - words[ring.sq_head] & 0xFFFFFFFF, wait, timeout)
-        # All of them, but for a shortage of memory: the rest is submitted by the next entry.
-        self.mark = self.start = self.queued - (self.queued - words[ring.sq_head] & 0xFFFFFFFF)
-        self.turns += 1
-        tail = words[ring.cq_tail]
-        while head != tail:
-            if self.queued - self.mark >= FULL:
-                self.flush()
-            count = min(tail - head & 0xFFFFFFFF, CHUNK)
-            self._handle(head, count)
-            head = head + count & 0xFFFFFFFF
-            self._head = words[ring.cq_head] = head
-        if self.bursts or self.sent_bursts:
-            self.sent_bursts, self.bursts = self.bursts, {}
-        self.after_turn()
-        if self._used_before:
-            assert self.buffers is not None
-            self.buffers.give_back(self._used_before)
-        self._used_before, self.used = self.used, 0
+    def run(self) -> None:
+        """Take turns until one of them sets `returning`. Where it is set beforehand: one turn, without waiting.
 
-    def _handle(self, head: int, count: int) -> None:
-        """Handle that many completions."""
-        ring, sides, handlers, pack, sqes, wrap = (
-            self.ring, self.sides, self.handlers, self._pack, self._sqes, self._wrap,
-        )  # fmt: skip
-        address = self.buffers.address if self.buffers is not None else []
-        start, number, used = self.start, self.queued, 0
-        first = head & ring.completions - 1
-        last = first + count
-        cqes = ring.cqes
-        if last <= ring.completions:
-            parts = [cqes[first * 16 : last * 16]]
-        else:
-            parts = [cqes[first * 16 :], cqes[: (last - ring.completions) * 16]]
-        for part in parts:
-            for user_data, result, flags in abi.CQE.iter_unpack(part):
-                if flags & 3 == 3:  # F_BUFFER and F_MORE: a message, and the receive goes on
-                    side = sides[user_data]
-                    used += 1
-                    if side.sent < start:
-                        side.sent = number
-                        side.received += result
-                        buffer = flags >> 16
-                        # 24 and 40: VALUE and LENGTH.
-                        pack(sqes, (number & wrap) << 6, side.word, 0, address[buffer], QUIET | result,
-                             user_data | SEND_TAG | buffer << 24 | result << 40)  # fmt: skip
-                        number += 1
-                        continue
-                elif flags & 1:
-                    used += 1
-                self.queued = number
-                handlers[user_data >> 20 & 15](user_data, result, flags)  # SLOT_BITS, OPERATION_MASK
-                number = self.queued
-        self.queued = number
-        self.used += used
+        A turn submits, waits for a completion, and handles all that there are. Raises OSError.
+        """
+        ring, handlers, sides, pack, unpack = self.ring, self.handlers, self.sides, self._pack, abi.CQE.unpack_from
+        words, sqes, cqes, wrap, mask = ring.words, self._sqes, ring.cqes, self._wrap, ring.completions - 1
+        sq_tail, cq_tail, cq_head = ring.sq_tail, ring.cq_tail, ring.cq_head
+        syscall, descriptor, entry_flags = ring.enabled()
+        buffers = self.buffers
+        address = buffers.address if buffers is not None else []
+        head, used, number = self._head, self._used, self.queued
+        try:
+            while True:
+                words[sq_tail] = number & 0xFFFFFFFF
+                count = number - self.mark
+                wait = 0 if self.returning or words[cq_tail] != head else 1
+                taken = syscall(abi.SYS_io_uring_enter, descriptor, count, wait, entry_flags, None)
+                if taken == count:
+                    self.mark = self.start = start = number
+                else:
+                    start = self._interrupted(taken)
+                self.turns += 1
+                tail, used_before, used = words[cq_tail], used, 0
+                while head != tail:
+                    left = tail - head & 0xFFFFFFFF
+                    if left == 1:
+                        part: Iterable[tuple[int, int, int]] = (unpack(cqes, (head & mask) << 4),)
+                        head = tail
+                    else:
+                        if number - self.mark >= FULL:
+                            self.flush()
+                        part, head = self._chunk(head, left)
+                    for user_data, result, flags in part:
+                        if flags & 3 == 3:  # F_BUFFER and F_MORE: a message, and the receive goes on
+                            side = sides[user_data]
+                            used += 1
+                            if side.sent < start:
+                                side.sent = number
+                                side.received += result
+                                buffer = flags >> 16
+                                # 24 and 40: VALUE and LENGTH.
+                                pack(sqes, (number & wrap) << 6, side.word, 0, address[buffer], QUIET | result,
+                                     user_data | SEND_TAG | buffer << 24 | result << 40)  # fmt: skip
+                                number += 1
+                                continue
+                        elif flags & 1:
+                            used += 1
+                        self.queued = number
+                        handlers[user_data >> 20 & 15](user_data, result, flags)  # SLOT_BITS, OPERATION_MASK
+                        number = self.queued
+                    self.queued = number
+                    self._head = words[cq_head] = head
+                if self.tidy:
+                    self._tidy()
+                    number = self.queued
+                if used_before:
+                    assert buffers is not None
+                    buffers.give_back(used_before)
+                if self.returning:
+                    return
+        finally:
+            self._used = used
+
+    def turn(self) -> None:
+        """One turn, without waiting."""
+        self.returning = True
+        self.run()
+
+    def _interrupted(self, taken: int) -> int:
+        """An entry did not take all submissions, or did not wait; the submissions taken, ever. Raises OSError."""
+        if taken < 0:
+            self.ring.check()
+        self.returning = True  # this may go on for long, and whoever called has timers of its own
+        self.mark = self.start = self.queued - (self.queued - self.ring.words[self.ring.sq_head] & 0xFFFFFFFF)
+        return self.start
+
+    def _chunk(self, head: int, count: int) -> tuple[Iterable[tuple[int, int, int]], int]:
+        """The next completions that lie one behind the other, CHUNK at most, and where those behind them begin."""
+        first = head & self.ring.completions - 1
+        count = min(count, CHUNK, self.ring.completions - first)
+        part = self.ring.cqes[first * abi.CQE_SIZE : (first + count) * abi.CQE_SIZE]
+        return abi.CQE.iter_unpack(part), head + count & 0xFFFFFFFF
+
+    def _tidy(self) -> None:
+        """What has to be done at the end of some turns only."""
+        self.sent_bursts, self.bursts = self.bursts, {}
+        self.tidy = self.after_turn() or bool(self.sent_bursts)
 
     def leave(self) -> None:
         """An engine goes: its handlers are called no more."""
@@ -241,5 +270,5 @@ def _ignore(_user_data: int, _result: int, _flags: int) -> None:
     pass
 
 
-def _nothing() -> None:
-    pass
+def _nothing() -> bool:
+    return False

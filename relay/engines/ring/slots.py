@@ -65,7 +65,7 @@ class Slots:
         side.sent = NEVER
         side.link = side.peer = side.held = None
         if not side.busy:
-            self._resting.append(side.slot)
+            self.release(side)
 
     def _cancel_all(self, side: Side) -> None:
         """An operation under way would keep the socket open behind the closed descriptor."""
@@ -101,18 +101,20 @@ class Slots:
     def release(self, side: Side) -> None:
         """A closed side has nothing under way any more: its slot may rest, and then be used again."""
         self._resting.append(side.slot)
+        self._reactor.tidy = True
 
     @property
     def open(self) -> int:
         """Slots that are in use, those of closed sides that are not free yet included."""
         return len(self._sides) - len(self._free)
 
-    def _turn_over(self) -> None:
-        if self._resting or self._rested:
-            for slot in self._rested:
-                self._sides[slot] = Side.NOBODY
-            self._free += self._rested
-            self._rested, self._resting = self._resting, []
+    def _turn_over(self) -> bool:
+        """The end of a turn; whether the next one's is to be told as well."""
+        for slot in self._rested:
+            self._sides[slot] = Side.NOBODY
+        self._free += self._rested
+        self._rested, self._resting = self._resting, []
+        return bool(self._rested)
 
 
 def silent(opcode: int) -> int:

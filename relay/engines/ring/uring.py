@@ -13,17 +13,17 @@ import errno
 import mmap
 import os
 import struct
+from collections.abc import Callable
 
 from relay.engines.ring import abi
 
 # use_errno: ctypes keeps the errno of each call for get_errno(); the interpreter's own calls would overwrite it.
-# No argument types: plain integers and c_void_p objects pass in half the time of a typed prototype. Addresses must be
-# c_void_p (a plain integer is cut to 32 bits), and a seventh argument, which x86-64 passes on the stack, must fill its
-# eight bytes (c_size_t): with a plain integer the other four are whatever was there, and io_uring_enter answers EINVAL.
+# No argument types: plain integers pass in half the time of a typed prototype. Addresses must be c_void_p (a plain
+# integer is cut to 32 bits). io_uring_enter's last argument, the size of what the one before points to, is left out:
+# without a pointer nothing looks at it.
 _syscall = ctypes.CDLL(None, use_errno=True).syscall
 _syscall.restype = ctypes.c_long
 _NULL = ctypes.c_void_p(None)
-_ZERO = ctypes.c_size_t(0)
 
 FLAGS = (
     abi.IORING_SETUP_CQSIZE
@@ -33,10 +33,10 @@ FLAGS = (
     | abi.IORING_SETUP_SINGLE_ISSUER
     | abi.IORING_SETUP_DEFER_TASKRUN
 )
-FEATURES = abi.IORING_FEAT_SINGLE_MMAP | abi.IORING_FEAT_NODROP | abi.IORING_FEAT_EXT_ARG | abi.IORING_FEAT_CQE_SKIP
-# What io_uring_enter may answer instead of a count, io_uring_enter(2): time is up; a signal came; no memory for a
-# request just now, or the completion ring must be emptied first. What was not submitted then stays in the ring.
-ENTER_ERRNOS = frozenset({errno.ETIME, errno.EINTR, errno.EAGAIN, errno.EBUSY})
+FEATURES = abi.IORING_FEAT_SINGLE_MMAP | abi.IORING_FEAT_NODROP | abi.IORING_FEAT_CQE_SKIP
+# What io_uring_enter may answer instead of a count, io_uring_enter(2): a signal came; no memory for a request just now,
+# or the completion ring must be emptied first. What was not submitted then stays in the ring.
+ENTER_ERRNOS = frozenset({errno.EINTR, errno.EAGAIN, errno.EBUSY})
 
 
 class Uring:
@@ -50,6 +50,7 @@ class Uring:
         self._fd = self._ring_fd = -1
         self._flags = 0
         self._enabled = False
+        self.syscall: Callable[..., int] = _syscall
         self._maps: list[mmap.mmap] = []
         self._views: list[memoryview] = []
         params = ctypes.create_string_buffer(
@@ -65,11 +66,6 @@ class Uring:
             self.close()
             raise
         self._ring_fd = fd
-        self._timespec = ctypes.create_string_buffer(abi.TIMESPEC.size)
-        arg = abi.GETEVENTS_ARG.pack(0, 0, 0, ctypes.addressof(self._timespec))
-        self._arg = ctypes.create_string_buffer(arg, abi.GETEVENTS_ARG.size)
-        self._arg_pointer = ctypes.c_void_p(ctypes.addressof(self._arg))
-        self._arg_size = ctypes.c_size_t(abi.GETEVENTS_ARG.size)
 
     def _map(self, params: tuple[int, ...]) -> None:
         missing = FEATURES & ~params[abi.PARAMS_FEATURES]
@@ -113,33 +109,23 @@ class Uring:
 
     def submit(self, count: int) -> None:
         """Submit `count` entries; completions are not waited for, and deferred work is not run."""
-        if not self._enabled:
-            self._enable()
-        if _syscall(abi.SYS_io_uring_enter, self._ring_fd, count, 0, self._flags, _NULL, _ZERO) < 0:
-            self._check()
+        syscall, descriptor, flags = self.enabled()
+        flags &= ~abi.IORING_ENTER_GETEVENTS
+        if syscall(abi.SYS_io_uring_enter, descriptor, count, 0, flags, None) < 0:
+            self.check()
 
-    def enter(self, count: int, wait: int, timeout: float | None) -> None:
-        """Submit `count` entries, do the kernel's deferred work, and wait for `wait` completions.
+    def enabled(self) -> tuple[Callable[..., int], int, int]:
+        """What enters the ring: `syscall(SYS_io_uring_enter, descriptor, count, wait, flags, None)`, in this order.
 
-        The wait ends early at a signal or after `timeout` seconds (None: never). How many entries were taken, the
-        ring's head tells. Raises OSError for anything that should not happen.
+        It submits `count` entries, does the kernel's deferred work, and waits for `wait` completions. It returns how
+        many were taken, or -1: then `check` tells why. Raises ValueError if the ring is closed.
         """
         if not self._enabled:
             self._enable()
-        flags = self._flags | abi.IORING_ENTER_GETEVENTS
-        if timeout is None or not wait:
-            result = _syscall(abi.SYS_io_uring_enter, self._ring_fd, count, wait, flags, _NULL, _ZERO)
-        else:
-            seconds = int(timeout)
-            abi.TIMESPEC.pack_into(self._timespec, 0, seconds, int((timeout - seconds) * 1e9))
-            flags |= abi.IORING_ENTER_EXT_ARG
-            result = _syscall(
-                abi.SYS_io_uring_enter, self._ring_fd, count, wait, flags, self._arg_pointer, self._arg_size
-            )
-        if result < 0:
-            self._check()
+        return self.syscall, self._ring_fd, self._flags | abi.IORING_ENTER_GETEVENTS
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """The last entry was not as it should be. Raises OSError if that cannot be put up with."""
         if ctypes.get_errno() not in ENTER_ERRNOS:
             raise _error("io_uring_enter")
 

@@ -137,9 +137,12 @@ class CountingReactor(Reactor):
 
     all_turns = 0
 
-    def turn(self, wait: int, timeout: float | None) -> None:
-        CountingReactor.all_turns += 1
-        super().turn(wait, timeout)
+    def run(self) -> None:
+        before = self.turns
+        try:
+            super().run()
+        finally:
+            CountingReactor.all_turns += self.turns - before
 
 
 class AnyLoop(RingLoop):
