@@ -9,20 +9,19 @@ of work: messages relayed, connections served, bytes passed.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench import idle
 from bench.peers import LOAD_CPU, Bench, Peer, describe
 
-IDLE_CONNECTIONS = 4000
-SILENT_CONNECTIONS = 1000
 WARM_UP = 0.5  # seconds
 
 
@@ -86,32 +85,6 @@ def slice_of(bench: Bench, peer: Peer, scenario: Scenario, seconds: float) -> tu
     return used, report
 
 
-def idle(bench: Bench, peer: Peer) -> dict[str, float]:
-    """Memory that an idle connection adds, and CPU that silent ones use."""
-    # What a proxy touches once, its pool of buffers above all, does not belong to any connection.
-    slice_of(bench, peer, SCENARIOS[0], WARM_UP)
-    time.sleep(1)
-    before = peer.memory_kib()
-    command = ["taskset", "-c", str(LOAD_CPU), str(bench.load), "idle", str(peer.echo)]
-    result: dict[str, float] = {}
-    for count in (SILENT_CONNECTIONS, IDLE_CONNECTIONS):
-        with subprocess.Popen(
-            [*command, str(count)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdout.readline()
-            if count == SILENT_CONNECTIONS:
-                used, start = peer.cpu_seconds(), time.monotonic()
-                time.sleep(5)
-                result["cpu_percent"] = (peer.cpu_seconds() - used) / (time.monotonic() - start) * 100
-            else:
-                time.sleep(1)
-                result["kib_per_connection"] = (peer.memory_kib() - before) / count
-            process.stdin.close()
-    return result
-
-
 def main() -> int:
     """Measure and print; the figures also go to --json."""
     names = [scenario.name for scenario in SCENARIOS]
@@ -143,6 +116,31 @@ def main() -> int:
             bench.close()
 
 
+def measure_idle(bench: Bench, peers: list[Peer]) -> dict[str, idle.Idle]:
+    """Each proxy's figures, after a little work: what it touches once does not belong to any connection."""
+    print("idle connections, some ten seconds for each proxy", file=sys.stderr)
+    direct = idle.direct_kernel(bench)
+    figures = {}
+    for peer in peers:
+        slice_of(bench, peer, SCENARIOS[0], WARM_UP)
+        figures[peer.name] = idle.measure(bench, peer, direct)
+    return figures
+
+
+def print_idle(figures: dict[str, idle.Idle]) -> None:
+    """The table of idle connections."""
+    print(f"\nidle: {idle.CONNECTIONS:,} connections for memory (KiB each), {idle.SILENT:,} silent ones for CPU")
+    base = figures["haproxy"]
+    for name, figure in figures.items():
+        kernel = "the kernel's only as root"
+        if figure.kernel is not None and base.kernel is not None:
+            kernel = f"the kernel's {figure.kernel:6.2f}  ÷ HAProxy {figure.kernel / base.kernel:5.2f}"
+        print(
+            f"  {name:8s} {figure.cpu_percent:6.2f} % of a core  "
+            f"the process's {figure.process:6.2f}  ÷ HAProxy {figure.process / base.process:5.2f}  {kernel}"
+        )
+
+
 def measure(bench: Bench, options: argparse.Namespace, scenarios: list[Scenario], *, with_idle: bool) -> int:
     """All rounds, then the table."""
     about = describe(options.python)
@@ -156,7 +154,7 @@ def measure(bench: Bench, options: argparse.Namespace, scenarios: list[Scenario]
         "access": lambda: bench.relay("access", access=True),
     }
     peers = [bench.haproxy(), *(makers[name]() for name in options.peers.split(","))]
-    idles = {peer.name: idle(bench, peer) for peer in peers} if with_idle else {}
+    idles = measure_idle(bench, peers) if with_idle else {}
     costs: dict[tuple[str, str], dict[int, float]] = {}
     latency: dict[tuple[str, str], list[float]] = {}
     for number in range(options.rounds):
@@ -175,7 +173,12 @@ def measure(bench: Bench, options: argparse.Namespace, scenarios: list[Scenario]
                 costs.setdefault((scenario.name, peer.name), {})[number] = used / report["units"] * scenario.scale
                 latency.setdefault((scenario.name, peer.name), []).append(report["p99_us"])
     print(file=sys.stderr)
-    figures: dict[str, object] = {"about": about, "rounds": options.rounds, "seconds": options.seconds, "idle": idles}
+    figures: dict[str, object] = {
+        "about": about,
+        "rounds": options.rounds,
+        "seconds": options.seconds,
+        "idle": {name: dataclasses.asdict(figure) for name, figure in idles.items()},
+    }
     for scenario in scenarios:
         print(f"\n{scenario.name}: {scenario.text}")
         base = costs[scenario.name, peers[0].name]
@@ -189,13 +192,7 @@ def measure(bench: Bench, options: argparse.Namespace, scenarios: list[Scenario]
                 f"p99 {statistics.median(latency[scenario.name, name]):8.0f} µs"
             )
     if idles:
-        print(f"\nidle: {IDLE_CONNECTIONS:,} connections for memory, {SILENT_CONNECTIONS:,} for CPU")
-        for name, idle_figures in idles.items():
-            ratio = idle_figures["kib_per_connection"] / idles["haproxy"]["kib_per_connection"]
-            print(
-                f"  {name:8s} {idle_figures['kib_per_connection']:8.2f} KiB per connection  ÷ HAProxy {ratio:5.2f}  "
-                f"{idle_figures['cpu_percent']:6.2f} % of a core"
-            )
+        print_idle(idles)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
     return 0

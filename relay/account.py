@@ -11,7 +11,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from relay.core import counters
 from relay.core.counters import CONNECT_BUCKETS, DURATION_BUCKETS, Layout
@@ -69,14 +69,14 @@ class Ledger:
         log: Callable[[Record, Outcome, float], None] | None,
     ) -> None:
         self._block = block
-        self._listeners = [layout.listener(i) for i in range(len(listeners))]
-        self._durations = [layout.durations(i) for i in range(len(listeners))]
+        self._accepted = [layout.listener(i) + counters.ACCEPTED for i in range(len(listeners))]
+        self._cells = [_ListenerCells.of(layout, i) for i in range(len(listeners))]
         self._upstreams = [layout.upstream(i) for i in range(len(upstreams))]
         self._clock = clock
         self._log = log
 
     def accepted(self, listener: int) -> None:
-        self._block[self._listeners[listener] + counters.ACCEPTED] += 1
+        self._block[self._accepted[listener]] += 1
 
     def connected(self, upstream: int, seconds: float) -> None:
         block, start = self._block, self._upstreams[upstream]
@@ -84,21 +84,47 @@ class Ledger:
         block[start + 1 + bisect_left(CONNECT_BUCKETS, seconds)] += 1
 
     def moved(self, listener: int, up: int, down: int) -> None:
-        block, start = self._block, self._listeners[listener]
+        block, cells = self._block, self._cells[listener]
         if up:
-            block[start + counters.BYTES_UP] += up
+            block[cells.up] += up
         if down:
-            block[start + counters.BYTES_DOWN] += down
+            block[cells.down] += down
 
-    def closed(self, connection: Record, outcome: Outcome) -> None:
+    def closed(self, connection: Record, outcome: Outcome, up: int, down: int) -> None:
+        """A connection has ended, and these bytes more were received since they were told of last."""
         seconds = self._clock() - connection.started
-        block, listener = self._block, connection.frontend.index
-        start = self._listeners[listener]
-        block[start + counters.DURATION_SUM] += int(seconds * NANO)
-        block[self._durations[listener] + bisect_left(DURATION_BUCKETS, seconds)] += 1
-        block[start + counters.OUTCOME + outcome.index] += 1
+        block = self._block
+        up_cell, down_cell, sum_cell, outcomes, durations = self._cells[connection.frontend.index]
+        if up:
+            block[up_cell] += up
+        if down:
+            block[down_cell] += down
+        block[sum_cell] += int(seconds * NANO)
+        block[durations + bisect_left(DURATION_BUCKETS, seconds)] += 1
+        block[outcomes + outcome.index] += 1
         if self._log is not None:
             self._log(connection, outcome, seconds)
+
+
+class _ListenerCells(NamedTuple):
+    """Where the numbers of one listener stand; looked up for every connection."""
+
+    up: int
+    down: int
+    duration_sum: int
+    outcomes: int
+    durations: int
+
+    @classmethod
+    def of(cls, layout: Layout, index: int) -> _ListenerCells:
+        start = layout.listener(index)
+        return cls(
+            start + counters.BYTES_UP,
+            start + counters.BYTES_DOWN,
+            start + counters.DURATION_SUM,
+            start + counters.OUTCOME,
+            layout.durations(index),
+        )
 
 
 class AccessLog:

@@ -4,8 +4,9 @@
 
 Reading the table from top to bottom is reading that line. Each entry names the next state and the step that is taken; a
 step is a plain synchronous function that touches no socket. It returns either an `Action` for the engine, or a `Found`
-(what the step found out), which is looked up in the table at once. A step that ends the connection has its `Outcome`
-beside it; `_close` is the only place that ends one, and no entry leads out of CLOSED: so there is exactly one outcome.
+(what the step found out), which is looked up in the table at once. An entry that leads to CLOSED has the engine's last
+action in place of a step, and the `Outcome` beside it; `_close` is the only place that ends a connection, and no entry
+leads out of CLOSED: so there is exactly one outcome.
 
 What this file does not do: move bytes, keep timers, or know which engine it runs on.
 """
@@ -17,7 +18,7 @@ import errno
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 from relay.account import Ledger
 from relay.admit import REFUSAL_OUTCOMES, Admission
@@ -35,8 +36,6 @@ class State(enum.Enum):
 
     __hash__ = object.__hash__  # by identity: Enum's own hashes the name, in Python, at each look-up in the table
 
-    NEW = "new"
-    ADMITTED = "admitted"
     ROUTING = "routing"
     RESOLVING = "resolving"
     DIALING = "dialing"
@@ -49,8 +48,6 @@ class Found(enum.Enum):
 
     __hash__ = object.__hash__
 
-    ACCEPTED = "accepted"
-    ADMITTED = "admitted"
     REFUSED = "refused"
     ADDRESS = "address"  # there is one to dial
     UNRESOLVED = "unresolved"  # a name is being looked up
@@ -59,10 +56,10 @@ class Found(enum.Enum):
 
 
 # Read from the classes once: on Python 3.11 each look at an enumeration's member goes through its metaclass.
-_NEW, _ADMITTED, _ROUTING, _RESOLVING = State.NEW, State.ADMITTED, State.ROUTING, State.RESOLVING
-_DIALING, _PUMPING, _CLOSED = State.DIALING, State.PUMPING, State.CLOSED
-_ACCEPTED, _LET_IN, _REFUSED, _ADDRESS = Found.ACCEPTED, Found.ADMITTED, Found.REFUSED, Found.ADDRESS
-_UNRESOLVED, _RESOLVED, _EXHAUSTED = Found.UNRESOLVED, Found.RESOLVED, Found.EXHAUSTED
+_ROUTING, _RESOLVING, _DIALING = State.ROUTING, State.RESOLVING, State.DIALING
+_PUMPING, _CLOSED = State.PUMPING, State.CLOSED
+_REFUSED, _ADDRESS, _UNRESOLVED = Found.REFUSED, Found.ADDRESS, Found.UNRESOLVED
+_RESOLVED, _EXHAUSTED = Found.RESOLVED, Found.EXHAUSTED
 
 
 @dataclass(slots=True)
@@ -103,7 +100,7 @@ class Connection:
     def __init__(self, frontend: Frontend, client: Address) -> None:
         self.frontend = frontend
         self.client = client
-        self.state = _NEW
+        self.state = _ROUTING
         self.started = frontend.clock()
         self.link: object | None = None
         self.lease: Lease | None = None
@@ -121,9 +118,12 @@ class Connection:
         """Take the step that the table names, and those that follow from it."""
         while True:
             self.state, step, outcome = _BY_STATE[self.state][event]
+            if self.state is _CLOSED:
+                _close(self, outcome, 0, 0)
+                return step  # type: ignore[no-any-return]
             result = step(self, value, outcome)
             if type(result) is not Found:
-                return result  # type: ignore[return-value]  # isinstance() would tell mypy, at four times the cost
+                return result  # type: ignore[no-any-return]  # isinstance() would tell mypy, at four times the cost
             event, value = result, None
 
     def moved(self, up: int, down: int) -> None:
@@ -132,12 +132,23 @@ class Connection:
         self.bytes_up = up
         self.bytes_down = down
 
+    def end(self, event: Event, value: object, up: int, down: int) -> Close:
+        """The last of both in one: every event that ends a connection leads to CLOSED at once."""
+        self.state, action, outcome = _BY_STATE[self.state][event]
+        more_up, more_down = up - self.bytes_up, down - self.bytes_down
+        self.bytes_up, self.bytes_down = up, down
+        _close(self, outcome, more_up, more_down)
+        return action  # type: ignore[no-any-return]
+
 
 # The same for every connection.
-WAIT, PUMP, REFUSE, CLOSE = Wait(), Pump(), Refuse(), Close()
-RESET_BOTH, RESET_CLIENT, RESET_UPSTREAM = Close(True, True), Close(True, False), Close(False, True)
+WAIT, PUMP, REFUSE = Wait(), Pump(), Refuse()
+# The ends: what was received is delivered, then FIN; both sides see a reset, since a stream that was cut must not look
+# complete; the client's own end is gone, and the upstream sees a reset; the other way round.
+CLOSE, RESET_BOTH = Close(), Close(True, True)
+RESET_UPSTREAM, RESET_CLIENT = Close(False, True), Close(True, False)
 
-Step = Callable[[Connection, object, Outcome | None], Action | Found]
+Step = Callable[[Connection, Any, Outcome | None], Action | Found]
 Acceptor = Callable[[Address], tuple[Connection, Action]]
 
 
@@ -146,7 +157,18 @@ def accept(frontend: Frontend, client: Address) -> tuple[Connection, Action]:
     frontend.ledger.accepted(frontend.index)
     connection = Connection(frontend, client)
     try:
-        return connection, connection.advance(_ACCEPTED)
+        result = frontend.admission.admit(frontend.index, client)
+        if type(result) is not Lease:
+            assert isinstance(result, Refusal)
+            connection.failure = REFUSAL_OUTCOMES[result]
+            return connection, connection.advance(_REFUSED)
+        connection.lease = result
+        found = _route(connection, None, None)
+        if found is not _ADDRESS:
+            return connection, connection.advance(found)
+        # What the table says, without looking it up: nearly all go this way.
+        connection.state = _DIALING
+        return connection, _dial(connection, None, None)
     except BaseException:
         # The engine closes the socket but has no connection to tell of the defect.
         connection.advance(Event.DEFECT)
@@ -154,16 +176,6 @@ def accept(frontend: Frontend, client: Address) -> tuple[Connection, Action]:
 
 
 # --- the steps ------------------------------------------------------------------------------------------------------
-
-
-def _admit(connection: Connection, _value: object, _outcome: Outcome | None) -> Found:
-    result = connection.frontend.admission.admit(connection.frontend.index, connection.client)
-    if type(result) is Lease:
-        connection.lease = result
-        return _LET_IN
-    assert isinstance(result, Refusal)
-    connection.failure = REFUSAL_OUTCOMES[result]
-    return _REFUSED
 
 
 def _route(connection: Connection, _value: object, _outcome: Outcome | None) -> Found:
@@ -230,91 +242,58 @@ def _next(connection: Connection, value: object, outcome: Outcome | None) -> Fou
     return _route(connection, None, None)
 
 
-def _pump(connection: Connection, value: object, _outcome: Outcome | None) -> Action:
+def _pump(connection: Connection, value: Address | None, _outcome: Outcome | None) -> Action:
     connection.connected = connection.frontend.clock()
-    connection.source = cast("Address | None", value)
+    connection.source = value
     connection.targets = None  # nothing more is to be tried
     assert connection.target is not None
     connection.frontend.ledger.connected(connection.target.upstream, connection.connected - connection.dialed)
     return PUMP
 
 
-def _close(connection: Connection, outcome: Outcome | None) -> None:
-    """The one place where a connection ends: give its place back and account for it."""
+def _close(connection: Connection, outcome: Outcome | None, up: int, down: int) -> None:
+    """The one place where a connection ends: give its place back and account for it, and for bytes not told of yet."""
+    if connection.outcome is not None:
+        return  # a defect after the end, perhaps in what the end led to
     outcome = outcome or connection.failure or Outcome.INTERNAL_ERROR
     if connection.lease is not None:
         connection.lease.release()
     connection.targets = None
     connection.outcome = outcome
-    connection.frontend.ledger.closed(connection, outcome)
+    connection.frontend.ledger.closed(connection, outcome, up, down)
 
 
-def _refuse(connection: Connection, _value: object, outcome: Outcome | None) -> Action:
-    _close(connection, outcome)
-    return REFUSE
-
-
-def _finish(connection: Connection, _value: object, outcome: Outcome | None) -> Action:
-    _close(connection, outcome)
-    return CLOSE
-
-
-def _abort(connection: Connection, _value: object, outcome: Outcome | None) -> Action:
-    """Both sides see a reset: a stream that was cut must not look complete."""
-    _close(connection, outcome)
-    return RESET_BOTH
-
-
-def _defect(connection: Connection, value: object, outcome: Outcome | None) -> Action:
-    """A step failed with an exception, perhaps the very step that was to end the connection."""
-    return RESET_BOTH if connection.outcome is not None else _abort(connection, value, outcome)
-
-
-def _pass_on(connection: Connection, _value: object, outcome: Outcome | None) -> Action:
-    """The client's own end of the connection is gone; the upstream sees a reset."""
-    _close(connection, outcome)
-    return RESET_UPSTREAM
-
-
-def _pass_back(connection: Connection, _value: object, outcome: Outcome | None) -> Action:
-    """The upstream's end is gone; the client sees a reset."""
-    _close(connection, outcome)
-    return RESET_CLIENT
-
-
-TRANSITIONS: dict[tuple[State, Event | Found], tuple[State, Step, Outcome | None]] = {
-    # in this state, when this happened      → be in this state, take this step, ending with this outcome
-    (_NEW, Found.ACCEPTED): (_ADMITTED, _admit, None),
-    (_ADMITTED, Found.REFUSED): (_CLOSED, _refuse, None),  # the limit that refused it is its outcome
-    (_ADMITTED, Found.ADMITTED): (_ROUTING, _route, None),
+TRANSITIONS: dict[tuple[State, Event | Found], tuple[State, Step | Action, Outcome | None]] = {
+    # in this state, when this happened      → be in this state, take this step, or end with this action and outcome
+    (_ROUTING, Found.REFUSED): (_CLOSED, REFUSE, None),  # the limit that refused it is its outcome
     (_ROUTING, Found.ADDRESS): (_DIALING, _dial, None),
     (_ROUTING, Found.UNRESOLVED): (_RESOLVING, _wait, None),
-    (_ROUTING, Found.EXHAUSTED): (_CLOSED, _abort, None),  # the last failure is its outcome
+    (_ROUTING, Found.EXHAUSTED): (_CLOSED, RESET_BOTH, None),  # the last failure is its outcome
     (_RESOLVING, Found.RESOLVED): (_ROUTING, _resolved, None),
     (_DIALING, Event.CONNECTED): (_PUMPING, _pump, None),
     (_DIALING, Event.DIAL_FAILED): (_ROUTING, _next, None),  # the errno says which outcome
     (_DIALING, Event.DIAL_TIMEOUT): (_ROUTING, _next, Outcome.DIAL_TIMEOUT),
     # The ends, while data flows.
-    (_PUMPING, Event.FINISHED): (_CLOSED, _finish, Outcome.OK),
-    (_PUMPING, Event.CLIENT_RESET): (_CLOSED, _pass_on, Outcome.CLIENT_RESET),
-    (_PUMPING, Event.UPSTREAM_RESET): (_CLOSED, _pass_back, Outcome.UPSTREAM_RESET),
-    (_PUMPING, Event.CLIENT_LOST): (_CLOSED, _abort, Outcome.CLIENT_LOST),
-    (_PUMPING, Event.UPSTREAM_LOST): (_CLOSED, _abort, Outcome.UPSTREAM_LOST),
-    (_PUMPING, Event.IDLE): (_CLOSED, _abort, Outcome.IDLE_TIMEOUT),
-    (_PUMPING, Event.CLIENT_HALF_CLOSE): (_CLOSED, _abort, Outcome.CLIENT_HALF_CLOSE_TIMEOUT),
-    (_PUMPING, Event.UPSTREAM_HALF_CLOSE): (_CLOSED, _abort, Outcome.UPSTREAM_HALF_CLOSE_TIMEOUT),
+    (_PUMPING, Event.FINISHED): (_CLOSED, CLOSE, Outcome.OK),
+    (_PUMPING, Event.CLIENT_RESET): (_CLOSED, RESET_UPSTREAM, Outcome.CLIENT_RESET),
+    (_PUMPING, Event.UPSTREAM_RESET): (_CLOSED, RESET_CLIENT, Outcome.UPSTREAM_RESET),
+    (_PUMPING, Event.CLIENT_LOST): (_CLOSED, RESET_BOTH, Outcome.CLIENT_LOST),
+    (_PUMPING, Event.UPSTREAM_LOST): (_CLOSED, RESET_BOTH, Outcome.UPSTREAM_LOST),
+    (_PUMPING, Event.IDLE): (_CLOSED, RESET_BOTH, Outcome.IDLE_TIMEOUT),
+    (_PUMPING, Event.CLIENT_HALF_CLOSE): (_CLOSED, RESET_BOTH, Outcome.CLIENT_HALF_CLOSE_TIMEOUT),
+    (_PUMPING, Event.UPSTREAM_HALF_CLOSE): (_CLOSED, RESET_BOTH, Outcome.UPSTREAM_HALF_CLOSE_TIMEOUT),
     # Told to stop: what was received is delivered, then FIN.
-    (_PUMPING, Event.STOP): (_CLOSED, _finish, Outcome.SHUTDOWN),
-    (_PUMPING, Event.DEFECT): (_CLOSED, _abort, Outcome.INTERNAL_ERROR),
-    (_CLOSED, Event.DEFECT): (_CLOSED, _defect, Outcome.INTERNAL_ERROR),
+    (_PUMPING, Event.STOP): (_CLOSED, CLOSE, Outcome.SHUTDOWN),
+    (_PUMPING, Event.DEFECT): (_CLOSED, RESET_BOTH, Outcome.INTERNAL_ERROR),
+    (_CLOSED, Event.DEFECT): (_CLOSED, RESET_BOTH, Outcome.INTERNAL_ERROR),
 }
-for _state in (_ADMITTED, _ROUTING, _RESOLVING, _DIALING):
+for _state in (_ROUTING, _RESOLVING, _DIALING):
     # The client went away, or the relay has to, before there was an upstream.
-    TRANSITIONS[_state, Event.CLIENT_RESET] = (_CLOSED, _pass_on, Outcome.CLIENT_ABORT)
-    TRANSITIONS[_state, Event.CLIENT_LOST] = (_CLOSED, _abort, Outcome.CLIENT_ABORT)
-    TRANSITIONS[_state, Event.STOP] = (_CLOSED, _abort, Outcome.SHUTDOWN_DIAL)
-    TRANSITIONS[_state, Event.DEFECT] = (_CLOSED, _abort, Outcome.INTERNAL_ERROR)
+    TRANSITIONS[_state, Event.CLIENT_RESET] = (_CLOSED, RESET_UPSTREAM, Outcome.CLIENT_ABORT)
+    TRANSITIONS[_state, Event.CLIENT_LOST] = (_CLOSED, RESET_BOTH, Outcome.CLIENT_ABORT)
+    TRANSITIONS[_state, Event.STOP] = (_CLOSED, RESET_BOTH, Outcome.SHUTDOWN_DIAL)
+    TRANSITIONS[_state, Event.DEFECT] = (_CLOSED, RESET_BOTH, Outcome.INTERNAL_ERROR)
 # The same by state first: without a tuple to make and to hash for each step.
-_BY_STATE: dict[State, dict[Event | Found, tuple[State, Step, Outcome | None]]] = {state: {} for state in State}
+_BY_STATE: dict[State, dict[Event | Found, tuple[State, Any, Outcome | None]]] = {state: {} for state in State}
 for (_state, _event), _entry in TRANSITIONS.items():
     _BY_STATE[_state][_event] = _entry

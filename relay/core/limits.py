@@ -102,8 +102,9 @@ class Lease:
 
     def release(self) -> None:
         """Give the place back."""
-        limits, self._limits = self._limits, None
+        limits = self._limits
         if limits is not None:
+            self._limits = None
             limits._take_back(self._listener, self._slot)
 
 
@@ -135,21 +136,36 @@ class Limits:
         self._own = n + column
         self._instance_row = range(n, 2 * n)
         self._listener_rows = tuple(range((2 + i) * n, (3 + i) * n) for i in range(len(plan.listeners)))
+        self._listener_cells = tuple(row[column] for row in self._listener_rows)
         self._region = plan.source_buckets * WAYS
         self._capacity, self._instance, self._by_source = plan.capacity, plan.instance, bool(plan.per_source)
         self._listener_limits = plan.listeners
+        self._alone = n == 1  # nobody else decides at the same time: a look is a decision
 
     def acquire(self, listener: int, source: int = 0) -> Lease | Refusal:
         """A place for one connection of listener number `listener` from the source with hash `source` (not 0)."""
         counts, column, own = self._counts, self._column, self._own
-        if counts[own] >= self._capacity:
+        held = counts[own]
+        if held >= self._capacity:
             return Refusal.CAPACITY
         if self._by_source:
             return self._acquire(listener, source)
         # Without a rival in the way this is all; written out, for every connection passes here.
-        limit, row = self._listener_limits[listener], self._listener_rows[listener]
+        limit = self._listener_limits[listener]
+        if self._alone:
+            if held >= self._instance:
+                return Refusal.INSTANCE
+            if limit:
+                cell = self._listener_cells[listener]
+                of_listener = counts[cell]
+                if of_listener >= limit:
+                    return Refusal.LISTENER
+                counts[cell] = of_listener + 1
+            counts[own] = held + 1
+            return Lease(self, listener, NO_SLOT)
+        row = self._listener_rows[listener]
         counts[column] = counts[column] + 1 & MASK  # odd: deciding
-        counts[own] += 1
+        counts[own] = held + 1
         if limit:
             counts[row[column]] += 1
         self._fence()
@@ -213,10 +229,10 @@ class Limits:
         return slot
 
     def _take_back(self, listener: int, slot: int) -> None:
-        plan, counts = self._plan, self._counts
+        counts = self._counts
         counts[self._own] -= 1
-        if plan.listeners[listener]:
-            counts[self._listener_rows[listener][self._column]] -= 1
+        if self._listener_limits[listener]:
+            counts[self._listener_cells[listener]] -= 1
         if slot >= 0:
             self._sources[slot] -= 1
 

@@ -120,7 +120,10 @@ class Handler(Protocol):
         """Take the next step. After an answer of Refuse or Close the engine forgets the handler."""
 
     def moved(self, up: int, down: int) -> None:
-        """Bytes received so far, from the client and from the upstream; called now and then, and before the end."""
+        """Bytes received so far, from the client and from the upstream; called now and then."""
+
+    def end(self, event: Event, value: object, up: int, down: int) -> Close:
+        """`moved` for the last time and `advance` in one, for what ends a connection that was dialled or sniffed."""
 
 
 Accepted = Callable[[Address], tuple[Handler, Action]]

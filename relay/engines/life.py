@@ -103,6 +103,9 @@ class Life(ABC, Generic[L]):
     def _quiet(self, link: L) -> None:
         """Bytes moved until the last sweep, and none since."""
 
+    def _park(self, link: L) -> None:
+        """No byte has moved for long, and none may for longer."""
+
     @abstractmethod
     def _resume(self) -> None:
         """Try again what was paused because the machine was short of something."""
@@ -217,13 +220,10 @@ class Life(ABC, Generic[L]):
         self._perform(link, link.handler.advance(event, number))
 
     def _ended(self, link: L, event: Event, value: object) -> None:
-        handler, upstream = link.handler, link.upstream
-        handler.moved(link.client.received, upstream.received if upstream is not None else 0)
-        action = handler.advance(event, value)
-        if type(action) is Close:
-            self._close(link, action.reset_client, action.reset_upstream)
-        else:
-            self._perform(link, action)
+        upstream = link.upstream
+        up, down = link.client.received, upstream.received if upstream is not None else 0
+        reset_client, reset_upstream = link.handler.end(event, value, up, down)
+        self._close(link, reset_client, reset_upstream)
 
     def _broken(self, link: L, is_client: bool, number: int) -> None:
         """One side failed with that errno (0: hung up without one): the connection is over."""
@@ -262,15 +262,17 @@ class Life(ABC, Generic[L]):
         """Find what has been silent for too long, and report what has moved, among the next few."""
         few = [link for link in self._to_sweep[-TO_SWEEP:] if link in self._links]
         del self._to_sweep[-TO_SWEEP:]
-        moved, quiet, expired = silence.look(few, self._timeouts, self._sweep_began, self._last_sweep)
-        for link in moved:
+        seen = silence.look(few, self._timeouts, self._sweep_began, self._last_sweep)
+        for link in seen.moved:
             try:
                 self._report(link)
             except Exception:
                 self._defect(link)
-        for link in quiet:
+        for link in seen.quiet:
             self._guarded(link, self._quiet, link)
-        for link, event in expired:
+        for link in seen.long:
+            self._guarded(link, self._park, link)
+        for link, event in seen.expired:
             self._guarded(link, self._ended, link, event, None)
 
     # --- defects --------------------------------------------------------------------------------------------------

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from relay.engines.contract import Event, Timeouts
 
+LONG = 10.0  # seconds; a connection that was silent for so long is likely to stay so, and worth being kept cheaply
 CHANGED = -1  # for `Link.seen`: something moved that the byte counts do not show
 
 
@@ -38,20 +39,27 @@ def interval(timeouts: Timeouts) -> float:
     return min(1.0, max(0.05, shortest / 8))
 
 
-def look(
-    links: Iterable[L], timeouts: Timeouts, now: float, before: float
-) -> tuple[list[L], list[L], list[tuple[L, Event]]]:
-    """Who has moved since the last look, which was at `before`; who had moved then and has not since; whose time is
-    up, with the event to tell them.
+class Seen(Generic[L]):
+    """What a look found."""
+
+    __slots__ = ("expired", "long", "moved", "quiet")
+
+    def __init__(self) -> None:
+        self.moved: list[L] = []  # since the last look
+        self.quiet: list[L] = []  # had moved then, and have not since
+        self.long: list[L] = []  # are silent for LONG now, and were not yet then
+        self.expired: list[tuple[L, Event]] = []  # whose time is up, with the event to tell them
+
+
+def look(links: Iterable[L], timeouts: Timeouts, now: float, before: float) -> Seen[L]:
+    """Look at all of them; the last look was at `before`.
 
     What the relay can see of a slow reader is that it takes something out of what is held for it; the bytes in the
     kernel's own buffers drain unseen, so for such a connection silence is known only in steps of a buffer.
     """
     idle = timeouts.idle or float("inf")
     half_close = timeouts.half_close or float("inf")
-    moved: list[L] = []
-    quiet: list[L] = []
-    expired: list[tuple[L, Event]] = []
+    seen: Seen[L] = Seen()
     for link in links:
         upstream = link.upstream
         if not link.active or upstream is None:
@@ -61,13 +69,15 @@ def look(
         if total != link.seen:
             link.seen = total
             link.active = now
-            moved.append(link)
+            seen.moved.append(link)
             continue
-        if link.active == before:
-            quiet.append(link)
         silent = now - link.active
+        if link.active == before:
+            seen.quiet.append(link)
+        if silent >= LONG > before - link.active:
+            seen.long.append(link)
         if silent >= half_close and (client.ended or upstream.ended):
-            expired.append((link, Event.UPSTREAM_HALF_CLOSE if client.ended else Event.CLIENT_HALF_CLOSE))
+            seen.expired.append((link, Event.UPSTREAM_HALF_CLOSE if client.ended else Event.CLIENT_HALF_CLOSE))
         elif silent >= idle:
-            expired.append((link, Event.IDLE))
-    return moved, quiet, expired
+            seen.expired.append((link, Event.IDLE))
+    return seen

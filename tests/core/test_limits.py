@@ -216,7 +216,7 @@ def test_a_worker_stopped_while_it_decides_costs_a_bounded_number_of_looks(colum
 
 
 def test_sequence_numbers_wrap_around() -> None:
-    plan = LimitPlan(workers=1, instance=1, capacity=9, listeners=(0,))
+    plan = LimitPlan(workers=2, instance=1, capacity=9, listeners=(0,))
     counts = memoryview(bytearray(4 * plan.count_cells)).cast("I")
     counts[0] = limits.MASK - 1
     worker = Limits(plan, 0, counts, [], [], lambda: None)

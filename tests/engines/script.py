@@ -84,6 +84,12 @@ class ScriptedHandler:
         if self._script.on_moved is not None:
             self._script.on_moved(self)
 
+    def end(self, event: Event, value: object, up: int, down: int) -> Close:
+        self.moved(up, down)
+        action = self.advance(event, value)
+        assert isinstance(action, Close), "nothing goes on after its end"
+        return action
+
     @property
     def kinds(self) -> list[Event]:
         """The events alone."""

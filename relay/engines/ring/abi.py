@@ -58,6 +58,7 @@ IORING_CQE_BUFFER_SHIFT = 16
 #     opcode u8, flags u8, ioprio u16, fd s32 | off | addr | len u32, op_flags u32 | user_data
 SQE = struct.Struct("=QQQQQ")
 SQE_SIZE = 64
+SQE_PAIR = struct.Struct("=QQQQQ24xQQQQQ")  # two that lie one behind the other
 FD = 32  # bits that a field is shifted by in its word
 OP_FLAGS = 32
 IOPRIO = 16

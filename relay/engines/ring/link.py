@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from relay.engines.contract import Handler
 from relay.engines.life import Sniffing
 from relay.engines.ring.reactor import NEVER
@@ -15,8 +13,8 @@ ARMED, CANCELLING = 1, 2
 class Side:
     """One of a connection's two sockets, with what is known of its direction: the bytes that come from it.
 
-    `sent`, `word`, `received` and `short` are the reactor's. A closed side stays in its slot until the
-    last of its operations has reported.
+    `sent`, `word`, `received` and `short` are the reactor's. A side has its slot for good: a closed one rests in it
+    until the last of its operations has reported, and is then used for another socket (see `slots`).
     """
 
     __slots__ = (
@@ -39,12 +37,10 @@ class Side:
         "word",
     )
 
-    NOBODY: ClassVar[Side]  # whose slot is free
-
-    def __init__(self, link: Link | None, fd: int) -> None:
-        self.link = link  # None once closed
-        self.slot = -1
-        self.fd = fd  # -1 once closed
+    def __init__(self, slot: int) -> None:
+        self.slot = slot
+        self.link: Link | None = None  # None while it is free, or rests
+        self.fd = -1  # the same
         self.peer: Side | None = None  # None until both sides are there: then bytes flow
         self.sent = NEVER  # number of the last submission that sent its bytes on
         self.word = 0  # first word of such a submission: SEND_WORD and the peer's descriptor
@@ -61,17 +57,15 @@ class Side:
         self.broken = False  # reset or lost: nothing more can be given to it
 
 
-Side.NOBODY = Side(None, -1)
-
-
 class Link:
     """A connection as the engine sees it."""
 
     __slots__ = ("active", "client", "deadline", "handler", "seen", "settled", "sniffing", "upstream")
 
-    def __init__(self, handler: Handler, fd: int) -> None:
+    client: Side
+
+    def __init__(self, handler: Handler) -> None:
         self.handler = handler
-        self.client = Side(self, fd)
         self.upstream: Side | None = None
         self.settled: bool | None = None  # see `life.Link`
         self.sniffing: Sniffing | None = None

@@ -2,7 +2,7 @@
 
 A direction leaves the fast way when its peer does not take everything (what is left is held, and the side not read
 until the peer has taken it), and when it proves to be bulk (read in large pieces, whenever a poll says that there is
-something). What is waited for on a side, `waiting` decides.
+something; see `bulk`). What is waited for on a side, `waiting` decides.
 
 How much is held: a receive gives at most GO buffers in one go, at most two goes come before it is cancelled, and a read
 of bulk is at most READ bytes; all that is less than half of `contract.HELD_BOUND` for each direction. When all
@@ -12,14 +12,14 @@ first).
 
 from __future__ import annotations
 
-import ctypes
 import errno
 from collections.abc import Callable
 
 from relay.engines.contract import HELD_BOUND, Event
 from relay.engines.life import FINISHED
 from relay.engines.ring import abi, sockets
-from relay.engines.ring.link import Link, Side
+from relay.engines.ring.bulk import Bulk
+from relay.engines.ring.link import ARMED, Link, Side
 from relay.engines.ring.reactor import BUFFER_MASK, LENGTH, NEVER, SEND_WORD, VALUE, Reactor
 from relay.engines.ring.waiting import READABLE, Waiting
 from relay.engines.silence import CHANGED
@@ -27,10 +27,7 @@ from relay.engines.silence import CHANGED
 GO = 33  # buffers that one multishot receive takes without a pause: MULTISHOT_MAX_RETRY + 1, io_uring/net.c
 BUFFERS = 2048  # what one turn may bring, and the turn before has not given back
 BUFFER = HELD_BOUND // (2 * 2 * GO) // 64 * 64  # bytes; two directions, two goes each, whole cache lines
-READ = 65536  # bytes of one read of bulk
-ROUNDS = 16  # reads of one side before the others get their turn
 BULK = 16  # messages of one turn, behind the first, that make a direction bulk
-SMALL = 4 * BUFFER  # bytes; a turn of bulk that brings less was the last
 
 End = Callable[[Link, Event, object], None]
 Broken = Callable[[Link, bool, int], None]
@@ -54,8 +51,7 @@ class Pump:
         self._waiting = waiting
         self.watch = self._waiting.watch
         self._buffers = reactor.provide(buffers, BUFFER)
-        self._memory = bytearray(READ)
-        self._address = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(self._memory)))
+        self._bulk = Bulk(waiting, self)
         self._turn = -1  # in which `_chunks` were counted
         self._chunks: dict[int, int] = {}  # messages of one turn that came behind its first, by slot
         self.held = 0  # bytes, all connections together
@@ -66,7 +62,7 @@ class Pump:
     def start(self, client: Side, upstream: Side, first: bytes) -> None:
         """Both sides are connected: let bytes flow, `first` towards the upstream before anything else."""
         client.peer, upstream.peer = upstream, client
-        client.word, upstream.word = SEND_WORD | upstream.fd << 32, SEND_WORD | client.fd << 32  # FD
+        client.word, upstream.word = SEND_WORD | upstream.fd << abi.FD, SEND_WORD | client.fd << abi.FD
         client.sent = upstream.sent = -1
         if first and not self._give(client, upstream, first):
             return
@@ -74,11 +70,21 @@ class Pump:
             self._finish(client, upstream)
             if client.link is None:
                 return
-        if client.poll_in or first or client.ended or self._waiting.careful:
-            self.watch(client)
-            self.watch(upstream)
-        else:
-            self._waiting.begin(client, upstream)
+        self.watch(client)
+        self.watch(upstream)
+
+    def begin(self, client: Side, upstream: Side) -> None:
+        """The same where nothing is known of either side yet, and nothing is to be sent first: nearly all."""
+        client.peer, upstream.peer = upstream, client
+        client.word, upstream.word = SEND_WORD | upstream.fd << 32, SEND_WORD | client.fd << 32  # FD
+        client.sent = upstream.sent = -1
+        client.armed = upstream.armed = ARMED
+        client.busy += 1
+        upstream.busy += 1
+        receive = self._waiting.receive
+        self._reactor.push_pair(
+            receive | client.fd << 32, 0, 0, client.slot, receive | upstream.fd << 32, upstream.slot
+        )
 
     # --- completions ----------------------------------------------------------------------------------------------
 
@@ -94,7 +100,7 @@ class Pump:
                 side.bulk = side.bulk or (self._waiting.one_by_one and result == BUFFER)
                 self.watch(side)
         elif result == 0:
-            self._ended(side)
+            self.ended(side)
         elif -result in (errno.ECANCELED, errno.ENOBUFS, errno.EINTR, errno.EAGAIN):
             # ENOBUFS: all buffers are taken; those of the turn before go back at the end of this one.
             self.watch(side)
@@ -114,13 +120,13 @@ class Pump:
         else:
             parts = [(user_data >> VALUE & BUFFER_MASK, user_data >> LENGTH)]
         data = b"".join([view[buffer * size : buffer * size + length] for buffer, length in parts])
-        self._hold(side, data[gone:], front=True)
+        self.hold(side, data[gone:], front=True)
 
     def readable(self, side: Side, was: int, result: int) -> None:
         """A poll for what may come from `side` has ended."""
         peer = side.peer
         if result >= 0 and was == READABLE and peer is not None and peer.held is None and not side.short:
-            self._read(side, peer)
+            self._bulk.read(side, peer)
         else:
             self.watch(side)
 
@@ -185,9 +191,9 @@ class Pump:
             self.watch(side)
         if peer.held is not None or not reactor.join(side, buffer, size):
             start = buffer * self._buffers.size
-            self._hold(side, bytes(self._buffers.view[start : start + size]))
+            self.hold(side, bytes(self._buffers.view[start : start + size]))
 
-    def _hold(self, side: Side, data: bytes, *, front: bool = False, stuck: bool = False) -> None:
+    def hold(self, side: Side, data: bytes, *, front: bool = False, stuck: bool = False) -> None:
         """Keep what came from `side` until its peer takes it; `front`: before what is kept already.
 
         `stuck`: the peer is known to take nothing now.
@@ -221,58 +227,10 @@ class Pump:
             self.broken(peer, error.errno)
             return False
         if size < len(data):
-            self._hold(side, data[size:])
+            self.hold(side, data[size:])
         return True
 
-    def _read(self, side: Side, peer: Side) -> None:
-        """Pass on what there is of bulk, in large pieces."""
-        total = 0
-        for _ in range(ROUNDS):
-            try:
-                # In a tight place the bytes stay in the kernel until the peer has taken them.
-                size = sockets.receive(side.fd, self._address, READ, abi.MSG_PEEK if self._waiting.careful else 0)
-                if size is None:
-                    break
-                if not size:
-                    self._ended(side)
-                    return
-            except OSError as error:
-                self.broken(side, error.errno)
-                return
-            if not self._pass_on(side, peer, size):
-                return
-            total += size
-            if size < READ or peer.held is not None:
-                break
-        if total < SMALL and peer.held is None:
-            side.bulk = False
-        self.watch(side)
-
-    def _pass_on(self, side: Side, peer: Side, size: int) -> bool:
-        """Send what was read; False if the connection is over."""
-        try:
-            sent = sockets.send_from(peer.fd, self._address, size)
-        except OSError as error:
-            side.received += 0 if self._waiting.careful else size
-            self.broken(peer, error.errno)
-            return False
-        if self._waiting.careful:
-            side.received += sent
-            if sent:
-                try:
-                    sockets.receive(side.fd, self._address, sent, abi.MSG_TRUNC)
-                except OSError as error:
-                    self.broken(side, error.errno)
-                    return False
-            if sent < size:
-                self._hold(side, b"", stuck=not sent)
-        else:
-            side.received += size
-            if sent < size:
-                self._hold(side, bytes(self._memory[sent:size]))
-        return True
-
-    def _ended(self, side: Side) -> None:
+    def ended(self, side: Side) -> None:
         """`side` seems to have sent FIN; all before it was passed on or is held."""
         peer, link = side.peer, side.link
         assert peer is not None

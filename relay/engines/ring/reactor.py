@@ -72,7 +72,7 @@ class Reactor:
         self.after_turn: Callable[[], bool] = _nothing  # ends a turn that set `tidy`; True: the next one as well
         self.returning = False  # `run` is to return at the end of this turn
         self.tidy = False  # there is something to do at the end of this turn
-        self._pack = abi.SQE.pack_into
+        self._pack, self._pack_pair = abi.SQE.pack_into, abi.SQE_PAIR.pack_into
         self._sqes = ring.sqes
         self._wrap = ring.entries - 1
         self.queued = 0  # submissions prepared so far, ever: the number of the next one
@@ -103,9 +103,15 @@ class Reactor:
         self, word: int, offset: int, address: int, user_data: int, second_word: int, second_user_data: int
     ) -> None:
         """Prepare two submissions at once, the second with nothing but its first word."""
-        number, pack, sqes, wrap = self.queued, self._pack, self._sqes, self._wrap
-        pack(sqes, (number & wrap) << 6, word, offset, address, 0, user_data)
-        pack(sqes, (number + 1 & wrap) << 6, second_word, 0, 0, 0, second_user_data)
+        number = self.queued
+        at = number & self._wrap
+        if at != self._wrap:
+            self._pack_pair(
+                self._sqes, at << 6, word, offset, address, 0, user_data, second_word, 0, 0, 0, second_user_data
+            )
+        else:  # one at the end of the ring, one at its beginning
+            self._pack(self._sqes, at << 6, word, offset, address, 0, user_data)
+            self._pack(self._sqes, 0, second_word, 0, 0, 0, second_user_data)
         self.queued = number = number + 2
         if number - self.mark >= FULL:
             self.flush()
@@ -189,13 +195,13 @@ class Reactor:
                 self.turns += 1
                 tail, used_before, used = words[cq_tail], used, 0
                 while head != tail:
+                    if number - self.mark >= FULL:
+                        self.flush()
                     left = tail - head & 0xFFFFFFFF
                     if left == 1:
                         part: Iterable[tuple[int, int, int]] = (unpack(cqes, (head & mask) << 4),)
                         head = tail
                     else:
-                        if number - self.mark >= FULL:
-                            self.flush()
                         part, head = self._chunk(head, left)
                     for user_data, result, flags in part:
                         if flags & 3 == 3:  # F_BUFFER and F_MORE: a message, and the receive goes on

@@ -51,11 +51,14 @@ class _Handler:
     def advance(self, event: Event, value: object = None) -> Action:
         if event is Event.CONNECTED:
             return Pump()
-        self._ended.append(event)
-        return Close(event is Event.UPSTREAM_RESET, event is Event.CLIENT_RESET)
+        return self.end(event, value, 0, 0)
 
     def moved(self, up: int, down: int) -> None:
         pass
+
+    def end(self, event: Event, value: object, up: int, down: int) -> Close:
+        self._ended.append(event)
+        return Close(event is Event.UPSTREAM_RESET, event is Event.CLIENT_RESET)
 
 
 class _Trial:

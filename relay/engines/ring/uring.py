@@ -107,6 +107,11 @@ class Uring:
     def closed(self) -> bool:
         return self._fd < 0
 
+    @property
+    def descriptor(self) -> int:
+        """The ring's descriptor, -1 once it is closed."""
+        return self._fd
+
     def submit(self, count: int) -> None:
         """Submit `count` entries; completions are not waited for, and deferred work is not run."""
         syscall, descriptor, flags = self.enabled()

@@ -46,9 +46,9 @@ class Waiting:
     """Arms and ends receives and polls. While `careful`, every side is read by hand (see `pump`)."""
 
     def __init__(self, reactor: Reactor, slots: Slots, told: Told, *, multishot: bool) -> None:
-        self._push, self._push_pair = reactor.push, reactor.push_pair
+        self._push = reactor.push
         self._cancel = slots.cancel
-        self._receive = MULTISHOT if multishot else SINGLE
+        self.receive = MULTISHOT if multishot else SINGLE
         self.one_by_one = not multishot
         self.careful = False
         self._told = told
@@ -57,14 +57,6 @@ class Waiting:
         self._later: list[Side] = []
         self._polled = False  # a poll of the epoll is under way
         reactor.handlers[WATCHED] = self._on_watched
-
-    def begin(self, client: Side, upstream: Side) -> None:
-        """Bytes may flow between these two, and nothing is known of either yet: by far the most frequent."""
-        client.armed = upstream.armed = ARMED
-        client.busy += 1
-        upstream.busy += 1
-        word = self._receive
-        self._push_pair(word | client.fd << 32, 0, 0, client.slot, word | upstream.fd << 32, upstream.slot)  # FD
 
     def watch(self, side: Side) -> None:
         """Wait for what `side` may do next, as it stands now."""
@@ -90,7 +82,7 @@ class Waiting:
             if not side.armed:
                 side.armed = ARMED
                 side.busy += 1
-                self._push(self._receive | side.fd << abi.FD, 0, 0, 0, side.slot)
+                self._push(self.receive | side.fd << abi.FD, 0, 0, 0, side.slot)
 
     def watch_out(self, side: Side) -> None:
         """Wait until `side` takes bytes again."""

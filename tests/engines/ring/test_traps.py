@@ -11,7 +11,6 @@ import random
 import socket
 import threading
 from collections.abc import Iterator
-from functools import partial
 
 import pytest
 
@@ -19,10 +18,7 @@ from relay.engines.contract import Event
 from relay.engines.ring import reactor
 from relay.engines.ring.engine import RingEngine
 from relay.engines.ring.link import Side
-from relay.engines.ring.pump import BUFFERS
-from relay.engines.ring.selector import RingLoop
 from relay.engines.ring.waiting import READABLE, Waiting
-from tests.engines.kinds import Kind
 from tests.engines.lab import Lab, fill
 from tests.engines.peers import (
     Receiving,
@@ -36,12 +32,9 @@ from tests.engines.peers import (
     repeated,
     reset,
 )
+from tests.engines.ring.rings import ring_kind
 
 CROWD = 120  # connections
-
-
-def ring_kind(buffers: int = BUFFERS) -> Kind:
-    return Kind("ring", "relay.engines.ring", 131072, RingLoop, partial(RingEngine, buffers=buffers))
 
 
 @pytest.fixture
