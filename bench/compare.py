@@ -118,7 +118,7 @@ def main() -> int:
 
 def measure_idle(bench: Bench, peers: list[Peer]) -> dict[str, idle.Idle]:
     """Each proxy's figures, after a little work: what it touches once does not belong to any connection."""
-    print("idle connections, some ten seconds for each proxy", file=sys.stderr)
+    print("idle connections, half a minute for each proxy", file=sys.stderr)
     direct = idle.direct_kernel(bench)
     figures = {}
     for peer in peers:

@@ -19,6 +19,7 @@ from bench.peers import LOAD_CPU, Bench, Peer
 CONNECTIONS = 4000  # for memory
 SILENT = 1000  # for CPU
 MEASURED = 5.0  # seconds of silence
+QUIET = 12.0  # seconds that connections have been silent when memory is read: relay then keeps them in a cheaper way
 SETTLED = 1.0  # seconds until the kernel has given back what it gives back late (RCU), and a proxy has settled
 SLABINFO = Path("/proc/slabinfo")
 
@@ -42,7 +43,7 @@ def measure(bench: Bench, peer: Peer, direct: float | None) -> Idle:
     time.sleep(SETTLED)
     kernel_before, process_before = kernel_kib(), peer.memory_kib()
     with connections(bench, peer.echo, CONNECTIONS):
-        time.sleep(SETTLED)
+        time.sleep(QUIET)
         process = (peer.memory_kib() - process_before) / CONNECTIONS
         kernel_after = kernel_kib()
     kernel = None

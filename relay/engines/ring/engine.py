@@ -47,8 +47,10 @@ class RingEngine(Life[Link]):
         super().__init__(timeouts)
         if not isinstance(loop, RingLoop):
             raise TypeError("the ring engine needs a RingLoop")
-        self._options = engine_options(tcp)
-        self._first_options = self._options.upstream_first
+        options = engine_options(tcp)
+        self._first_options = options.upstream_first
+        self._client_later = sockets.Options(options.client_later)
+        self._upstream_later = sockets.Options(options.upstream_later)
         self._report_source = report_source
         self._reactor = reactor = loop.ring_selector.reactor
         self._slots = Slots(reactor)
@@ -286,9 +288,9 @@ class RingEngine(Life[Link]):
     def _settle(self, link: Link) -> None:
         """Keepalive, and for the upstream side the user timeout."""
         with contextlib.suppress(OSError):
-            sockets.set_options(link.client.fd, self._options.client_later)
+            self._client_later.set(link.client.fd)
             if link.upstream is not None:
-                sockets.set_options(link.upstream.fd, self._options.upstream_later)
+                self._upstream_later.set(link.upstream.fd)
 
     def _quiet(self, link: Link) -> None:
         """A reset that came together with data is not told by the receive that took the data: it goes on waiting.

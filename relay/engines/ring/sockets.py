@@ -59,11 +59,21 @@ def open_stream(target: Sockaddr, source: str, options: Sequence[Option]) -> int
     return sock.detach()
 
 
-def set_options(fd: int, options: Sequence[Option]) -> None:
-    """Set socket options. Raises OSError."""
-    for level, option, value in options:
-        if _setsockopt(fd, int(level), int(option), ctypes.byref(ctypes.c_int(value)), 4) < 0:
-            raise _error()
+class Options:
+    """Socket options as the kernel wants them, made once."""
+
+    __slots__ = ("_prepared",)
+
+    def __init__(self, options: Sequence[Option]) -> None:
+        self._prepared = [
+            (int(level), int(option), ctypes.byref(ctypes.c_int(value))) for level, option, value in options
+        ]
+
+    def set(self, fd: int) -> None:
+        """Set all of them. Raises OSError."""
+        for level, option, pointer in self._prepared:
+            if _setsockopt(fd, level, option, pointer, 4) < 0:
+                raise _error()
 
 
 def pending_error(fd: int) -> int:
