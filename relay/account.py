@@ -136,7 +136,7 @@ class AccessLog:
         self._json = log_format == "json"
         # Parts that many lines share, ready as they stand in them.
         self._heads: dict[str, str] = {}
-        self._quoted = [json.dumps(upstream) for upstream in upstreams]
+        self._targets: dict[tuple[int, Address | None], str] = {}
 
     def __call__(self, connection: Record, outcome: Outcome, seconds: float) -> None:
         line = self._as_json if self._json else self._as_text
@@ -147,21 +147,36 @@ class AccessLog:
 
         The names of listeners and upstreams are quoted by json.dumps; addresses, words and numbers need no escaping.
         """
-        target, source, connected = connection.target, connection.source, connection.connected
+        client, source, target = connection.client, connection.source, connection.target
         name = connection.frontend.name
         head = self._heads.get(name)
         if head is None:
             head = self._heads[name] = f'"event": "connection", "listener": {json.dumps(name)}, "client": "'
-        address = target.address if target is not None else None
+        # Where it can be spared, no call for IPv4.
+        client_text = f"{client[0]}:{client[1]}" if len(client) == 2 else format_address(client)
+        source_text = ""
+        if source is not None:
+            source_text = f"{source[0]}:{source[1]}" if len(source) == 2 else format_address(source)
+        connect = f"{connection.connected - connection.dialed:.6f}" if connection.connected else "null"
         return (
-            f'{{"time": "{timestamp(time.time())}", {head}{format_address(connection.client)}", '
-            f'"upstream": {self._quoted[target.upstream] if target is not None else _NOTHING}, '
-            f'"address": "{format_address(address) if address else ""}", '
-            f'"source": "{format_address(source) if source else ""}", '
+            f'{{"time": "{timestamp(time.time())}", {head}{client_text}", '
+            f'{self._target(target) if target is not None else NO_TARGET}, "source": "{source_text}", '
             f'"bytes_up": {connection.bytes_up}, "bytes_down": {connection.bytes_down}, '
-            f'"connect_seconds": {round(connected - connection.dialed, 6) if connected else "null"}, '
-            f'"seconds": {round(seconds, 6)}, "outcome": "{outcome.label}", "state": "{outcome.state}"}}\n'
+            f'"connect_seconds": {connect}, "seconds": {seconds:.6f}, '
+            f'"outcome": "{outcome.label}", "state": "{outcome.state}"}}\n'
         )
+
+    def _target(self, target: Target) -> str:
+        """The part about the upstream, kept: there are few, and many connections to each."""
+        key = target.upstream, target.address
+        part = self._targets.get(key)
+        if part is None:
+            if len(self._targets) >= TARGETS:
+                self._targets.clear()
+            address = format_address(target.address) if target.address else ""
+            part = f'"upstream": {json.dumps(self._upstreams[target.upstream])}, "address": "{address}"'
+            self._targets[key] = part
+        return part
 
     def _as_text(self, connection: Record, outcome: Outcome, seconds: float) -> str:
         target, connected = connection.target, connection.connected
@@ -174,7 +189,8 @@ class AccessLog:
         )
 
 
-_NOTHING = '""'
+NO_TARGET = '"upstream": "", "address": ""'
+TARGETS = 1024  # upstream addresses whose part of a line is kept
 
 
 def format_address(address: Address) -> str:

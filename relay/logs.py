@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import os
 import select
+import stat
 import threading
 import time
 from collections import deque
 
 QUEUE = 10_000  # lines; at some 350 bytes each 3.5 MB
 # write(2) to a pipe is atomic up to PIPE_BUF (4096, pipe(7)): several processes share one, and their lines must not
-# mix.
-CHUNK = 4096  # bytes
+# mix. To a file, each write is.
+CHUNK, CHUNK_OF_FILE = 4096, 65536  # bytes
 GATHER = 0.01  # seconds that the thread waits for more lines before it writes: fewer wake-ups under load
 
 
@@ -25,6 +26,7 @@ class LogWriter:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self._chunk = CHUNK_OF_FILE if stat.S_ISREG(os.fstat(descriptor).st_mode) else CHUNK
         self._lines: deque[str] = deque()
         self._wake = threading.Event()
         self._queued = 0  # written by the loop
@@ -66,12 +68,12 @@ class LogWriter:
                 self._handled += count
 
     def _take(self) -> tuple[bytes, int]:
-        """Whole lines of at most CHUNK bytes together, at least one line."""
+        """Whole lines of at most a chunk together, at least one line."""
         taken: list[bytes] = []
         size = 0
         while self._lines:
             line = self._lines[0].encode("utf-8", "backslashreplace")
-            if taken and size + len(line) > CHUNK:
+            if taken and size + len(line) > self._chunk:
                 break
             self._lines.popleft()
             taken.append(line)

@@ -47,8 +47,7 @@ class Closing:
         side.fd = -1
         side.sent = NEVER
         side.link = side.peer = side.held = None
-        if not side.busy:
-            self._slots.release(side)
+        self._slots.release(side)
 
     def close_descriptor(self, fd: int) -> None:
         """Close a descriptor with FIN."""

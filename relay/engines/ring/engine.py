@@ -104,8 +104,7 @@ class RingEngine(Life[Link]):
             side.busy -= 1
         link = side.link
         if link is None:
-            if not side.busy:
-                self._slots.release(side)
+            self._slots.release(side)
             return
         try:
             if -result in RESET_ERRNOS:
@@ -133,8 +132,7 @@ class RingEngine(Life[Link]):
         was, side.poll_in = side.poll_in, 0
         link = side.link
         if link is None:
-            if not side.busy:
-                self._slots.release(side)
+            self._slots.release(side)
             return
         try:
             if was == READABLE and link.sniffing is not None:
@@ -148,10 +146,10 @@ class RingEngine(Life[Link]):
         side = self._sides[user_data & SLOT_MASK]
         side.busy -= 1
         side.poll_out = 0
-        if side.link is not None:
-            self.writable(side)
-        elif not side.busy:
+        if side.link is None:
             self._slots.release(side)
+        else:
+            self.writable(side)
 
     def writable(self, side: Side) -> None:
         """See `waiting.Told`."""
@@ -170,8 +168,7 @@ class RingEngine(Life[Link]):
         side.busy -= 1
         link = side.link
         if link is None:
-            if not side.busy:
-                self._slots.release(side)
+            self._slots.release(side)
             return
         try:
             if result < 0:
@@ -209,16 +206,14 @@ class RingEngine(Life[Link]):
 
     def _begin(self, fd: int, _family: int, handler: Handler, action: Action) -> None:
         """A connection was accepted, and not refused."""
-        link = handler.link = Link(handler)
+        link = Link(handler)
         try:
             link.client = self._slots.take(link, fd)
         except OSError:
             self._closing.reset_descriptor(fd)
-            handler.link = None
             handler.advance(Event.DEFECT, None)
             return
-        self._links.add(link)
-        self._new.append(link)
+        self._add(link)
         try:
             if type(action) is Dial:  # by far the most frequent
                 link.deadline = monotonic() + action.timeout

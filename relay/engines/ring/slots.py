@@ -58,9 +58,10 @@ class Slots:
         self._push(abi.IORING_OP_ASYNC_CANCEL | QUIETLY, 0, user_data, 0, silent(abi.IORING_OP_ASYNC_CANCEL))
 
     def release(self, side: Side) -> None:
-        """A side that was closed has nothing under way any more: it may rest, and then be used again."""
-        self.resting.append(side)
-        self._reactor.tidy = True
+        """A side that was closed: once nothing is under way any more, it may rest, and then be used again."""
+        if not side.busy:
+            self.resting.append(side)
+            self._reactor.tidy = True
 
     @property
     def open(self) -> int:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+from collections.abc import Iterator
+
 import pytest
 
-from relay.engines.ring.selector import RingSelector
+from relay.engines.ring.selector import RingLoop, RingSelector
 from relay.engines.ring.selftest import explain
+from tests.engines.ring.traffic import Pair
+from tests.observe import PATIENCE
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -14,3 +20,23 @@ def ring() -> None:
         RingSelector().close()
     except OSError as error:
         pytest.skip(f"no io_uring: {explain(error)}")
+
+
+@pytest.fixture
+def selector() -> Iterator[RingSelector]:
+    with contextlib.closing(RingSelector()) as made:
+        yield made
+
+
+@pytest.fixture
+def loop() -> Iterator[RingLoop]:
+    with contextlib.closing(RingLoop()) as made:
+        yield made
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    near, far = socket.socketpair()
+    with near, far:
+        far.settimeout(PATIENCE)
+        yield near, far

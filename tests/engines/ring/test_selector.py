@@ -4,51 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import errno
-import gc
 import os
 import selectors
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
 
 import pytest
 
-from relay.engines.ring import abi, uring
-from relay.engines.ring.reactor import POLL_IN, SLOT_BITS, Reactor
 from relay.engines.ring.selector import RingLoop, RingSelector
+from tests.engines.ring.traffic import Pair, Traffic
 from tests.observe import PATIENCE
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 IDLE = 0.2  # seconds of a wait in which nothing happens
 LOOP_TURNS = 6  # of asyncio for a task that sleeps once: two for its start, two for the timer, two for its end
-TRAFFIC = 50  # completions before something is scheduled
-
-Pair = tuple[socket.socket, socket.socket]
-
-
-@pytest.fixture
-def selector() -> Iterator[RingSelector]:
-    with contextlib.closing(RingSelector()) as made:
-        yield made
-
-
-@pytest.fixture
-def loop() -> Iterator[RingLoop]:
-    with contextlib.closing(RingLoop()) as made:
-        yield made
-
-
-@pytest.fixture
-def pair() -> Iterator[Pair]:
-    near, far = socket.socketpair()
-    with near, far:
-        far.settimeout(PATIENCE)
-        yield near, far
 
 
 # --- waiting ----------------------------------------------------------------------------------------------------------
@@ -68,6 +42,20 @@ def test_a_timer_is_not_early(loop: RingLoop) -> None:
         began = monotonic()
         loop.run_until_complete(asyncio.sleep(0.005))
         assert monotonic() - began >= 0.005 - resolution
+
+
+@pytest.mark.parametrize(("first", "second"), [(PATIENCE, 0.02), (0.02, 0.1), (0.05, 0.05)])
+def test_each_wait_has_its_own_time(selector: RingSelector, pair: Pair, first: float, second: float) -> None:
+    """The ring has one timer, which may be set for the wait before when that has ended early."""
+    near, far = pair
+    key = selector.register(near, READ)
+    far.send(b"x")
+    assert selector.select(first) == [(key, READ)]
+    near.recv(1)
+    for _ in range(3):
+        began = monotonic()
+        assert selector.select(second) == []
+        assert second <= monotonic() - began < PATIENCE
 
 
 def test_no_wait_sees_what_is_ready_and_does_not_wait(selector: RingSelector, pair: Pair) -> None:
@@ -179,27 +167,6 @@ def test_a_closed_selector_has_no_keys(selector: RingSelector, pair: Pair) -> No
 # --- what happens in the ring -----------------------------------------------------------------------------------------
 
 
-class Traffic:
-    """Completions in every turn, without end: a poll of what is readable, made anew as soon as it fires."""
-
-    def __init__(self, reactor: Reactor, descriptor: int, during: Callable[[], object]) -> None:
-        self.completions = 0
-        self._reactor, self._descriptor, self._during = reactor, descriptor, during
-        reactor.handlers[POLL_IN] = self._fired
-        self._poll()
-
-    def _poll(self) -> None:
-        word = abi.IORING_OP_POLL_ADD | self._descriptor << abi.FD
-        self._reactor.push(word, 0, 0, abi.POLLIN << abi.OP_FLAGS, POLL_IN << SLOT_BITS)
-
-    def _fired(self, _user_data: int, result: int, _flags: int) -> None:
-        assert result == abi.POLLIN
-        self.completions += 1
-        if self.completions == TRAFFIC:
-            self._during()
-        self._poll()
-
-
 @pytest.mark.parametrize("delay", [None, 0.0, 0.01], ids=["callback", "timer that is due", "timer"])
 def test_what_a_completion_schedules_runs_though_traffic_never_pauses(
     loop: RingLoop, pair: Pair, delay: float | None
@@ -278,98 +245,3 @@ def test_a_signal_wakes_a_loop_that_waits_without_end(loop: RingLoop) -> None:
     with signalled(0.02):
         loop.run_forever()
     assert loop.remove_signal_handler(signal.SIGUSR1)
-
-
-# --- errors -----------------------------------------------------------------------------------------------------------
-
-
-def failing(number: int) -> Callable[..., int]:
-    """A system call that fails."""
-
-    def call(*_arguments: object) -> int:
-        ctypes.set_errno(number)
-        return -1
-
-    return call
-
-
-@pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF, errno.EFAULT, errno.ENOMEM], ids=errno.errorcode.get)
-def test_an_error_that_should_not_happen_is_raised(
-    selector: RingSelector, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    assert selector.select(0) == []
-    with monkeypatch.context() as patch:
-        patch.setattr(selector.reactor.ring, "syscall", failing(number))
-        with pytest.raises(OSError, match="io_uring_enter") as raised:
-            selector.select(PATIENCE)
-    assert raised.value.errno == number
-
-
-@pytest.mark.parametrize("number", [errno.EINTR, errno.EAGAIN, errno.EBUSY], ids=errno.errorcode.get)
-def test_an_error_that_may_happen_does_not_shorten_the_wait(
-    selector: RingSelector, pair: Pair, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    key = selector.register(pair[0], WRITE)
-    began = monotonic()
-    with monkeypatch.context() as patch:
-        patch.setattr(selector.reactor.ring, "_enabled", True)
-        patch.setattr(selector.reactor.ring, "syscall", failing(number))
-        assert selector.select(0.02) == []
-    assert monotonic() - began >= 0.02
-    assert selector.select(PATIENCE) == [(key, WRITE)], "what was not submitted is submitted by the next turn"
-
-
-def test_a_loop_that_is_refused_a_ring_raises_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uring, "_syscall", failing(errno.EPERM))
-    with pytest.raises(PermissionError):
-        RingLoop()
-    gc.collect()  # asyncio looks at a loop that ends: an exception there is an error of this test
-
-
-# --- threads, life, debug mode ----------------------------------------------------------------------------------------
-
-
-def elsewhere(function: Callable[[], object]) -> object:
-    """What a function returns, or raises, in a thread of its own."""
-    results: list[object] = []
-
-    def run() -> None:
-        try:
-            results.append(function())
-        except Exception as error:  # noqa: BLE001 -- of whatever kind: it is the test's to judge
-            results.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    return results[0]
-
-
-def test_a_loop_may_run_in_another_thread_than_made_it(loop: RingLoop) -> None:
-    def run() -> str:
-        with contextlib.closing(loop):
-            return loop.run_until_complete(asyncio.sleep(0.001, "slept"))
-
-    assert elsewhere(run) == "slept"
-
-
-def test_what_was_under_way_in_a_closed_ring_holds_no_descriptor(pair: Pair) -> None:
-    """The kernel keeps a ring for as long as anything refers to it, and the ring keeps what it waits for."""
-    near, far = pair
-
-    def run() -> bytes:  # a thread without any other ring: only the first few of a thread are registered with it
-        with contextlib.closing(RingSelector()) as selector:
-            Traffic(selector.reactor, near.fileno(), lambda: None)
-            assert selector.select(0) == []
-        near.close()
-        return far.recv(1)
-
-    assert elsewhere(run) == b""
-
-
-@pytest.mark.parametrize("how", ["call_soon", "call_at", "call_later"])
-def test_debug_mode_tells_who_scheduled_a_callback(loop: RingLoop, how: str) -> None:
-    loop.set_debug(True)
-    arguments = () if how == "call_soon" else (0.0,)
-    handle = getattr(loop, how)(*arguments, lambda: None)
-    assert handle._source_traceback[-1].filename == __file__
