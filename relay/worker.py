@@ -54,6 +54,7 @@ class Worker:
         self._log_writer = LogWriter(STDOUT) if spec.access_log else None
         self._deadline: float | None = None  # of the drain
         self._expected_tick = 0.0
+        self._ticking = False  # the engine has more to look at, and is about to be asked to
         self.done = asyncio.Event()
         clock = time.monotonic
         self._clock = clock
@@ -116,8 +117,8 @@ class Worker:
     def _tick(self) -> None:
         now = self._clock()
         self._block[counters.LAG] = int(max(0.0, now - self._expected_tick) * 1e9)
-        if self.engine.tick(now):
-            self._loop.call_soon(self._tick_on)
+        if not self._ticking:
+            self._tick_engine()
         self._publish(now)
         if self._deadline is not None:
             self._tick_drain(now)
@@ -125,10 +126,11 @@ class Worker:
             self._expected_tick = now + TICK
             self._loop.call_later(TICK, self._tick)
 
-    def _tick_on(self) -> None:
-        """The engine has not seen everything: others have had their turn now."""
-        if not self.done.is_set() and self.engine.tick(self._clock()):
-            self._loop.call_soon(self._tick_on)
+    def _tick_engine(self) -> None:
+        """Let the engine look at its deadlines, again after the others' turn until it has seen everything."""
+        self._ticking = not self.done.is_set() and self.engine.tick(self._clock())
+        if self._ticking:
+            self._loop.call_soon(self._tick_engine)
 
     def _tick_drain(self, now: float) -> None:
         if self._deadline is None or self.done.is_set():

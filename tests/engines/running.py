@@ -35,6 +35,7 @@ class RunningEngine:
         self.handlers: dict[int, ScriptedHandler] = {}  # by the client's port
         self.errors: list[dict[str, Any]] = []  # exceptions that reached the event loop: there must be none
         self.ticks = 0
+        self._ticking = False
         self.held_peak = 0  # bytes, as seen at ticks
         self.changed = threading.Condition(threading.RLock())
         self._options = (timeouts, tcp, report_source, held_limit)
@@ -63,14 +64,16 @@ class RunningEngine:
         if self.closed:
             return
         self.loop.call_later(TICK, self._tick)
-        self._tick_engine()
+        if not self._ticking:
+            self._tick_engine()
         with self.changed:
             self.ticks += 1
             self.held_peak = max(self.held_peak, self.engine.held)
             self.changed.notify_all()
 
     def _tick_engine(self) -> None:
-        if not self.closed and self.engine.tick(monotonic()):
+        self._ticking = not self.closed and self.engine.tick(monotonic())
+        if self._ticking:
             self.loop.call_soon(self._tick_engine)
 
     # --- calls from the test --------------------------------------------------------------------------------------
