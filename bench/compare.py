@@ -23,6 +23,7 @@ from bench import idle
 from bench.peers import LOAD_CPU, Bench, Peer, describe
 
 WARM_UP = 0.5  # seconds
+NETWORKS = 10_000  # on an access list
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +95,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=10, help="rounds (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a slice (default %(default)s)")
     parser.add_argument("--only", default=",".join([*names, "idle"]), help="scenarios (default %(default)s)")
-    parser.add_argument("--peers", default="relay,stream,uvloop", help="of relay, stream, access, uvloop\n"
-                        "(default %(default)s); relay and access run the ring engine,\n"
-                        "access with its access log on")  # fmt: skip
+    parser.add_argument("--peers", default="relay,stream,uvloop", help="of relay, stream, access, guarded,\n"
+                        "uvloop (default %(default)s); relay, access and guarded run\n"
+                        "the ring engine, access with its access log on, guarded with\n"
+                        f"{NETWORKS:,} networks on its access list and a limit per source")  # fmt: skip
     parser.add_argument("--python", default="/usr/bin/python3", help="has relay's packages (default %(default)s)")
     parser.add_argument("--base", type=int, default=21000, help="first loopback port (default %(default)s)")
     parser.add_argument("--json", type=Path, help="write the figures there")
@@ -152,6 +154,7 @@ def measure(bench: Bench, options: argparse.Namespace, scenarios: list[Scenario]
         "uvloop": bench.bare_uvloop,
         "stream": lambda: bench.relay("stream", engine="stream"),
         "access": lambda: bench.relay("access", access=True),
+        "guarded": lambda: bench.relay("guarded", networks=NETWORKS),
     }
     peers = [bench.haproxy(), *(makers[name]() for name in options.peers.split(","))]
     idles = measure_idle(bench, peers) if with_idle else {}

@@ -6,6 +6,7 @@ all processes and threads of a proxy together, as the kernel accounts for them.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -45,12 +46,15 @@ backend sink
 RELAY_CONFIG = """\
 workers = 1
 engine = "{engine}"
+[access]
+allow = {networks}
 [admin]
 bind = ""
 [health]
 bind = ""
 [limits]
 max_connections = 6000
+max_connections_per_source = {per_source}
 [log]
 access = {access}
 [[listeners]]
@@ -129,9 +133,20 @@ class Bench:
             raise SystemExit("bench: no haproxy to compare with (apt-get install haproxy)")
         return self._peer("haproxy", HAPROXY_CONFIG, "haproxy.cfg", ["haproxy", "-db", "-f"])
 
-    def relay(self, name: str = "relay", *, engine: str = "ring", access: bool = False) -> Peer:
-        """relay with one worker, limits and accounting on."""
-        config = RELAY_CONFIG.replace("{access}", str(access).lower()).replace("{engine}", engine)
+    def relay(self, name: str = "relay", *, engine: str = "ring", access: bool = False, networks: int = 0) -> Peer:
+        """relay with one worker, limits and accounting on.
+
+        `networks`: so many on its access list, and a limit for each source.
+        """
+        values = {
+            "{access}": str(access).lower(),
+            "{engine}": engine,
+            "{networks}": json.dumps(_networks(networks)),
+            "{per_source}": "6000" if networks else "0",
+        }
+        config = RELAY_CONFIG
+        for key, value in values.items():
+            config = config.replace(key, value)
         command = [self.python, "-m", "relay", "run", "--config"]
         peer = self._peer(name, config, f"{name}.toml", command)
         self._relays += peer.processes
@@ -180,6 +195,11 @@ class Bench:
             )
         self._started.append(process)
         return process
+
+
+def _networks(count: int) -> list[str]:
+    """Loopback, and others that do not touch each other."""
+    return ["127.0.0.0/8", *(f"10.{number >> 7}.{number % 128 * 2}.0/24" for number in range(count - 1))][:count]
 
 
 def wait_for_port(port: int, seconds: float = 20.0) -> None:

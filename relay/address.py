@@ -9,7 +9,7 @@ converted, and IPv6 zone ids (RFC 4007) are refused: what they mean differs from
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_network
 
 MAX_PORT = 65535
 MAX_NAME = 253  # characters, without the trailing dot: RFC 1035 section 2.3.4 less the length octets
@@ -17,6 +17,7 @@ MAX_NAME = 253  # characters, without the trailing dot: RFC 1035 section 2.3.4 l
 # RFC 1123 section 2.1, and the underscore that names in private zones have in practice.
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _PORT = re.compile(r"[0-9]{1,5}")
+_PREFIX = re.compile(r"[0-9]{1,3}")
 _BRACKETED = re.compile(r"\[([^\[\]]*)\](?::(.*))?", re.DOTALL)
 
 
@@ -47,6 +48,26 @@ def parse_address(text: str, *, default_port: int) -> tuple[str, int]:
     """A literal address and its port, `default_port` when none is written. Raises AddressError."""
     host, port = _split(text)
     return _host(host, text.startswith("["), False), default_port if port is None else _port(port)
+
+
+def parse_network(text: str) -> str:
+    """A network, `10.0.0.0/8` or `2001:db8::/32`; an address alone is one. Raises AddressError."""
+    host, slash, length = text.partition("/")
+    address: IPv4Address | IPv6Address | None
+    try:
+        address = _ipv6(host) if ":" in host else IPv4Address(host)
+    except AddressValueError:
+        address = None
+    if address is None:
+        raise AddressError("is neither a network like 10.0.0.0/8 or 2001:db8::/32 nor an address")
+    if not slash:
+        return str(address)
+    if _PREFIX.fullmatch(length) is None or int(length) > address.max_prefixlen:
+        raise AddressError(f"has no prefix length from 0 to {address.max_prefixlen} behind its /")
+    network = ip_network((address, int(length)), strict=False)
+    if network.network_address != address:
+        raise AddressError(f"has bits set behind its prefix; the network is {network}")
+    return str(network)
 
 
 def format_hostport(host: str, port: int) -> str:

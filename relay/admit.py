@@ -1,16 +1,31 @@
-"""Who gets in: turns a client's address into a source and asks the limits. Decides; touches no socket."""
+"""Who gets in: asks the access list, turns a client's address into a source and asks the limits.
+
+Decides; touches no socket.
+"""
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import socket
 from functools import lru_cache
 
+from relay.core.access import AccessList
 from relay.core.limits import Lease, Limits, Refusal
 from relay.engines.contract import Address
 from relay.outcome import Outcome
 
-REFUSAL_OUTCOMES = {
+
+class Denied(enum.Enum):
+    """Refused whatever the limits say."""
+
+    __hash__ = object.__hash__
+
+    ACCESS = "access"
+
+
+REFUSAL_OUTCOMES: dict[Refusal | Denied, Outcome] = {
+    Denied.ACCESS: Outcome.REFUSED_ACCESS,
     Refusal.CAPACITY: Outcome.REFUSED_CAPACITY,
     Refusal.INSTANCE: Outcome.REFUSED_INSTANCE,
     Refusal.LISTENER: Outcome.REFUSED_LISTENER,
@@ -33,13 +48,17 @@ class SourceHash:
         self.cached = lru_cache(maxsize=4096)(self._hash)
 
     def _hash(self, host: str) -> int:
-        if ":" in host:
-            packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
-            network = (int.from_bytes(packed) & self._mask_v6).to_bytes(16)
-        else:
-            packed = socket.inet_pton(socket.AF_INET, host)
-            network = (int.from_bytes(packed) & self._mask_v4).to_bytes(4)
+        address = pack(host)
+        mask = self._mask_v4 if len(address) == 4 else self._mask_v6
+        network = (int.from_bytes(address) & mask).to_bytes(len(address))
         return int.from_bytes(hashlib.blake2b(network, digest_size=8, key=self._key).digest()) or 1
+
+
+def pack(host: str) -> bytes:
+    """A literal address as bytes, 4 or 16. An interface behind a % is no part of the address."""
+    if ":" in host:
+        return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+    return socket.inet_pton(socket.AF_INET, host)
 
 
 def _mask(bits: int, prefix: int) -> int:
@@ -47,13 +66,19 @@ def _mask(bits: int, prefix: int) -> int:
 
 
 class Admission:
-    """Decides for one worker whether a connection gets in. `source_hash` is None where sources are not limited."""
+    """Decides for one worker whether a connection gets in.
 
-    def __init__(self, limits: Limits, source_hash: SourceHash | None) -> None:
+    `access` is None where everybody is let in, `source_hash` where sources are not limited.
+    """
+
+    def __init__(self, limits: Limits, source_hash: SourceHash | None, access: AccessList | None = None) -> None:
         self._limits = limits
         self._source_hash = source_hash
+        self._access = access
 
-    def admit(self, listener: int, client: Address) -> Lease | Refusal:
-        """A lease for a connection of listener number `listener` from `client`, or the limit that is in the way."""
+    def admit(self, listener: int, client: Address) -> Lease | Refusal | Denied:
+        """A lease for a connection of listener number `listener` from `client`, or what is in the way."""
+        if self._access is not None and not self._access.allows(pack(client[0])):
+            return Denied.ACCESS
         source = self._source_hash.cached(client[0]) if self._source_hash is not None else 0
         return self._limits.acquire(listener, source)

@@ -38,6 +38,9 @@ def run(settings: Settings, *, connect: bool) -> int:
     print(f"connections: {min(wanted, carries) if wanted else carries} at most; {descriptors} descriptors a worker")
     if wanted > carries:
         print(f"  warning: limits.max_connections is {wanted}, more than the descriptors carry; raise LimitNOFILE")
+    allow, deny = len(settings.access.allow), len(settings.access.deny)
+    if allow or deny:
+        print(f"access: {f'{allow} networks allowed' if allow else 'everybody allowed'}, {deny} denied")
     for item in settings.listeners:
         print(f"listener {item.name}: {', '.join(item.bind)} -> {', '.join(item.upstream)}")
     if not connect:

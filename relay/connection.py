@@ -22,7 +22,7 @@ from typing import Any
 
 from relay.account import Ledger
 from relay.admit import REFUSAL_OUTCOMES, Admission
-from relay.core.limits import Lease, Refusal
+from relay.core.limits import Lease
 from relay.dial import DIAL_OUTCOMES, Route, Target
 from relay.engines.contract import Action, Address, Close, Event, Pump, Refuse, Wait
 from relay.outcome import Outcome
@@ -159,7 +159,7 @@ def accept(frontend: Frontend, client: Address) -> tuple[Connection, Action]:
     try:
         result = frontend.admission.admit(frontend.index, client)
         if type(result) is not Lease:
-            assert isinstance(result, Refusal)
+            assert not isinstance(result, Lease)
             connection.failure = REFUSAL_OUTCOMES[result]
             return connection, connection.advance(_REFUSED)
         connection.lease = result
@@ -265,7 +265,7 @@ def _close(connection: Connection, outcome: Outcome | None, up: int, down: int) 
 
 TRANSITIONS: dict[tuple[State, Event | Found], tuple[State, Step | Action, Outcome | None]] = {
     # in this state, when this happened      → be in this state, take this step, or end with this action and outcome
-    (_ROUTING, Found.REFUSED): (_CLOSED, REFUSE, None),  # the limit that refused it is its outcome
+    (_ROUTING, Found.REFUSED): (_CLOSED, REFUSE, None),  # what was in the way is its outcome
     (_ROUTING, Found.ADDRESS): (_DIALING, _dial, None),
     (_ROUTING, Found.UNRESOLVED): (_RESOLVING, _wait, None),
     (_ROUTING, Found.EXHAUSTED): (_CLOSED, RESET_BOTH, None),  # the last failure is its outcome

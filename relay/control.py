@@ -17,14 +17,15 @@ from typing import ClassVar
 
 MAX_MESSAGE = 1 << 17  # bytes; below the default net.core.wmem_default
 MAX_DESCRIPTORS = 250  # per message; the kernel takes SCM_MAX_FD = 253, net/scm.h
+START_DESCRIPTORS = 2  # of a start message before the listening sockets
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """To a worker, first of all; with the table's descriptor and then its listening sockets in the listeners' order."""
+    """To a worker, first of all. With descriptors: a file that has its WorkerSpec, the table, and then its listening
+    sockets in the listeners' order."""
 
     kind: ClassVar[str] = "start"
-    spec: str  # WorkerSpec as JSON
 
 
 @dataclass(frozen=True, slots=True)

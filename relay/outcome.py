@@ -23,6 +23,7 @@ class Outcome(enum.Enum):
     # Both sides ended and everything was delivered.
     OK = ("ok", "--")
     # Refused before anything was dialled.
+    REFUSED_ACCESS = ("refused_access", "PR")  # access.allow does not have the client's address, or access.deny does
     REFUSED_INSTANCE = ("refused_instance", "PR")  # limits.max_connections reached
     REFUSED_LISTENER = ("refused_listener", "PR")  # listeners.max_connections reached
     REFUSED_SOURCE = ("refused_source", "PR")  # limits.max_connections_per_source reached

@@ -143,8 +143,12 @@ class Pool:
         try:
             # The message waits in the socket until the process reads it, its descriptors with it.
             sockets = self._plan.worker_sockets(worker.index)
-            descriptors = [self._plan.table.descriptor, *(sock.fileno() for sock in sockets)]
-            channel.send(Start(self._plan.worker_spec(worker.index).to_json()), descriptors)
+            orders = self._plan.worker_spec(worker.index).to_file()
+            try:
+                listening = [sock.fileno() for sock in sockets]
+                channel.send(Start(), [orders, self._plan.table.descriptor, *listening])
+            finally:
+                os.close(orders)
             worker.process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",

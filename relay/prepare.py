@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from relay import listener
 from relay.address import format_hostport, parse_hostport
-from relay.control import MAX_DESCRIPTORS
+from relay.control import MAX_DESCRIPTORS, START_DESCRIPTORS
 from relay.core.counters import Layout
 from relay.core.limits import LimitPlan, source_buckets
 from relay.cpus import usable_cpus
@@ -80,6 +80,8 @@ class Plan:
             source_key=self.source_key,
             source_prefix_v4=settings.limits.source_prefix_v4,
             source_prefix_v6=settings.limits.source_prefix_v6,
+            access_allow=settings.access.allow,
+            access_deny=settings.access.deny,
             connect_timeout=settings.dial.connect_timeout,
             nameservers=nameservers(settings),
             timeouts=Timeouts(settings.timeouts.idle, settings.timeouts.half_close),
@@ -121,8 +123,9 @@ def prepare(settings: Settings) -> Plan:
         upstreams = tuple(_number(numbers, text) for text in item.upstream)
         bound.append(BoundListener(item.name, addresses, upstreams, item.max_connections, sockets))
     own = max((sum(len(item.sockets[0]) for item in bound if item.sockets)), 1)
-    if own + 1 > MAX_DESCRIPTORS:
-        problems.append(f"listeners: {own} addresses to listen on; at most {MAX_DESCRIPTORS - 1}")
+    if own > MAX_DESCRIPTORS - START_DESCRIPTORS:
+        most = MAX_DESCRIPTORS - START_DESCRIPTORS
+        problems.append(f"listeners: {own} addresses to listen on; at most {most}")
     capacity = (descriptors - RESERVED_DESCRIPTORS - own) // 2
     if capacity < 1:
         problems.append(

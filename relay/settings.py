@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from relay.address import format_hostport, parse_address, parse_host, parse_hostport
+from relay.address import format_hostport, parse_address, parse_host, parse_hostport, parse_network
 from relay.settings_problems import Whole, field_problems
 from relay.settings_render import render
 from relay.settings_sources import EnvironSource, FileSource, build
@@ -72,6 +72,7 @@ Bind = Annotated[str, AfterValidator(_bind)]
 BindOrOff = Annotated[str, AfterValidator(_bind_or_off)]
 Upstream = Annotated[str, AfterValidator(_upstream)]
 ShorthandUpstream = Annotated[str, AfterValidator(_shorthand_upstream)]
+Network = Annotated[str, AfterValidator(parse_network)]
 Nameserver = Annotated[str, AfterValidator(_nameserver)]
 ListenerName = Annotated[str, AfterValidator(_listener_name)]
 # Strict pydantic takes no list for a tuple, and TOML and JSON have nothing but lists. The items stay strict.
@@ -106,6 +107,19 @@ class LimitSettings(Section):
     )
     source_prefix_v6: int = Field(
         default=64, ge=1, le=128, description="leading bits of an IPv6 address that make one source"
+    )
+
+
+class AccessSettings(Section):
+    """Which clients are let in at all, by their address; a refused one is closed at once."""
+
+    allow: Annotated[tuple[Network, ...], Listed] = Field(
+        default=(),
+        description="networks that are let in, and nobody else: each like 10.0.0.0/8, 2001:db8::/32 or one address; "
+        "empty = everybody",
+    )
+    deny: Annotated[tuple[Network, ...], Listed] = Field(
+        default=(), description="networks that are not let in, also where allow has them; empty = none"
     )
 
 
@@ -228,6 +242,7 @@ class Settings(BaseSettings):
         description='how workers move bytes: "ring" = io_uring, "stream" = uvloop, "auto" = ring where it works',
     )
     limits: LimitSettings = LimitSettings()
+    access: AccessSettings = AccessSettings()
     dial: DialSettings = DialSettings()
     dns: DnsSettings = DnsSettings()
     timeouts: TimeoutSettings = TimeoutSettings()

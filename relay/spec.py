@@ -6,6 +6,7 @@ A worker never reads settings, files or the environment, and starts without the 
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 
 from relay.core.limits import LimitPlan
@@ -33,6 +34,8 @@ class WorkerSpec:
     source_key: str  # hexadecimal; secret of this instance
     source_prefix_v4: int
     source_prefix_v6: int
+    access_allow: tuple[str, ...]
+    access_deny: tuple[str, ...]
     connect_timeout: float
     nameservers: tuple[tuple[str, int], ...]
     timeouts: Timeouts
@@ -41,6 +44,20 @@ class WorkerSpec:
     access_log: bool
     log_format: str
     debug: bool
+
+    def to_file(self) -> int:
+        """The descriptor of an anonymous file with all of it: of any length, unlike a message. Raises OSError."""
+        descriptor = os.memfd_create("relay-orders", os.MFD_CLOEXEC)
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(self.to_json().encode())
+        return descriptor
+
+    @classmethod
+    def from_file(cls, descriptor: int) -> WorkerSpec:
+        """The inverse; closes the descriptor."""
+        with open(descriptor, "rb") as file:
+            file.seek(0)
+            return cls.from_json(file.read().decode())
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -58,6 +75,8 @@ class WorkerSpec:
                 for item in raw.pop("listeners")
             ),
             upstreams=tuple(raw.pop("upstreams")),
+            access_allow=tuple(raw.pop("access_allow")),
+            access_deny=tuple(raw.pop("access_deny")),
             limits=LimitPlan(**limits),
             nameservers=tuple((host, port) for host, port in raw.pop("nameservers")),
             timeouts=Timeouts(**raw.pop("timeouts")),

@@ -24,6 +24,7 @@ from relay.account import AccessLog, Ledger
 from relay.admit import Admission, SourceHash
 from relay.control import Channel, ChannelFull, Drain, Log, Message, Ready, Start, Stop
 from relay.core import counters
+from relay.core.access import AccessList
 from relay.core.counters import Layout
 from relay.dial import Route
 from relay.engines.choice import make_engine, make_loop
@@ -76,7 +77,10 @@ class Worker:
         if spec.limits.per_source:
             key = bytes.fromhex(spec.source_key)
             source_hash = SourceHash(key, spec.source_prefix_v4, spec.source_prefix_v6)
-        self._admission = Admission(table.limits(spec.index), source_hash)
+        access = None
+        if spec.access_allow or spec.access_deny:
+            access = AccessList(spec.access_allow, spec.access_deny)
+        self._admission = Admission(table.limits(spec.index), source_hash, access)
 
     def start(self, sockets: list[socket.socket]) -> None:
         """Accept on the listening sockets, in the listeners' order; begin to tick."""
@@ -208,7 +212,7 @@ def main() -> int:
     message, descriptors = received
     if not isinstance(message, Start):
         raise SystemExit(f"relay.worker: expected a start message, got {message.kind}")
-    spec = WorkerSpec.from_json(message.spec)
+    spec = WorkerSpec.from_file(descriptors.pop(0))
     root = logging.getLogger()
     root.addHandler(ChannelHandler(channel))
     root.setLevel(logging.DEBUG if spec.debug else logging.WARNING)

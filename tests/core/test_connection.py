@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from relay.admit import Admission
 from relay.connection import TRANSITIONS, Found, State
 from relay.core import counters
+from relay.core.access import AccessList
 from relay.core.counters import unfinished
 from relay.core.limits import LimitPlan
 from relay.dial import DIAL_OUTCOMES, Target
 from relay.engines.contract import Close, Dial, Event, Pump, Refuse, Wait
 from relay.outcome import OUTCOMES, Outcome
 from relay.resolve import Lookup
-from tests.core.world import ALWAYS, LEGAL, LITERAL, NAME, OTHER_NAME, World
+from tests.core.world import ALWAYS, CLIENT, LEGAL, LITERAL, NAME, OTHER_NAME, World
 
 VALUES: dict[Event, list[object]] = {
     Event.CONNECTED: [None, ("10.0.0.4", 50000), ("fd00::4", 50000, 0, 0)],
@@ -121,6 +122,15 @@ def refused(plan: LimitPlan) -> Outcome:
     return world.outcome(second)
 
 
+def denied() -> Outcome:
+    world = World([LITERAL])
+    world.frontend.admission = Admission(world.limits, None, AccessList([], [CLIENT[0]]))
+    connection = world.accept()
+    assert world.last[connection] == Refuse()
+    assert world.limits.held() == 0
+    return world.outcome(connection)
+
+
 class SourceOne:
     """All clients are of one source."""
 
@@ -148,6 +158,7 @@ def unresolved() -> Outcome:
 
 PRODUCED: dict[Outcome, Callable[[], Outcome]] = {
     Outcome.OK: lambda: after(Event.FINISHED, connected=True),
+    Outcome.REFUSED_ACCESS: denied,
     Outcome.REFUSED_INSTANCE: lambda: refused(LimitPlan(1, 1, 9, (0,))),
     Outcome.REFUSED_LISTENER: lambda: refused(LimitPlan(1, 9, 9, (1,))),
     Outcome.REFUSED_SOURCE: lambda: refused(LimitPlan(1, 9, 9, (0,), per_source=1, source_buckets=64)),

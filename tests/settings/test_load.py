@@ -31,6 +31,7 @@ def test_the_defaults_are_the_documented_ones(load_text: Load) -> None:
             "source_prefix_v4": 32,
             "source_prefix_v6": 64,
         },
+        "access": {"allow": (), "deny": ()},
         "dial": {"connect_timeout": 5.0},
         "dns": {"nameservers": ()},
         "timeouts": {"idle": 3600.0, "half_close": 300.0},

@@ -59,6 +59,20 @@ def test_a_value_of_the_environment_is_named_by_its_variable(problems: Problems)
         ('log.level = "INFO"', 'log.level: "INFO" is not one of "debug", "info", "warning", "error"; '),
         ('engine = "epoll"', 'engine: "epoll" is not one of "auto", "ring", "stream"; '),
         ('dns.nameservers = "10.0.0.4"', 'dns.nameservers: "10.0.0.4" is not a list of strings; '),
+        (
+            'access.allow = ["10.0.0.0/33"]',
+            'access.allow[0]: "10.0.0.0/33" has no prefix length from 0 to 32 behind its /',
+        ),
+        (
+            'access.allow = ["10.0.0.1/8"]',
+            'access.allow[0]: "10.0.0.1/8" has bits set behind its prefix; the network is 10.0.0.0/8',
+        ),
+        ('access.deny = ["::/0", "2001:db8::1/32"]', "access.deny[1]: "),
+        (
+            'access.deny = ["hub.example"]',
+            'access.deny[0]: "hub.example" is neither a network like 10.0.0.0/8 or 2001:db8::/32 nor ',
+        ),
+        ('access.deny = ["fe80::1%eth0"]', 'access.deny[0]: "fe80::1%eth0" has a zone id'),
         ('dns.nameservers = ["ns.example"]', 'dns.nameservers[0]: "ns.example" is not a literal address; '),
         ('dns.nameservers = ["10.0.0.4:0"]', 'dns.nameservers[0]: "10.0.0.4:0" has port 0'),
         ("dns.nameservers = [10]", "dns.nameservers[0]: 10 is not a string; write it in quotes"),
@@ -91,7 +105,6 @@ def test_an_unknown_name_in_the_file_is_told_the_nearest(problems: Problems, tom
     "later",
     [
         "limits.accept_rate = 1.0",
-        "access.allow = []",
         "dns.hold = 1.0",
         "timeouts.max_age = 0.0",
         "drain.announce = 15.0",

@@ -47,6 +47,7 @@ def listener_lists(draw: st.DrawFn) -> list[dict[str, Any]]:
     ]
 
 
+NETWORKS = st.one_of(st.ip_addresses(v=4).map(str), st.sampled_from(["10.0.0.0/8", "0.0.0.0/0", "2001:DB8:0::/32"]))
 VARIABLES: dict[str, st.SearchStrategy[str]] = {
     "RELAY_WORKERS": st.integers(0, 256).map(str),
     "RELAY_ENGINE": st.sampled_from(["auto", "ring", "stream"]),
@@ -55,6 +56,8 @@ VARIABLES: dict[str, st.SearchStrategy[str]] = {
     "RELAY_LIMITS__HELD_BYTES": st.integers(0, 1 << 40).map(str),
     "RELAY_LIMITS__SOURCE_PREFIX_V4": st.integers(1, 32).map(str),
     "RELAY_LIMITS__SOURCE_PREFIX_V6": st.integers(1, 128).map(str),
+    "RELAY_ACCESS__ALLOW": st.lists(NETWORKS, max_size=3).map(",".join),
+    "RELAY_ACCESS__DENY": st.lists(NETWORKS, max_size=3).map(",".join),
     "RELAY_DIAL__CONNECT_TIMEOUT": st.floats(0, 3600, exclude_min=True).map(repr),
     "RELAY_DNS__NAMESERVERS": st.lists(LITERALS, max_size=3).map(",".join),
     "RELAY_TIMEOUTS__IDLE": DURATIONS.map(repr),

@@ -34,7 +34,7 @@ def ends() -> Iterator[tuple[Channel, Channel]]:
 
 
 MESSAGES = [
-    Start('{"index": 0}'),
+    Start(),
     Ready(4711),
     Drain(60.0),
     Stop(),
@@ -60,12 +60,12 @@ def test_descriptors_arrive_with_their_message_in_order(ends: tuple[Channel, Cha
     sender, receiver = ends
     pipes = [os.pipe() for _ in range(3)]
     sender.send(Stop())
-    sender.send(Start("{}"), [writing for _, writing in pipes])
+    sender.send(Start(), [writing for _, writing in pipes])
     assert receiver.receive() == (Stop(), [])
     received = receiver.receive()
     assert received is not None
     message, descriptors = received
-    assert message == Start("{}")
+    assert message == Start()
     for number, descriptor in enumerate(descriptors):
         assert not os.get_inheritable(descriptor)
         os.write(descriptor, bytes([number]))
@@ -79,24 +79,24 @@ def test_descriptors_arrive_with_their_message_in_order(ends: tuple[Channel, Cha
 def test_as_many_descriptors_as_allowed_and_no_more(ends: tuple[Channel, Channel]) -> None:
     sender, receiver = ends
     with socket.socket() as sock:
-        sender.send(Start("{}"), [sock.fileno()] * MAX_DESCRIPTORS)
+        sender.send(Start(), [sock.fileno()] * MAX_DESCRIPTORS)
         received = receiver.receive()
         assert received is not None
         assert len(received[1]) == MAX_DESCRIPTORS
         for descriptor in received[1]:
             os.close(descriptor)
         with pytest.raises(ValueError, match=f"251 descriptors in one control message; at most {MAX_DESCRIPTORS}"):
-            sender.send(Start("{}"), [sock.fileno()] * (MAX_DESCRIPTORS + 1))
+            sender.send(Start(), [sock.fileno()] * (MAX_DESCRIPTORS + 1))
 
 
 def test_the_longest_message_fits_and_a_longer_one_is_refused(ends: tuple[Channel, Channel]) -> None:
     sender, receiver = ends
-    frame = len('{"kind": "start", "spec": ""}')
-    longest = Start("x" * (MAX_MESSAGE - frame))
+    frame = len('{"kind": "log", "level": "", "logger": "", "text": "", "traceback": ""}')
+    longest = Log("", "", "x" * (MAX_MESSAGE - frame))
     sender.send(longest)
     assert receiver.receive() == (longest, [])
     with pytest.raises(ValueError, match=f"a control message of {MAX_MESSAGE + 1} bytes; at most {MAX_MESSAGE}"):
-        sender.send(Start("x" * (MAX_MESSAGE - frame + 1)))
+        sender.send(Log("", "", "x" * (MAX_MESSAGE - frame + 1)))
     assert not receiver.wait(0)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.control import MAX_MESSAGE
 from relay.core.limits import LimitPlan
 from relay.engines.contract import TcpOptions, Timeouts
 from relay.spec import ListenerSpec, WorkerSpec
@@ -19,6 +20,8 @@ SPECS = st.builds(
     WorkerSpec,
     listeners=st.lists(st.builds(ListenerSpec, st.text(), UPSTREAMS, NUMBERS), max_size=4).map(tuple),
     upstreams=st.lists(st.text(), max_size=4).map(tuple),
+    access_allow=st.lists(st.text(), max_size=4).map(tuple),
+    access_deny=st.lists(st.text(), max_size=4).map(tuple),
     limits=st.builds(LimitPlan, listeners=st.lists(NUMBERS, max_size=4).map(tuple)),
     nameservers=st.lists(st.tuples(st.text(), NUMBERS), max_size=3).map(tuple),
     connect_timeout=SECONDS,
@@ -38,26 +41,10 @@ def test_round_trip(spec: WorkerSpec) -> None:
     hash(again)  # tuples all the way down, no list among them
 
 
-def test_a_large_configuration_fits_into_a_control_message() -> None:
-    spec = WorkerSpec(
-        index=127,
-        engine="stream",
-        listeners=tuple(
-            ListenerSpec(f"listener-{n}", ((n, "a-rather-long-name-of-a-hub.privatelink.azure-devices.net", 8883),), 2)
-            for n in range(120)
-        ),
-        upstreams=("a-rather-long-name-of-a-hub.privatelink.azure-devices.net:8883",) * 120,
-        limits=LimitPlan(128, 1_000_000, 100_000, (100_000,) * 120, 1000, 65536),
-        source_key="0" * 32,
-        source_prefix_v4=32,
-        source_prefix_v6=64,
-        connect_timeout=5.0,
-        nameservers=(("168.63.129.16", 53),),
-        timeouts=Timeouts(3600.0, 300.0),
-        tcp=TcpOptions(),
-        held_bytes=67_108_864,
-        access_log=True,
-        log_format="json",
-        debug=False,
-    )
-    assert len(spec.to_json()) < MAX_MESSAGE / 2
+@settings(deadline=None, max_examples=20)
+@given(SPECS)
+def test_round_trip_through_a_file(spec: WorkerSpec) -> None:
+    descriptor = spec.to_file()
+    assert WorkerSpec.from_file(descriptor) == spec
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
