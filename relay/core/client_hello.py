@@ -1,0 +1,160 @@
+"""The first message of a TLS client, as far as it says whom it wants to talk to: RFC 8446 section 4.1.2, RFC 6066.
+
+`parse(data)` gives the hello, None while more is needed, and raises NotTls or Malformed as soon as it cannot become
+one. It does not care for versions, ciphers, or extensions other than server_name and ALPN: an encrypted hello (ECH)
+has the name in its outer part that its sender chose for everybody to see, and values meant to be ignored (GREASE,
+RFC 8701) are. The message may be spread over any number of records (RFC 8446 section 5.1).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+LIMIT = 16384  # bytes, records' headers included: many times what clients send, post-quantum key shares and all
+
+_HANDSHAKE, _CLIENT_HELLO = 22, 1
+_MAX_FRAGMENT = 1 << 14  # RFC 8446 section 5.1
+_RECORD_HEADER, _MESSAGE_HEADER = 5, 4
+_SERVER_NAME, _ALPN = 0, 16
+_HOST_NAME = 0
+_MAX_NAME = 255  # bytes: RFC 1035 section 2.3.4, and what OpenSSL takes
+
+
+class NotTls(ValueError):
+    """What came first is not a TLS handshake record."""
+
+
+class Malformed(ValueError):
+    """A TLS handshake that does not begin with a proper ClientHello."""
+
+
+class ClientHello(NamedTuple):
+    """What a hello says. `server_name` is lower-case, without a trailing dot, and "" if there is none."""
+
+    server_name: str
+    alpn: tuple[str, ...]
+
+
+def parse(data: bytes) -> ClientHello | None:
+    """The hello at the beginning of `data`, None if it is not all there. Raises NotTls or Malformed."""
+    message = bytearray()
+    at = 0
+    needed = _MESSAGE_HEADER
+    while len(message) < needed:
+        if at >= LIMIT:
+            raise Malformed(f"the hello is longer than {LIMIT} bytes")
+        header = data[at : at + _RECORD_HEADER]
+        _check_header(header, first=at == 0)
+        if len(header) < _RECORD_HEADER:
+            return None
+        length = int.from_bytes(header[3:5])
+        if not 0 < length <= _MAX_FRAGMENT:
+            raise Malformed(f"a record of {length} bytes")
+        at += _RECORD_HEADER
+        message += data[at : at + length]
+        if message and message[0] != _CLIENT_HELLO:
+            raise Malformed(f"handshake message {message[0]} instead of a hello")
+        if len(message) >= _MESSAGE_HEADER:
+            needed = _MESSAGE_HEADER + int.from_bytes(message[1:4])
+            if needed > LIMIT:
+                raise Malformed(f"the hello is longer than {LIMIT} bytes")
+        if len(data) < at + length and len(message) < needed:
+            return None
+        at += length
+    return _hello(_Reader(bytes(message[_MESSAGE_HEADER:needed])))
+
+
+def _check_header(header: bytes, *, first: bool) -> None:
+    """Raise for a record header, perhaps only its beginning, that is none of a handshake."""
+    if header and header[0] != _HANDSHAKE:
+        raise NotTls("not a TLS handshake") if first else Malformed(f"record type {header[0]} within the hello")
+    if len(header) > 1 and header[1] != 3:  # every version of TLS, and SSL 3, writes 3.x here
+        raise NotTls("not a TLS version") if first else Malformed("another version within the hello")
+
+
+class _Reader:
+    """Takes a message apart. Every method raises Malformed where the message is too short."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def __bool__(self) -> bool:
+        return self._at < len(self._data)
+
+    def take(self, count: int) -> bytes:
+        end = self._at + count
+        if end > len(self._data):
+            raise Malformed("a part is longer than the whole")
+        part = self._data[self._at : end]
+        self._at = end
+        return part
+
+    def number(self, size: int) -> int:
+        return int.from_bytes(self.take(size))
+
+    def vector(self, size: int) -> bytes:
+        """What follows a length of that many bytes."""
+        return self.take(self.number(size))
+
+
+def _hello(reader: _Reader) -> ClientHello:
+    reader.take(2 + 32)  # version, random
+    if len(reader.vector(1)) > 32:
+        raise Malformed("a session id of more than 32 bytes")
+    ciphers = reader.vector(2)
+    if not ciphers or len(ciphers) % 2:
+        raise Malformed("no proper list of cipher suites")
+    if not reader.vector(1):
+        raise Malformed("no compression method")
+    server_name = ""
+    alpn: tuple[str, ...] = ()
+    if reader:
+        extensions = _Reader(reader.vector(2))
+        if reader:
+            raise Malformed("something behind the extensions")
+        seen: set[int] = set()
+        while extensions:
+            kind, body = extensions.number(2), extensions.vector(2)
+            if kind in seen:
+                raise Malformed(f"extension {kind} twice")
+            seen.add(kind)
+            if kind == _SERVER_NAME:
+                server_name = _server_name(_Reader(body))
+            elif kind == _ALPN:
+                alpn = _alpn(_Reader(body))
+    return ClientHello(server_name, alpn)
+
+
+def _server_name(body: _Reader) -> str:
+    """RFC 6066 section 3: a list of names of different types, of which there has never been more than one."""
+    names = _Reader(body.vector(2))
+    if body or not names:
+        raise Malformed("no proper server name")
+    kind, name = names.number(1), names.vector(2)
+    if kind != _HOST_NAME or names:
+        raise Malformed("a server name that is no host name")
+    if not 0 < len(name) <= _MAX_NAME or b"\0" in name:
+        raise Malformed("a server name of no proper length")
+    try:
+        text = name.decode("ascii")
+    except UnicodeDecodeError:
+        raise Malformed("a server name that is not ASCII") from None
+    text = text.lower().removesuffix(".")
+    if not text:
+        raise Malformed("an empty server name")
+    return text
+
+
+def _alpn(body: _Reader) -> tuple[str, ...]:
+    """RFC 7301 section 3.1."""
+    names = _Reader(body.vector(2))
+    if body or not names:
+        raise Malformed("no proper list of protocols")
+    found = []
+    while names:
+        name = names.vector(1)
+        if not name:
+            raise Malformed("a protocol without a name")
+        found.append(name.decode("ascii", "backslashreplace"))
+    return tuple(found)
