@@ -36,6 +36,15 @@ class Target(Protocol):
     def address(self) -> Address | None: ...
 
 
+class Hello(Protocol):
+    """What it says about a client's TLS hello."""
+
+    @property
+    def server_name(self) -> str: ...
+    @property
+    def alpn(self) -> tuple[str, ...]: ...
+
+
 class Record(Protocol):
     """What it says about a connection that has ended. Times are monotonic seconds; `connected` is 0 if it never was."""
 
@@ -43,6 +52,8 @@ class Record(Protocol):
     def frontend(self) -> Listener: ...
     @property
     def target(self) -> Target | None: ...
+    @property
+    def hello(self) -> Hello | None: ...
 
     client: Address
     source: Address | None
@@ -158,8 +169,13 @@ class AccessLog:
         if source is not None:
             source_text = f"{source[0]}:{source[1]}" if len(source) == 2 else format_address(source)
         connect = f"{connection.connected - connection.dialed:.6f}" if connection.connected else "null"
+        # Words of a client's own choice: escaped.
+        hello = connection.hello
+        hello_text = NO_HELLO
+        if hello is not None:
+            hello_text = f'"sni": {json.dumps(hello.server_name)}, "alpn": {json.dumps(hello.alpn)}'
         return (
-            f'{{"time": "{timestamp(time.time())}", {head}{client_text}", '
+            f'{{"time": "{timestamp(time.time())}", {head}{client_text}", {hello_text}, '
             f'{self._target(target) if target is not None else NO_TARGET}, "source": "{source_text}", '
             f'"bytes_up": {connection.bytes_up}, "bytes_down": {connection.bytes_down}, '
             f'"connect_seconds": {connect}, "seconds": {seconds:.6f}, '
@@ -182,13 +198,16 @@ class AccessLog:
         target, connected = connection.target, connection.connected
         upstream = self._upstreams[target.upstream] if target is not None else "-"
         connect = f"{round(connected - connection.dialed, 6)} s" if connected else "-"
+        name = json.dumps(connection.hello.server_name)[1:-1] if connection.hello is not None else ""
         return (
             f"{timestamp(time.time())} {connection.frontend.name}: {format_address(connection.client)} -> {upstream} "
+            f"{f'sni {name} ' if name else ''}"
             f"{outcome.label} ({outcome.state}) up {connection.bytes_up} B down {connection.bytes_down} B "
             f"connect {connect} total {round(seconds, 6)} s\n"
         )
 
 
+NO_HELLO = '"sni": "", "alpn": []'
 NO_TARGET = '"upstream": "", "address": ""'
 TARGETS = 1024  # upstream addresses whose part of a line is kept
 

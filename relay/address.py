@@ -50,6 +50,17 @@ def parse_address(text: str, *, default_port: int) -> tuple[str, int]:
     return _host(host, text.startswith("["), False), default_port if port is None else _port(port)
 
 
+def parse_server_name(text: str) -> str:
+    """A name as TLS clients name it, exact or `*.suffix`. Raises AddressError."""
+    star = "*." if text.startswith("*.") else ""
+    if "*" in text.removeprefix("*."):
+        raise AddressError("has a * that is not the whole first label; write *.suffix")
+    name = text.removeprefix("*.")
+    if not name or ":" in name or "/" in name:
+        raise AddressError("is no name; write hub.example, or *.suffix for all names that end so")
+    return star + _name(name)
+
+
 def parse_network(text: str) -> str:
     """A network, `10.0.0.0/8` or `2001:db8::/32`; an address alone is one. Raises AddressError."""
     host, slash, length = text.partition("/")

@@ -28,6 +28,11 @@ class Outcome(enum.Enum):
     REFUSED_LISTENER = ("refused_listener", "PR")  # listeners.max_connections reached
     REFUSED_SOURCE = ("refused_source", "PR")  # limits.max_connections_per_source reached
     REFUSED_CAPACITY = ("refused_capacity", "RR")  # this worker has no descriptors left for one more
+    # Refused for what the client said first, on listeners with `sni`.
+    REFUSED_TLS = ("refused_tls", "PR")  # no TLS, or no proper hello
+    REFUSED_SNI = ("refused_sni", "PR")  # a hello without a name, or with one that is not let through
+    CLIENT_HELLO_TIMEOUT = ("client_hello_timeout", "cR")  # no complete hello in timeouts.client_hello
+    CLIENT_HELLO_ABORT = ("client_hello_abort", "CR")  # the client went away before its hello was complete
     # Never connected.
     RESOLVE_FAILED = ("resolve_failed", "SC")  # no address for the upstream's name
     DIAL_REFUSED = ("dial_refused", "SC")  # the last address tried answered with a reset

@@ -47,6 +47,7 @@ class BoundListener:
     addresses: list[str]  # with the ports that the kernel chose
     upstreams: tuple[tuple[int, str, int], ...]
     max_connections: int
+    sni: tuple[str, ...]
     sockets: list[list[socket.socket]]
 
 
@@ -73,7 +74,8 @@ class Plan:
             index=index,
             engine=self.engine,
             listeners=tuple(
-                ListenerSpec(bound.name, bound.upstreams, len(bound.sockets[index])) for bound in self.listeners
+                ListenerSpec(bound.name, bound.upstreams, len(bound.sockets[index]), bound.sni)
+                for bound in self.listeners
             ),
             upstreams=self.upstreams,
             limits=self.limits,
@@ -82,6 +84,7 @@ class Plan:
             source_prefix_v6=settings.limits.source_prefix_v6,
             access_allow=settings.access.allow,
             access_deny=settings.access.deny,
+            client_hello_timeout=settings.timeouts.client_hello,
             connect_timeout=settings.dial.connect_timeout,
             nameservers=nameservers(settings),
             timeouts=Timeouts(settings.timeouts.idle, settings.timeouts.half_close),
@@ -121,7 +124,7 @@ def prepare(settings: Settings) -> Plan:
     for item in settings.listeners:
         addresses, sockets = _bind(item, workers, tcp, problems, notes)
         upstreams = tuple(_number(numbers, text) for text in item.upstream)
-        bound.append(BoundListener(item.name, addresses, upstreams, item.max_connections, sockets))
+        bound.append(BoundListener(item.name, addresses, upstreams, item.max_connections, item.sni, sockets))
     own = max((sum(len(item.sockets[0]) for item in bound if item.sockets)), 1)
     if own > MAX_DESCRIPTORS - START_DESCRIPTORS:
         most = MAX_DESCRIPTORS - START_DESCRIPTORS

@@ -16,7 +16,14 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from relay.address import format_hostport, parse_address, parse_host, parse_hostport, parse_network
+from relay.address import (
+    format_hostport,
+    parse_address,
+    parse_host,
+    parse_hostport,
+    parse_network,
+    parse_server_name,
+)
 from relay.settings_problems import Whole, field_problems
 from relay.settings_render import render
 from relay.settings_sources import EnvironSource, FileSource, build
@@ -72,6 +79,7 @@ Bind = Annotated[str, AfterValidator(_bind)]
 BindOrOff = Annotated[str, AfterValidator(_bind_or_off)]
 Upstream = Annotated[str, AfterValidator(_upstream)]
 ShorthandUpstream = Annotated[str, AfterValidator(_shorthand_upstream)]
+ServerName = Annotated[str, AfterValidator(parse_server_name)]
 Network = Annotated[str, AfterValidator(parse_network)]
 Nameserver = Annotated[str, AfterValidator(_nameserver)]
 ListenerName = Annotated[str, AfterValidator(_listener_name)]
@@ -145,8 +153,11 @@ class DnsSettings(Section):
 
 
 class TimeoutSettings(Section):
-    """When an established connection is given up."""
+    """When a connection is given up."""
 
+    client_hello: Duration = Field(
+        default=5.0, description="seconds that a client has for its TLS hello on listeners that ask for one, 0 = off"
+    )
     idle: Duration = Field(default=3600.0, description="seconds a connection may be silent, 0 = off")
     half_close: Duration = Field(
         default=300.0, description="seconds a connection may be silent after one side has ended its direction, 0 = off"
@@ -219,6 +230,11 @@ class Listener(Section):
     )
     upstream: Annotated[tuple[Upstream, ...], Listed] = Field(
         min_length=1, description="where to connect, each host:port, IPv4:port or [IPv6]:port; names are resolved"
+    )
+    sni: Annotated[tuple[ServerName, ...], Listed] = Field(
+        default=(),
+        description="names that TLS clients may ask for, each exact or *.suffix; what is not TLS, or names none of "
+        "them, is refused; empty = everything passes unread",
     )
     max_connections: Count = Field(
         default=0, description="connections open at once through this listener, whole instance; 0 = no limit of its own"

@@ -20,6 +20,7 @@ class ListenerSpec:
     name: str
     upstreams: tuple[tuple[int, str, int], ...]  # (number of the upstream, host, port)
     sockets: int  # how many listening sockets come with the start message for this listener
+    sni: tuple[str, ...]  # names that are let through; empty: all, unread
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class WorkerSpec:
     source_prefix_v6: int
     access_allow: tuple[str, ...]
     access_deny: tuple[str, ...]
+    client_hello_timeout: float
     connect_timeout: float
     nameservers: tuple[tuple[str, int], ...]
     timeouts: Timeouts
@@ -70,7 +72,10 @@ class WorkerSpec:
         return cls(
             listeners=tuple(
                 ListenerSpec(
-                    item["name"], tuple((n, host, port) for n, host, port in item["upstreams"]), item["sockets"]
+                    item["name"],
+                    tuple((n, host, port) for n, host, port in item["upstreams"]),
+                    item["sockets"],
+                    tuple(item["sni"]),
                 )
                 for item in raw.pop("listeners")
             ),

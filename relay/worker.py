@@ -32,6 +32,7 @@ from relay.engines.contract import Engine
 from relay.logs import LogWriter
 from relay.outcome import OUTCOMES
 from relay.resolve import Resolver
+from relay.sniff import Gate
 from relay.spec import WorkerSpec
 from relay.table import Table
 
@@ -90,6 +91,7 @@ class Worker:
                 index=index,
                 name=listener.name,
                 admission=self._admission,
+                gate=Gate(listener.sni, self._spec.client_hello_timeout) if listener.sni else None,
                 route=Route(listener.upstreams, self._spec.connect_timeout),
                 lookup=self._resolver.lookup,
                 perform=self.engine.perform,

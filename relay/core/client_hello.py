@@ -3,7 +3,7 @@
 `parse(data)` gives the hello, None while more is needed, and raises NotTls or Malformed as soon as it cannot become
 one. It does not care for versions, ciphers, or extensions other than server_name and ALPN: an encrypted hello (ECH)
 has the name in its outer part that its sender chose for everybody to see, and values meant to be ignored (GREASE,
-RFC 8701) are. The message may be spread over any number of records (RFC 8446 section 5.1).
+RFC 8701) are. The message may be spread over several records (RFC 8446 section 5.1).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 LIMIT = 16384  # bytes, records' headers included: many times what clients send, post-quantum key shares and all
+RECORDS = 64  # clients need one or two; each piece that comes is looked at from the beginning, which must stay cheap
 
 _HANDSHAKE, _CLIENT_HELLO = 22, 1
 _MAX_FRAGMENT = 1 << 14  # RFC 8446 section 5.1
@@ -40,9 +41,7 @@ def parse(data: bytes) -> ClientHello | None:
     message = bytearray()
     at = 0
     needed = _MESSAGE_HEADER
-    while len(message) < needed:
-        if at >= LIMIT:
-            raise Malformed(f"the hello is longer than {LIMIT} bytes")
+    for _ in range(RECORDS):
         header = data[at : at + _RECORD_HEADER]
         _check_header(header, first=at == 0)
         if len(header) < _RECORD_HEADER:
@@ -58,10 +57,12 @@ def parse(data: bytes) -> ClientHello | None:
             needed = _MESSAGE_HEADER + int.from_bytes(message[1:4])
             if needed > LIMIT:
                 raise Malformed(f"the hello is longer than {LIMIT} bytes")
-        if len(data) < at + length and len(message) < needed:
-            return None
         at += length
-    return _hello(_Reader(bytes(message[_MESSAGE_HEADER:needed])))
+        if len(message) >= needed:
+            return _hello(_Reader(bytes(message[_MESSAGE_HEADER:needed])))
+        if len(data) < at:
+            return None
+    raise Malformed(f"a hello in more than {RECORDS} records")
 
 
 def _check_header(header: bytes, *, first: bool) -> None:

@@ -14,18 +14,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.admit import Admission
-from relay.connection import TRANSITIONS, Found, State
+from relay.connection import TRANSITIONS, State
 from relay.core import counters
 from relay.core.access import AccessList
 from relay.core.counters import unfinished
 from relay.core.limits import LimitPlan
 from relay.dial import DIAL_OUTCOMES, Target
-from relay.engines.contract import Close, Dial, Event, Pump, Refuse, Wait
+from relay.engines.contract import Close, Dial, Event, Pump, Refuse, Sniff, Wait
 from relay.outcome import OUTCOMES, Outcome
 from relay.resolve import Lookup
+from relay.steps import Found
+from tests.core.hellos import hello, records, server_name
 from tests.core.world import ALWAYS, CLIENT, LEGAL, LITERAL, NAME, OTHER_NAME, World
 
+HELLO = records(hello(server_name(b"hub.example")))
+SNIFFED = [HELLO, HELLO[:20], records(hello(server_name(b"other.example"))), records(hello(None)), b"GET / HTTP/1.1"]
 VALUES: dict[Event, list[object]] = {
+    Event.SNIFFED: [*SNIFFED],
     Event.CONNECTED: [None, ("10.0.0.4", 50000), ("fd00::4", 50000, 0, 0)],
     Event.DIAL_FAILED: [*DIAL_OUTCOMES, errno.ENETUNREACH, errno.EACCES, None],
 }
@@ -37,7 +42,8 @@ def test_every_connection_has_one_outcome_whatever_happens(data: st.DataObject, 
     addresses = st.sampled_from([(), ("203.0.113.1",), ("203.0.113.1", "203.0.113.2", "2001:db8::1")])
     upstreams = data.draw(st.lists(st.sampled_from([LITERAL, NAME, OTHER_NAME]), min_size=1, unique=True))
     known = data.draw(st.dictionaries(st.sampled_from([NAME[1], OTHER_NAME[1]]), addresses))
-    world = World(upstreams, known, LimitPlan(1, room, 100, (0,)))
+    sni = data.draw(st.sampled_from([(), ("hub.example",)]))
+    world = World(upstreams, known, LimitPlan(1, room, 100, (0,)), sni)
     for _ in range(steps):
         alive = [connection for connection, action in world.last.items() if LEGAL[type(action)]]
         choice = data.draw(st.integers(0, 2 + 3 * len(alive)))
@@ -69,7 +75,7 @@ def test_every_connection_has_one_outcome_whatever_happens(data: st.DataObject, 
 
 # --- the table -------------------------------------------------------------------------------------------------------
 
-STATES = {State.RESOLVING: Wait, State.DIALING: Dial, State.PUMPING: Pump}
+STATES = {State.SNIFFING: Sniff, State.RESOLVING: Wait, State.DIALING: Dial, State.PUMPING: Pump}
 
 
 def test_the_table_has_what_an_engine_may_send_and_nothing_else() -> None:
@@ -97,16 +103,14 @@ def test_a_defect_after_the_end_is_no_second_outcome() -> None:
 
 
 def test_every_state_can_be_reached() -> None:
-    reached = {State.ROUTING}
+    reached = {State.SNIFFING}
     while True:
         following = reached | {following for (state, _), (following, _, _) in TRANSITIONS.items() if state in reached}
         if following == reached:
             break
         reached = following
     assert reached == set(State)
-    # Nothing here answers with Sniff, so nothing that was sniffed is told.
-    unheard = {Event.SNIFFED, Event.SNIFF_ENDED, Event.SNIFF_TIMEOUT}
-    assert {event for _, event in TRANSITIONS} == (set(Event) - unheard) | set(Found)
+    assert {event for _, event in TRANSITIONS} == set(Event) | set(Found)
 
 
 # --- every outcome ---------------------------------------------------------------------------------------------------
@@ -149,6 +153,14 @@ def after(*events: Event | tuple[Event, object], connected: bool = False) -> Out
     return world.outcome(connection)
 
 
+def sniffed(event: Event, value: object = None) -> Outcome:
+    """The outcome of a connection that is asked for a name, when this is what comes."""
+    world = World([LITERAL], sni=("hub.example",))
+    connection = world.accept()
+    world.send(connection, event, value)
+    return world.outcome(connection)
+
+
 def unresolved() -> Outcome:
     world = World([NAME])
     connection = world.accept()
@@ -163,6 +175,10 @@ PRODUCED: dict[Outcome, Callable[[], Outcome]] = {
     Outcome.REFUSED_LISTENER: lambda: refused(LimitPlan(1, 9, 9, (1,))),
     Outcome.REFUSED_SOURCE: lambda: refused(LimitPlan(1, 9, 9, (0,), per_source=1, source_buckets=64)),
     Outcome.REFUSED_CAPACITY: lambda: refused(LimitPlan(1, 9, 1, (0,))),
+    Outcome.REFUSED_TLS: lambda: sniffed(Event.SNIFFED, b"GET / HTTP/1.1"),
+    Outcome.REFUSED_SNI: lambda: sniffed(Event.SNIFFED, records(hello(server_name(b"other.example")))),
+    Outcome.CLIENT_HELLO_TIMEOUT: lambda: sniffed(Event.SNIFF_TIMEOUT),
+    Outcome.CLIENT_HELLO_ABORT: lambda: sniffed(Event.SNIFF_ENDED),
     Outcome.RESOLVE_FAILED: unresolved,
     Outcome.DIAL_REFUSED: lambda: after((Event.DIAL_FAILED, errno.ECONNREFUSED)),
     Outcome.DIAL_TIMEOUT: lambda: after(Event.DIAL_TIMEOUT),
@@ -195,6 +211,39 @@ def test_outcomes_are_words_and_haproxys_two_letters() -> None:
         assert outcome.state == "--" if outcome is Outcome.OK else outcome.state[0] in "CSPRIKcs"
         # Configuration manual 8.5, second letter: R request, C connection, H headers, D data, L last data, T tarpit.
         assert outcome.state[1:] in ("-", "R", "C", "D")
+
+
+# --- hellos -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_hello_that_comes_in_pieces_is_passed_on_whole() -> None:
+    world = World([LITERAL], sni=("hub.example",))
+    connection = world.accept()
+    for end in (1, 7, len(HELLO) - 1):
+        assert world.send(connection, Event.SNIFFED, HELLO[:end]) == world.last[connection]
+        assert isinstance(world.last[connection], Sniff)
+    assert isinstance(world.send(connection, Event.SNIFFED, HELLO + b"more"), Dial)
+    assert world.send(connection, Event.CONNECTED, None) == Pump(HELLO + b"more")
+    start = world.layout.listener(0)
+    assert world.block[start + counters.BYTES_UP] == len(HELLO) + 4, "counted once"
+
+
+@pytest.mark.parametrize(
+    "name", [b"", None, b"hub.example.evil.example", b"xhub.example", b"example", b"devices.example"]
+)
+def test_other_names_are_refused(name: bytes | None) -> None:
+    world = World([LITERAL], sni=("hub.example", "*.devices.example"))
+    connection = world.accept()
+    extensions = None if name is None else b"" if not name else server_name(name)
+    assert world.send(connection, Event.SNIFFED, records(hello(extensions))) == Close(True, True)
+    assert world.outcome(connection) is Outcome.REFUSED_SNI
+
+
+@pytest.mark.parametrize("name", [b"hub.example", b"HUB.Example.", b"a.devices.example", b"a.b.devices.example"])
+def test_names_that_are_let_through(name: bytes) -> None:
+    world = World([LITERAL], sni=("hub.example", "*.devices.example"))
+    connection = world.accept()
+    assert isinstance(world.send(connection, Event.SNIFFED, records(hello(server_name(name)))), Dial)
 
 
 # --- which side sees what --------------------------------------------------------------------------------------------

@@ -16,15 +16,17 @@ from relay.core import counters
 from relay.core.counters import Layout
 from relay.core.limits import LimitPlan, Limits
 from relay.dial import Route
-from relay.engines.contract import Action, Address, Close, Dial, Event, Pump, Refuse, Wait
+from relay.engines.contract import Action, Address, Close, Dial, Event, Pump, Refuse, Sniff, Wait
 from relay.outcome import OUTCOMES, Outcome
 from relay.resolve import Lookup
+from relay.sniff import Gate
 
 ALWAYS = (Event.CLIENT_RESET, Event.CLIENT_LOST, Event.STOP, Event.DEFECT)
 LEGAL: dict[type[Action], tuple[Event, ...]] = {
     Refuse: (),
     Close: (),
     Wait: ALWAYS,
+    Sniff: (*ALWAYS, Event.SNIFFED, Event.SNIFF_ENDED, Event.SNIFF_TIMEOUT),
     Dial: (*ALWAYS, Event.CONNECTED, Event.DIAL_FAILED, Event.DIAL_TIMEOUT),
     Pump: (
         *ALWAYS,
@@ -50,6 +52,7 @@ class World:
         upstreams: list[tuple[int, str, int]],
         known: dict[str, tuple[str, ...]] | None = None,
         plan: LimitPlan | None = None,
+        sni: tuple[str, ...] = (),
     ) -> None:
         self.known = known or {}  # names that need no asking
         self.asked: list[tuple[str, Callable[[Lookup], None]]] = []
@@ -70,6 +73,7 @@ class World:
             index=0,
             name="mqtt",
             admission=Admission(self.limits, None),
+            gate=Gate(sni, 5.0) if sni else None,
             route=Route(upstreams, 5.0),
             lookup=self.lookup,
             perform=self.perform,

@@ -34,7 +34,7 @@ def test_the_defaults_are_the_documented_ones(load_text: Load) -> None:
         "access": {"allow": (), "deny": ()},
         "dial": {"connect_timeout": 5.0},
         "dns": {"nameservers": ()},
-        "timeouts": {"idle": 3600.0, "half_close": 300.0},
+        "timeouts": {"client_hello": 5.0, "idle": 3600.0, "half_close": 300.0},
         "tcp": {"keepalive_idle": 60, "keepalive_interval": 15, "keepalive_count": 4, "user_timeout": 30.0},
         "drain": {"window": 60.0},
         "admin": {"bind": "127.0.0.1:9100"},
@@ -79,7 +79,7 @@ def test_the_environment_wins_over_the_file_setting_by_setting(load_text: Load) 
 
 
 def test_every_kind_of_value_can_come_from_the_environment(load_text: Load) -> None:
-    listeners = [{"name": "x", "bind": ["127.0.0.1:1"], "upstream": ["a:2"], "max_connections": 3}]
+    listeners = [{"name": "x", "bind": ["127.0.0.1:1"], "upstream": ["a:2"], "sni": ["*.b"], "max_connections": 3}]
     settings = load_text(
         None,
         {

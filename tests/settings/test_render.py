@@ -60,6 +60,7 @@ VARIABLES: dict[str, st.SearchStrategy[str]] = {
     "RELAY_ACCESS__DENY": st.lists(NETWORKS, max_size=3).map(",".join),
     "RELAY_DIAL__CONNECT_TIMEOUT": st.floats(0, 3600, exclude_min=True).map(repr),
     "RELAY_DNS__NAMESERVERS": st.lists(LITERALS, max_size=3).map(",".join),
+    "RELAY_TIMEOUTS__CLIENT_HELLO": DURATIONS.map(repr),
     "RELAY_TIMEOUTS__IDLE": DURATIONS.map(repr),
     "RELAY_TIMEOUTS__HALF_CLOSE": DURATIONS.map(repr),
     "RELAY_TCP__KEEPALIVE_IDLE": st.integers(0, 32767).map(str),
@@ -102,7 +103,7 @@ def test_every_setting_is_a_variable_of_the_property_above() -> None:
 
 def test_defaults_are_rendered_with_their_meaning_and_unit(load_text: Load) -> None:
     text = render(load_text('upstream = ["hub.example"]'))
-    assert "[timeouts]\n# seconds a connection may be silent, 0 = off (0 to 31536000)\nidle = 3600.0\n" in text
+    assert "\n# seconds a connection may be silent, 0 = off (0 to 31536000)\nidle = 3600.0\n" in text
     assert '# "json" = one object per line, "console" = for people at a terminal (json | console)\nformat =' in text
 
 
@@ -113,6 +114,7 @@ def test_the_shorthand_is_rendered_as_what_it_stands_for(load_text: Load) -> Non
         "name": "mqtt",
         "bind": ["0.0.0.0:8883", "[::]:8883"],
         "upstream": ["hub.example:8883"],
+        "sni": [],
         "max_connections": 0,
     }
 

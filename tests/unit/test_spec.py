@@ -18,12 +18,15 @@ SECONDS = st.floats(0, 1e9)
 UPSTREAMS = st.lists(st.tuples(NUMBERS, st.text(), st.integers(1, 65535)), max_size=4).map(tuple)
 SPECS = st.builds(
     WorkerSpec,
-    listeners=st.lists(st.builds(ListenerSpec, st.text(), UPSTREAMS, NUMBERS), max_size=4).map(tuple),
+    listeners=st.lists(
+        st.builds(ListenerSpec, st.text(), UPSTREAMS, NUMBERS, st.lists(st.text(), max_size=3).map(tuple)), max_size=4
+    ).map(tuple),
     upstreams=st.lists(st.text(), max_size=4).map(tuple),
     access_allow=st.lists(st.text(), max_size=4).map(tuple),
     access_deny=st.lists(st.text(), max_size=4).map(tuple),
     limits=st.builds(LimitPlan, listeners=st.lists(NUMBERS, max_size=4).map(tuple)),
     nameservers=st.lists(st.tuples(st.text(), NUMBERS), max_size=3).map(tuple),
+    client_hello_timeout=SECONDS,
     connect_timeout=SECONDS,
     timeouts=st.builds(Timeouts, SECONDS, SECONDS),
     tcp=st.builds(TcpOptions, NUMBERS, NUMBERS, NUMBERS, SECONDS),
