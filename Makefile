@@ -22,7 +22,7 @@ endif
 BENCH_PYTHON ?= /usr/bin/python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench soak same test-kernels check lint types imports format venv deps lock clean
+.PHONY: help demo test fuzz bench soak same test-kernels check lint types imports format venv deps lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
