@@ -62,7 +62,10 @@ def read_hello(connection: Connection, value: bytes, _outcome: Outcome | None) -
         connection.failure = Outcome.REFUSED_TLS
         return _REFUSED
     if hello is None:
-        return gate.sniff
+        if len(value) < gate.sniff.limit:
+            return gate.sniff
+        connection.failure = Outcome.REFUSED_TLS
+        return _REFUSED
     connection.hello = hello
     if not gate.allows(hello):
         connection.failure = Outcome.REFUSED_SNI

@@ -17,6 +17,7 @@ from relay.admit import Admission
 from relay.connection import TRANSITIONS, State
 from relay.core import counters
 from relay.core.access import AccessList
+from relay.core.client_hello import LIMIT
 from relay.core.counters import unfinished
 from relay.core.limits import LimitPlan
 from relay.dial import DIAL_OUTCOMES, Target
@@ -24,7 +25,7 @@ from relay.engines.contract import Close, Dial, Event, Pump, Refuse, Sniff, Wait
 from relay.outcome import OUTCOMES, Outcome
 from relay.resolve import Lookup
 from relay.steps import Found
-from tests.core.hellos import hello, records, server_name
+from tests.core.hellos import PADDING, extension, hello, records, server_name
 from tests.core.world import ALWAYS, CLIENT, LEGAL, LITERAL, NAME, OTHER_NAME, World
 
 HELLO = records(hello(server_name(b"hub.example")))
@@ -244,6 +245,18 @@ def test_names_that_are_let_through(name: bytes) -> None:
     world = World([LITERAL], sni=("hub.example", "*.devices.example"))
     connection = world.accept()
     assert isinstance(world.send(connection, Event.SNIFFED, records(hello(server_name(name)))), Dial)
+
+
+def test_a_hello_that_does_not_fit_is_refused() -> None:
+    """Its message alone would fit, its record does not; an engine must not be asked for more than there may be."""
+    world = World([LITERAL], sni=("hub.example",))
+    connection = world.accept()
+    padding = LIMIT - 4 - len(hello(server_name(b"hub.example") + extension(PADDING, b"")))
+    data = records(hello(server_name(b"hub.example") + extension(PADDING, bytes(padding))))
+    assert len(data) > LIMIT
+    assert isinstance(world.send(connection, Event.SNIFFED, data[: LIMIT - 1]), Sniff)
+    assert world.send(connection, Event.SNIFFED, data[:LIMIT]) == Close(True, True)
+    assert world.outcome(connection) is Outcome.REFUSED_TLS
 
 
 # --- which side sees what --------------------------------------------------------------------------------------------
