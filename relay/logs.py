@@ -26,7 +26,7 @@ class LogWriter:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._chunk = CHUNK_OF_FILE if stat.S_ISREG(os.fstat(descriptor).st_mode) else CHUNK
+        self._chunk = CHUNK_OF_FILE if _is_file(descriptor) else CHUNK
         self._lines: deque[str] = deque()
         self._wake = threading.Event()
         self._queued = 0  # written by the loop
@@ -92,3 +92,10 @@ class LogWriter:
             except OSError:
                 return False
         return True
+
+
+def _is_file(descriptor: int) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(descriptor).st_mode)
+    except OSError:
+        return False  # closed: every line will be lost, and counted

@@ -90,6 +90,16 @@ def test_a_full_disk_loses_lines_and_counts_them() -> None:
     os.close(descriptor)
 
 
+def test_a_descriptor_that_is_closed_loses_lines_and_counts_them() -> None:
+    """A service started with `>&-` has no standard output; its traffic goes on."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    os.close(writing)
+    writer = LogWriter(writing)
+    writer.write("line\n")
+    wait_until(lambda: writer.dropped == 1)
+
+
 def test_a_reader_that_is_gone_loses_lines_and_counts_them() -> None:
     reading, writing = os.pipe()
     writer = LogWriter(writing)
