@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 from relay.core import counters
 from relay.core.counters import CONNECT_BUCKETS, DURATION_BUCKETS, Layout
-from relay.core.limits import Cells
+from relay.core.limit_table import Cells
 from relay.engines.contract import Address
 from relay.outcome import Outcome
 

@@ -40,9 +40,10 @@ def run(settings: Settings, *, connect: bool) -> int:
         print(f"  warning: limits.max_connections is {wanted}, more than the descriptors carry; raise LimitNOFILE")
     allow, deny = len(settings.access.allow), len(settings.access.deny)
     if allow or deny:
-        print(f"access: {f'{allow} networks allowed' if allow else 'everybody allowed'}, {deny} denied")
+        print(f"access: networks allowed: {allow or 'all'}, denied: {deny or 'none'}")
     for item in settings.listeners:
-        print(f"listener {item.name}: {', '.join(item.bind)} -> {', '.join(item.upstream)}")
+        names = f", TLS for {', '.join(item.sni)} only" if item.sni else ""
+        print(f"listener {item.name}: {', '.join(item.bind)} -> {', '.join(item.upstream)}{names}")
     if not connect:
         return 0
     upstreams = dict.fromkeys(upstream for item in settings.listeners for upstream in item.upstream)

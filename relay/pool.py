@@ -23,7 +23,7 @@ import relay
 from relay import control
 from relay.control import Channel, ChannelFull, Drain, Log, Message, Ready, Start, Stop
 from relay.core import counters
-from relay.core.limits import clear_column
+from relay.core.limit_table import clear_column
 from relay.outcome import Outcome
 from relay.prepare import Plan
 

@@ -17,7 +17,7 @@ from relay import listener
 from relay.address import format_hostport, parse_hostport
 from relay.control import MAX_DESCRIPTORS, START_DESCRIPTORS
 from relay.core.counters import Layout
-from relay.core.limits import LimitPlan, source_buckets
+from relay.core.limit_table import LimitPlan, source_buckets
 from relay.cpus import usable_cpus
 from relay.engines.choice import Choice, choose
 from relay.engines.contract import TcpOptions, Timeouts

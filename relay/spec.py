@@ -9,7 +9,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 
-from relay.core.limits import LimitPlan
+from relay.core.limit_table import LimitPlan
 from relay.engines.contract import TcpOptions, Timeouts
 
 

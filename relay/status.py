@@ -14,7 +14,7 @@ from typing import Any
 import relay
 from relay.core import counters
 from relay.core.counters import OUTCOME
-from relay.core.limits import total_held
+from relay.core.limit_table import total_held
 from relay.outcome import OUTCOMES
 from relay.pool import Pool, WorkerProcess
 from relay.prepare import Plan

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from relay.core.client_hello import parse
+from relay.core.client_hello import Malformed, NotTls, parse
 from relay.dial import DIAL_OUTCOMES, Target
 from relay.engines.contract import Action, Address, Close, Event, Pump, Refuse, Wait
 from relay.outcome import Outcome
@@ -58,7 +58,7 @@ def read_hello(connection: Connection, value: bytes, _outcome: Outcome | None) -
     connection.moved(len(value), 0)
     try:
         hello = parse(value)
-    except ValueError:
+    except (NotTls, Malformed):
         connection.failure = Outcome.REFUSED_TLS
         return _REFUSED
     if hello is None:

@@ -11,7 +11,8 @@ import os
 import threading
 
 from relay.core.counters import Layout
-from relay.core.limits import LimitPlan, Limits
+from relay.core.limit_table import LimitPlan
+from relay.core.limits import Limits
 
 PAGE = 4096
 

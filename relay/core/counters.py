@@ -12,7 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from relay.core.limits import Cells, Row
+from relay.core.limit_table import Cells, Row
 
 # Upper bounds in seconds. Connects are to a private endpoint (about 1 ms) or time out after seconds; connections of
 # devices live from a fraction of a second (HTTPS) to days (MQTT).

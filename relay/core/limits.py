@@ -28,27 +28,14 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
 
-WAYS = 16  # slots of one source bucket; sized so that a full bucket is less likely than 1e-9 at the configured load
+from relay.core import limit_table
+from relay.core.limit_table import Cells, LimitPlan
+
 SPINS = 400  # looks at the rivals before giving up: some 400 µs, many times what a decision takes
 MASK = 0xFFFFFFFF
 NO_SLOT = -1  # sources are not limited
 BUCKET_FULL = -2
-
-
-class Row(Protocol):
-    """A row of unsigned integers to read."""
-
-    def __getitem__(self, index: int, /) -> int: ...
-
-
-class Cells(Row, Protocol):
-    """A mutable row of unsigned integers: a `memoryview` over shared memory, or a plain list in tests."""
-
-    def __setitem__(self, index: int, value: int, /) -> None: ...
-    def __len__(self) -> int: ...
 
 
 class Refusal(enum.Enum):
@@ -58,36 +45,6 @@ class Refusal(enum.Enum):
     INSTANCE = "instance"
     LISTENER = "listener"
     SOURCE = "source"
-
-
-@dataclass(frozen=True, slots=True)
-class LimitPlan:
-    """What is limited, and how. Counts of connections; 0 means unlimited, except for `instance` and `capacity`."""
-
-    workers: int
-    instance: int
-    capacity: int  # per worker: what its descriptors carry
-    listeners: tuple[int, ...]
-    per_source: int = 0
-    source_buckets: int = 0  # power of two, per worker; 0 when per_source is 0
-
-    @property
-    def count_cells(self) -> int:
-        """Size of the count table in cells: a row of sequence numbers, the instance's row, a row per listener."""
-        return self.workers * (2 + len(self.listeners))
-
-    @property
-    def source_cells(self) -> int:
-        """Size of the source table in cells, all workers together."""
-        return self.workers * self.source_buckets * WAYS
-
-
-def source_buckets(connections_per_worker: int) -> int:
-    """Buckets for one worker that may hold that many sources at once: a mean load of at most 2 of 16 slots."""
-    buckets = 64
-    while buckets * 2 < connections_per_worker:
-        buckets *= 2
-    return buckets
 
 
 class Lease:
@@ -137,7 +94,7 @@ class Limits:
         self._instance_row = range(n, 2 * n)
         self._listener_rows = tuple(range((2 + i) * n, (3 + i) * n) for i in range(len(plan.listeners)))
         self._listener_cells = tuple(row[column] for row in self._listener_rows)
-        self._region = plan.source_buckets * WAYS
+        self._region = plan.source_buckets * limit_table.WAYS
         self._capacity, self._instance, self._by_source = plan.capacity, plan.instance, bool(plan.per_source)
         self._listener_limits = plan.listeners
         self._alone = n == 1  # nobody else decides at the same time: a look is a decision
@@ -287,8 +244,8 @@ class Limits:
         return any(not any(self._counts[column] & 1 for column in range(self._column)) for _ in range(SPINS))
 
     def _bucket(self, column: int, source: int) -> range:
-        start = column * self._region + (source & (self._plan.source_buckets - 1)) * WAYS
-        return range(start, start + WAYS)
+        start = column * self._region + (source & (self._plan.source_buckets - 1)) * limit_table.WAYS
+        return range(start, start + limit_table.WAYS)
 
     def _source_total(self, source: int) -> int:
         total = 0
@@ -309,18 +266,3 @@ class Limits:
         if free >= 0:
             self._hashes[free] = source
         return free
-
-
-def clear_column(plan: LimitPlan, column: int, counts: Cells, sources: Cells) -> None:
-    """Give back what a worker held that is no more. Only for the supervisor, after the worker's process has ended."""
-    for row in range(plan.count_cells // plan.workers):
-        counts[row * plan.workers + column] = 0
-    region = plan.source_buckets * WAYS
-    for cell in range(column * region, (column + 1) * region):
-        if sources[cell]:
-            sources[cell] = 0
-
-
-def total_held(plan: LimitPlan, counts: Row) -> int:
-    """Connections held by all workers together."""
-    return sum(counts[cell] for cell in range(plan.workers, 2 * plan.workers))

@@ -123,7 +123,10 @@ class Handler(Protocol):
         """Bytes received so far, from the client and from the upstream; called now and then."""
 
     def end(self, event: Event, value: object, up: int, down: int) -> Close:
-        """`moved` for the last time and `advance` in one, for what ends a connection that was dialled or sniffed."""
+        """`moved` for the last time and `advance` in one: for every event that can have no other answer than Close.
+
+        Those are all that come from outside or by timeout once it was let in, but a sniff's and a dial's own.
+        """
 
 
 Accepted = Callable[[Address], tuple[Handler, Action]]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from relay.core import limits
-from relay.core.limits import LimitPlan, Refusal
+from relay.core import limit_table
+from relay.core.limit_table import LimitPlan
+from relay.core.limits import Refusal
 from tests.core.stepping import Acquire, Place, System
 
 
@@ -45,7 +46,7 @@ def reached_limits(system: System, held: list[tuple[Place, ...]], column: int, w
         mask = plan.source_buckets - 1
         others = {p.source for p in held[column] if (p.source ^ wanted.source) & mask == 0} - {wanted.source}
         same = sum(place.source == wanted.source for place in everybody)
-        if same >= plan.per_source or len(others) >= limits.WAYS:
+        if same >= plan.per_source or len(others) >= limit_table.WAYS:
             yield Refusal.SOURCE
 
 

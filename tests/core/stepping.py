@@ -16,8 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from relay.core import limits
-from relay.core.limits import Lease, LimitPlan, Limits, clear_column
+from relay.core import limit_table
+from relay.core.limit_table import LimitPlan, clear_column
+from relay.core.limits import Lease, Limits
 
 READ, WRITE, FENCE = "read", "write", "fence"
 
@@ -128,7 +129,7 @@ class System:
         if access.address < plan.count_cells:
             return access.address % plan.workers == column
         slot = (access.address - plan.count_cells) % max(1, plan.source_cells)
-        return slot // (plan.source_buckets * limits.WAYS) == column
+        return slot // (plan.source_buckets * limit_table.WAYS) == column
 
     def outcome(self, operation: Operation, held: tuple[Place, ...], result: object) -> tuple[Place, ...]:
         """What the worker holds after the operation."""

@@ -9,16 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core import limits
-from relay.core.limits import (
-    WAYS,
-    Lease,
-    LimitPlan,
-    Limits,
-    Refusal,
-    clear_column,
-    source_buckets,
-    total_held,
-)
+from relay.core.limit_table import WAYS, LimitPlan, clear_column, source_buckets, total_held
+from relay.core.limits import Lease, Limits, Refusal
 
 
 class Shared:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import pytest
 
-from relay.core import limits
-from relay.core.limits import Lease, LimitPlan, Limits, Refusal
+from relay.core import limit_table, limits
+from relay.core.limit_table import LimitPlan
+from relay.core.limits import Lease, Limits, Refusal
 from tests.core.automaton import Automaton, Local
 from tests.core.exploring import Explorer, explore
 from tests.core.promises import Violation
@@ -38,7 +39,7 @@ def plan(
 @pytest.fixture
 def two_ways(monkeypatch: pytest.MonkeyPatch) -> None:
     """Buckets of two slots instead of 16: fewer states, and soon full."""
-    monkeypatch.setattr(limits, "WAYS", 2)
+    monkeypatch.setattr(limit_table, "WAYS", 2)
 
 
 # --- every interleaving ----------------------------------------------------------------------------------------------

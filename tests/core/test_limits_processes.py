@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from relay.core.limits import Lease, Refusal, total_held
+from relay.core.limit_table import total_held
+from relay.core.limits import Lease, Refusal
 from relay.table import Table
 from tests.core.hammer import LAYOUT, PLAN, WITNESS_SIZE, WORDS, Witness
 

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.core import limits
-from relay.core.limits import Lease, LimitPlan, Limits, Refusal
+from relay.core import limit_table, limits
+from relay.core.limit_table import LimitPlan
+from relay.core.limits import Lease, Limits, Refusal
 from tests.core.promises import Violation, check_limits, reached_limits, table_of
 from tests.core.stepping import Acquire, Operation, Process, Release, System
 
@@ -18,7 +19,7 @@ ONE_PLACE = LimitPlan(workers=2, instance=1, capacity=9, listeners=(0,))
 @pytest.fixture
 def two_ways(monkeypatch: pytest.MonkeyPatch) -> None:
     """Buckets of two slots instead of 16, so that some are full."""
-    monkeypatch.setattr(limits, "WAYS", 2)
+    monkeypatch.setattr(limit_table, "WAYS", 2)
 
 
 # A schedule has fewer accesses than SPINS: whoever waits in it does not come to give up.

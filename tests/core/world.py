@@ -14,7 +14,8 @@ from relay.admit import Admission
 from relay.connection import Connection, Frontend, accept
 from relay.core import counters
 from relay.core.counters import Layout
-from relay.core.limits import LimitPlan, Limits
+from relay.core.limit_table import LimitPlan
+from relay.core.limits import Limits
 from relay.dial import Route
 from relay.engines.contract import Action, Address, Close, Dial, Event, Pump, Refuse, Sniff, Wait
 from relay.outcome import OUTCOMES, Outcome

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.core.limits import LimitPlan
+from relay.core.limit_table import LimitPlan
 from relay.engines.contract import TcpOptions, Timeouts
 from relay.spec import ListenerSpec, WorkerSpec
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core.counters import Layout
-from relay.core.limits import Lease, LimitPlan, Refusal, clear_column
+from relay.core.limit_table import LimitPlan, clear_column
+from relay.core.limits import Lease, Refusal
 from relay.table import PAGE, Fence, Table
 from tests.unit.tables import LAYOUT, PLAN
 
