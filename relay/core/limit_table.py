@@ -1,0 +1,71 @@
+"""The table that the limits are counted in: what stands where, how large it is, what may be done to it from outside.
+
+A row has one column per worker. First come the workers' sequence numbers, then their connections of the whole instance,
+then those of each listener. Sources have tables of their own, with a region per worker. How workers decide by it, is in
+`limits`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+WAYS = 16  # slots of one source bucket; sized so that a full bucket is less likely than 1e-9 at the configured load
+
+
+class Row(Protocol):
+    """A row of unsigned integers to read."""
+
+    def __getitem__(self, index: int, /) -> int: ...
+
+
+class Cells(Row, Protocol):
+    """A mutable row of unsigned integers: a `memoryview` over shared memory, or a plain list in tests."""
+
+    def __setitem__(self, index: int, value: int, /) -> None: ...
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LimitPlan:
+    """What is limited, and how. Counts of connections; 0 means unlimited, except for `instance` and `capacity`."""
+
+    workers: int
+    instance: int
+    capacity: int  # per worker: what its descriptors carry
+    listeners: tuple[int, ...]
+    per_source: int = 0
+    source_buckets: int = 0  # power of two, per worker; 0 when per_source is 0
+
+    @property
+    def count_cells(self) -> int:
+        """Size of the count table in cells: a row of sequence numbers, the instance's row, a row per listener."""
+        return self.workers * (2 + len(self.listeners))
+
+    @property
+    def source_cells(self) -> int:
+        """Size of the source table in cells, all workers together."""
+        return self.workers * self.source_buckets * WAYS
+
+
+def source_buckets(connections_per_worker: int) -> int:
+    """Buckets for one worker that may hold that many sources at once: a mean load of at most 2 of 16 slots."""
+    buckets = 64
+    while buckets * 2 < connections_per_worker:
+        buckets *= 2
+    return buckets
+
+
+def clear_column(plan: LimitPlan, column: int, counts: Cells, sources: Cells) -> None:
+    """Give back what a worker held that is no more. Only for the supervisor, after the worker's process has ended."""
+    for row in range(plan.count_cells // plan.workers):
+        counts[row * plan.workers + column] = 0
+    region = plan.source_buckets * WAYS
+    for cell in range(column * region, (column + 1) * region):
+        if sources[cell]:
+            sources[cell] = 0
+
+
+def total_held(plan: LimitPlan, counts: Row) -> int:
+    """Connections held by all workers together."""
+    return sum(counts[cell] for cell in range(plan.workers, 2 * plan.workers))
