@@ -100,7 +100,7 @@ def test_waiting_for_room_costs_next_to_no_cpu(lab: Lab) -> None:
     """Also for a peer that has ended its own direction, which looks as if it had something to tell all the time."""
     engine = lab.start(held_limit=1)
     line = lab.line(engine, buffers=BUFFERS)
-    for number in range(6):
+    for number in range(2):
         couple = line.open()
         if number % 2:
             end(couple.upstream)

@@ -11,10 +11,11 @@ from relay.engines.contract import Event, Timeouts
 from tests.engines.lab import Couple, Lab
 from tests.engines.peers import Receiving, Sending, blocks, end, pattern, receive, receive_to_reset, reset
 from tests.engines.running import TICK, RunningEngine
+from tests.programs import PATIENCE
 
 LONG = 0.1  # seconds
-TIMEOUTS = Timeouts(idle=0.0, half_close=4.0)  # looked at twice a second
-LOOKS = int(1.6 / TICK)  # ticks in which an engine has looked at least twice since then
+TIMEOUTS = Timeouts(idle=0.0, half_close=2.0 * PATIENCE)  # looked at eight times as often
+LOOKS = int(0.8 * PATIENCE / TICK)  # ticks in which an engine has looked at least twice since then
 
 SIDES = pytest.mark.parametrize("down", [False, True], ids=["up", "down"])
 
