@@ -1,4 +1,4 @@
-"""Who gets in: asks the access list, turns a client's address into a source and asks the limits.
+"""Who gets in: asks the access list, turns a client's address into a source, asks the rates and the limits.
 
 Decides; touches no socket.
 """
@@ -12,20 +12,25 @@ from functools import lru_cache
 
 from relay.core.access import AccessList
 from relay.core.limits import Lease, Limits, Refusal
+from relay.core.rates import Rates
 from relay.engines.contract import Address
 from relay.outcome import Outcome
 
 
 class Denied(enum.Enum):
-    """Refused whatever the limits say."""
+    """Refused before the limits are asked."""
 
     __hash__ = object.__hash__
 
     ACCESS = "access"
+    SOURCE_RATE = "source_rate"
+    ACCEPT_RATE = "accept_rate"
 
 
 REFUSAL_OUTCOMES: dict[Refusal | Denied, Outcome] = {
     Denied.ACCESS: Outcome.REFUSED_ACCESS,
+    Denied.SOURCE_RATE: Outcome.REFUSED_SOURCE_RATE,
+    Denied.ACCEPT_RATE: Outcome.REFUSED_ACCEPT_RATE,
     Refusal.CAPACITY: Outcome.REFUSED_CAPACITY,
     Refusal.INSTANCE: Outcome.REFUSED_INSTANCE,
     Refusal.LISTENER: Outcome.REFUSED_LISTENER,
@@ -68,17 +73,36 @@ def _mask(bits: int, prefix: int) -> int:
 class Admission:
     """Decides for one worker whether a connection gets in.
 
-    `access` is None where everybody is let in, `source_hash` where sources are not limited.
+    `access` is None where everybody is let in, `rates` where new connections come as they like, `source_hash` where
+    sources are not told from one another.
     """
 
-    def __init__(self, limits: Limits, source_hash: SourceHash | None, access: AccessList | None = None) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        source_hash: SourceHash | None,
+        access: AccessList | None = None,
+        rates: Rates | None = None,
+    ) -> None:
         self._limits = limits
         self._source_hash = source_hash
         self._access = access
+        self._rates = rates
 
     def admit(self, listener: int, client: Address) -> Lease | Refusal | Denied:
         """A lease for a connection of listener number `listener` from `client`, or what is in the way."""
         if self._access is not None and not self._access.allows(pack(client[0])):
             return Denied.ACCESS
         source = self._source_hash.cached(client[0]) if self._source_hash is not None else 0
+        rates = self._rates
+        if rates is not None:
+            # The source's first: one that hammers does not use up the instance's tokens.
+            if rates.by_source and not rates.source(source):
+                return Denied.SOURCE_RATE
+            if not rates.accept():
+                return Denied.ACCEPT_RATE
         return self._limits.acquire(listener, source)
+
+    def admit_unknown(self, listener: int) -> Lease | Refusal:
+        """A lease for a connection whose client is not known yet: it will say so first, and be admitted then."""
+        return self._limits.acquire(listener)

@@ -15,9 +15,17 @@ from relay.address import format_hostport, parse_hostport
 from relay.cpus import usable_cpus
 from relay.dial import literal
 from relay.engines.choice import choose
-from relay.prepare import RESERVED_DESCRIPTORS, nameservers, raise_descriptor_limit, ring_problem
+from relay.prepare import (
+    RESERVED_DESCRIPTORS,
+    nameservers,
+    raise_descriptor_limit,
+    ring_problem,
+    source_ports,
+    source_problems,
+)
 from relay.resolve import Resolver
 from relay.settings import Settings
+from relay.sources import most_in_use
 
 
 def run(settings: Settings, *, connect: bool) -> int:
@@ -41,8 +49,24 @@ def run(settings: Settings, *, connect: bool) -> int:
     allow, deny = len(settings.access.allow), len(settings.access.deny)
     if allow or deny:
         print(f"access: networks allowed: {allow or 'all'}, denied: {deny or 'none'}")
+    limits, dial = settings.limits, settings.dial
+    if limits.connect_rate_per_source:
+        print(f"rate per source: {limits.connect_rate_per_source:g}/s, {limits.connect_burst_per_source} at once")
+    if limits.accept_rate:
+        print(f"rate of the instance: {limits.accept_rate:g}/s")
+    if dial.rate:
+        print(f"dials: {dial.rate:g}/s, {dial.queue} may wait for {dial.queue_timeout:g} s")
+    if dial.source_addresses:
+        ports = most_in_use(source_ports())
+        print(f"dialled from: {', '.join(dial.source_addresses)}; {ports} connections from each to each address")
+        for problem in source_problems(dial.source_addresses):
+            print(f"  warning: {problem}")
     for item in settings.listeners:
         names = f", TLS for {', '.join(item.sni)} only" if item.sni else ""
+        if item.proxy_protocol != "off":
+            names += f", PROXY protocol from clients: {item.proxy_protocol}"
+        if item.send_proxy_protocol != "off":
+            names += f", PROXY protocol {item.send_proxy_protocol} to the upstream"
         print(f"listener {item.name}: {', '.join(item.bind)} -> {', '.join(item.upstream)}{names}")
     if not connect:
         return 0

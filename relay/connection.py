@@ -20,15 +20,19 @@ from typing import Any
 
 from relay import steps
 from relay.account import Ledger
-from relay.admit import REFUSAL_OUTCOMES, Admission
+from relay.admit import REFUSAL_OUTCOMES, Admission, Denied
+from relay.core.balance import Balance
 from relay.core.client_hello import ClientHello
-from relay.core.limits import Lease
-from relay.dial import Route, Target
+from relay.core.limits import Lease, Refusal
+from relay.core.proxy_header import ProxyHeader
+from relay.dial import Target
 from relay.engines.contract import Action, Address, Close, Event
 from relay.outcome import Outcome
-from relay.resolve import Lookup
+from relay.pacing import Pacer
 from relay.sniff import Gate
+from relay.sources import Sources
 from relay.steps import CLOSE, REFUSE, RESET_BOTH, RESET_CLIENT, RESET_UPSTREAM, Found, Step
+from relay.upstreams import Route
 
 
 class State(enum.Enum):
@@ -39,6 +43,7 @@ class State(enum.Enum):
     SNIFFING = "sniffing"
     ROUTING = "routing"
     RESOLVING = "resolving"
+    QUEUED = "queued"
     DIALING = "dialing"
     PUMPING = "pumping"
     CLOSED = "closed"
@@ -46,7 +51,7 @@ class State(enum.Enum):
 
 # Read from the classes once: on Python 3.11 each look at an enumeration's member goes through its metaclass.
 _SNIFFING, _ROUTING, _RESOLVING = State.SNIFFING, State.ROUTING, State.RESOLVING
-_DIALING, _PUMPING, _CLOSED = State.DIALING, State.PUMPING, State.CLOSED
+_QUEUED, _DIALING, _PUMPING, _CLOSED = State.QUEUED, State.DIALING, State.PUMPING, State.CLOSED
 _REFUSED, _ADDRESS = Found.REFUSED, Found.ADDRESS
 
 
@@ -58,8 +63,12 @@ class Frontend:
     name: str
     admission: Admission
     gate: Gate | None  # None: what clients say is not read
+    send_proxy: int  # version of the PROXY protocol towards the upstream, 0: none
+    local_address: Callable[[Connection], Address | None]  # the engine's: where its client connected to
     route: Route
-    lookup: Callable[[str, Callable[[Lookup], None]], Lookup | None]
+    balance: Balance
+    sources: Sources
+    pacer: Pacer[Connection] | None  # None: dials begin at once
     perform: Callable[[Connection, Action], None]  # the engine's, for answers that come late
     ledger: Ledger
     clock: Callable[[], float]  # monotonic seconds
@@ -77,10 +86,13 @@ class Connection:
         "failure",
         "first",
         "frontend",
+        "header",
         "hello",
         "lease",
         "link",
+        "offset",
         "outcome",
+        "port_of",
         "source",
         "started",
         "state",
@@ -97,8 +109,11 @@ class Connection:
         self.lease: Lease | None = None
         self.first = b""  # read before the upstream was connected, to be passed on
         self.hello: ClientHello | None = None
+        self.header: ProxyHeader | None = None
+        self.offset: int | None = 0  # where what is to be passed on begins; None: a PROXY header may be before it
         self.targets: list[Target] | None = None  # still to be tried, the next one last
         self.target: Target | None = None  # being tried, or connected to
+        self.port_of = -1  # number of the source address that it holds a port of, towards the target; -1: none
         self.dialed = 0.0
         self.connected = 0.0  # monotonic seconds; 0: never
         self.failure: Outcome | None = None  # of the last attempt to dial
@@ -108,9 +123,9 @@ class Connection:
         self.bytes_down = 0
 
     @property
-    def resolving(self) -> bool:
-        """Whether it waits for a look-up."""
-        return self.state is _RESOLVING
+    def waiting(self) -> bool:
+        """Whether it waits for an address, or for its turn."""
+        return self.state is _RESOLVING or self.state is _QUEUED
 
     def advance(self, event: Event | Found, value: object = None) -> Action:
         """Take the step that the table names, and those that follow from it."""
@@ -147,21 +162,29 @@ def accept(frontend: Frontend, client: Address) -> tuple[Connection, Action]:
     frontend.ledger.accepted(frontend.index)
     connection = Connection(frontend, client)
     try:
-        result = frontend.admission.admit(frontend.index, client)
+        gate = frontend.gate
+        if gate is not None and gate.reads_proxy:
+            connection.offset = None
+            result: Lease | Refusal | Denied = frontend.admission.admit_unknown(frontend.index)
+        else:
+            result = frontend.admission.admit(frontend.index, client)
         if type(result) is not Lease:
             assert not isinstance(result, Lease)
             connection.failure = REFUSAL_OUTCOMES[result]
             return connection, connection.advance(_REFUSED)
         connection.lease = result
-        if frontend.gate is not None:
+        if gate is not None:
             connection.state = _SNIFFING
-            return connection, frontend.gate.sniff
+            return connection, gate.sniff
         found = steps.route(connection, None, None)
         if found is not _ADDRESS:
             return connection, connection.advance(found)
         # What the table says, without looking it up: nearly all go this way.
         connection.state = _DIALING
-        return connection, steps.dial(connection, None, None)
+        action = steps.dial(connection, None, None)
+        if type(action) is Found:
+            return connection, connection.advance(action)
+        return connection, action  # type: ignore[return-value]  # not a Found
     except BaseException:
         # The engine closes the socket but has no connection to tell of the defect.
         connection.advance(Event.DEFECT)
@@ -171,15 +194,19 @@ def accept(frontend: Frontend, client: Address) -> tuple[Connection, Action]:
 TRANSITIONS: dict[tuple[State, Event | Found], tuple[State, Step | Action, Outcome | None]] = {
     # in this state, when this happened      → be in this state, take this step, or end with this action and outcome
     (_ROUTING, Found.REFUSED): (_CLOSED, REFUSE, None),  # what was in the way is its outcome
-    (_SNIFFING, Event.SNIFFED): (_SNIFFING, steps.read_hello, None),
+    (_SNIFFING, Event.SNIFFED): (_SNIFFING, steps.read_first, None),
     (_SNIFFING, Event.SNIFF_ENDED): (_CLOSED, RESET_BOTH, Outcome.CLIENT_HELLO_ABORT),
     (_SNIFFING, Event.SNIFF_TIMEOUT): (_CLOSED, RESET_BOTH, Outcome.CLIENT_HELLO_TIMEOUT),
     (_SNIFFING, Found.REFUSED): (_CLOSED, RESET_BOTH, None),
-    (_SNIFFING, Found.HELLO): (_ROUTING, steps.route, None),
+    (_SNIFFING, Found.READ): (_ROUTING, steps.route, None),
     (_ROUTING, Found.ADDRESS): (_DIALING, steps.dial, None),
     (_ROUTING, Found.UNRESOLVED): (_RESOLVING, steps.wait, None),
     (_ROUTING, Found.EXHAUSTED): (_CLOSED, RESET_BOTH, None),  # the last failure is its outcome
-    (_RESOLVING, Found.RESOLVED): (_ROUTING, steps.resolved, None),
+    (_RESOLVING, Found.RESOLVED): (_ROUTING, steps.route, None),
+    (_DIALING, Found.QUEUED): (_QUEUED, steps.queue, None),
+    (_DIALING, Found.EXHAUSTED): (_CLOSED, RESET_BOTH, None),  # no turn for it; which way, is its outcome
+    (_DIALING, Found.NO_PORT): (_ROUTING, steps.route, None),
+    (_QUEUED, Found.TURN): (_DIALING, steps.begin, None),
     (_DIALING, Event.CONNECTED): (_PUMPING, steps.pump, None),
     (_DIALING, Event.DIAL_FAILED): (_ROUTING, steps.try_next, None),  # the errno says which outcome
     (_DIALING, Event.DIAL_TIMEOUT): (_ROUTING, steps.try_next, Outcome.DIAL_TIMEOUT),
@@ -197,7 +224,7 @@ TRANSITIONS: dict[tuple[State, Event | Found], tuple[State, Step | Action, Outco
     (_PUMPING, Event.DEFECT): (_CLOSED, RESET_BOTH, Outcome.INTERNAL_ERROR),
     (_CLOSED, Event.DEFECT): (_CLOSED, RESET_BOTH, Outcome.INTERNAL_ERROR),
 }
-for _state in (_SNIFFING, _ROUTING, _RESOLVING, _DIALING):
+for _state in (_SNIFFING, _ROUTING, _RESOLVING, _QUEUED, _DIALING):
     # The client went away, or the relay has to, before there was an upstream.
     _abort = Outcome.CLIENT_HELLO_ABORT if _state is _SNIFFING else Outcome.CLIENT_ABORT
     TRANSITIONS[_state, Event.CLIENT_RESET] = (_CLOSED, RESET_UPSTREAM, _abort)

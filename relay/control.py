@@ -13,17 +13,17 @@ import select
 import socket
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 MAX_MESSAGE = 1 << 17  # bytes; below the default net.core.wmem_default
 MAX_DESCRIPTORS = 250  # per message; the kernel takes SCM_MAX_FD = 253, net/scm.h
-START_DESCRIPTORS = 2  # of a start message before the listening sockets
+START_DESCRIPTORS = 3  # of a start message before the listening sockets
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """To a worker, first of all. With descriptors: a file that has its WorkerSpec, the table, and then its listening
-    sockets in the listeners' order."""
+    """To a worker, first of all. With descriptors: a file that has its WorkerSpec, the table, that of the rates, and
+    then its listening sockets in the listeners' order."""
 
     kind: ClassVar[str] = "start"
 
@@ -34,6 +34,33 @@ class Ready:
 
     kind: ClassVar[str] = "ready"
     pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """To a worker: an upstream's addresses, literal, from now on; none: the name cannot be resolved."""
+
+    kind: ClassVar[str] = "resolved"
+    host: str
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """To a worker: the checks have found this address up, or down."""
+
+    kind: ClassVar[str] = "checked"
+    host: str
+    port: int
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Failing:
+    """From a worker: no address of these hosts can be connected to."""
+
+    kind: ClassVar[str] = "failing"
+    hosts: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +89,10 @@ class Log:
     traceback: str = ""
 
 
-Message = Start | Ready | Drain | Stop | Log
-KINDS: dict[str, type[Message]] = {kind.kind: kind for kind in (Start, Ready, Drain, Stop, Log)}
+Message = Start | Ready | Resolved | Checked | Failing | Drain | Stop | Log
+KINDS: dict[str, type[Message]] = {
+    kind.kind: kind for kind in (Start, Ready, Resolved, Checked, Failing, Drain, Stop, Log)
+}
 
 
 class ChannelFull(Exception):
@@ -102,7 +131,8 @@ class Channel:
             return None
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)
-        raw = json.loads(data)
+        raw: dict[str, Any] = json.loads(data)
+        raw = {name: tuple(value) if type(value) is list else value for name, value in raw.items()}
         return KINDS[raw.pop("kind")](**raw), descriptors
 
     def wait(self, seconds: float) -> bool:

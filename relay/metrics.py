@@ -20,13 +20,15 @@ from relay.outcome import OUTCOMES
 from relay.pool import Pool
 from relay.prepare import Plan
 from relay.status import NANO, Status
+from relay.watch import UpstreamWatch
 
 
 class RelayCollector(Collector):
     """Collects everything at each scrape."""
 
-    def __init__(self, plan: Plan, pool: Pool, status: Status) -> None:
+    def __init__(self, plan: Plan, pool: Pool, status: Status, watch: UpstreamWatch) -> None:
         self._plan = plan
+        self._watch = watch
         self._pool = pool
         self._status = status
 
@@ -85,6 +87,35 @@ class RelayCollector(Collector):
             cells = totals[start + 1 :][: len(CONNECT_BUCKETS) + 1]
             family.add_metric([name], _histogram(CONNECT_BUCKETS, cells), totals[start] / NANO)
         yield family
+        up = GaugeMetricFamily(
+            "relay_upstream_up", "1 while an address of the upstream can be connected to, else 0.", labels=["upstream"]
+        )
+        address_up = GaugeMetricFamily(
+            "relay_upstream_address_up", "The same for each of its addresses.", labels=["upstream", "address"]
+        )
+        for index, name in enumerate(self._plan.upstreams):
+            state = self._watch.state(index)
+            up.add_metric([name], float(state.up))
+            for address, is_up in state.addresses:
+                address_up.add_metric([name, address], float(is_up))
+        yield from (up, address_up)
+        age = GaugeMetricFamily(
+            "relay_dns_answer_age_seconds", "Seconds since the last good answer for the name.", labels=["name"]
+        )
+        for name, seconds in self._watch.ages().items():
+            age.add_metric([name], seconds)
+        yield age
+        yield GaugeMetricFamily("relay_dial_queue", "Connections that wait for dial.rate.", value=self._status.queued())
+        in_use = GaugeMetricFamily(
+            "relay_source_ports_in_use", "Local ports in use towards the upstream.", labels=["source", "upstream"]
+        )
+        limit = GaugeMetricFamily(
+            "relay_source_ports_limit", "How many may be in use at once.", labels=["source", "upstream"]
+        )
+        for source, index, used, most in self._status.ports():
+            in_use.add_metric([source, self._plan.upstreams[index]], used)
+            limit.add_metric([source, self._plan.upstreams[index]], most)
+        yield from (in_use, limit)
 
     def _workers(self, totals: Sequence[int]) -> Iterable[Metric]:
         ready = sum(worker.ready for worker in self._pool.workers)

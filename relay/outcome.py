@@ -3,7 +3,7 @@
 The first letter says who ended it, the second in which phase, as in section 8.5 of HAProxy's configuration manual
 ("Stream state at disconnection"): C client, S server, P the proxy's own policy, R a resource of the proxy ran out,
 I internal, K killed by an operator, c and s a timeout on the client's or the server's side; then R before any upstream
-was chosen, C while connecting, D while data flowed, - normal completion.
+was chosen, Q while waiting for its turn, C while connecting, D while data flowed, - normal completion.
 
 This file names endings; deciding which one applies is `connection`'s, counting them `account`'s.
 """
@@ -18,6 +18,7 @@ class Outcome(enum.Enum):
 
     label: str
     state: str
+    early: bool  # before an upstream was thought of: refused, or gone before it said who it was
     index: int  # position in a worker's counters; stable within one process tree, not across versions
 
     # Both sides ended and everything was delivered.
@@ -27,18 +28,24 @@ class Outcome(enum.Enum):
     REFUSED_INSTANCE = ("refused_instance", "PR")  # limits.max_connections reached
     REFUSED_LISTENER = ("refused_listener", "PR")  # listeners.max_connections reached
     REFUSED_SOURCE = ("refused_source", "PR")  # limits.max_connections_per_source reached
+    REFUSED_SOURCE_RATE = ("refused_source_rate", "PR")  # limits.connect_rate_per_source used up
+    REFUSED_ACCEPT_RATE = ("refused_accept_rate", "PR")  # limits.accept_rate used up
     REFUSED_CAPACITY = ("refused_capacity", "RR")  # this worker has no descriptors left for one more
-    # Refused for what the client said first, on listeners with `sni`.
+    # Refused for what the client said first, on listeners with `sni` or `proxy_protocol`.
+    REFUSED_PROXY = ("refused_proxy", "PR")  # no PROXY protocol header where one is required, or a malformed one
     REFUSED_TLS = ("refused_tls", "PR")  # no TLS, or no proper hello
     REFUSED_SNI = ("refused_sni", "PR")  # a hello without a name, or with one that is not let through
-    CLIENT_HELLO_TIMEOUT = ("client_hello_timeout", "cR")  # no complete hello in timeouts.client_hello
-    CLIENT_HELLO_ABORT = ("client_hello_abort", "CR")  # the client went away before its hello was complete
+    CLIENT_HELLO_TIMEOUT = ("client_hello_timeout", "cR")  # no complete PROXY header and hello in timeouts.client_hello
+    CLIENT_HELLO_ABORT = ("client_hello_abort", "CR")  # the client went away before they were complete
     # Never connected.
+    DIAL_QUEUE_FULL = ("dial_queue_full", "PQ")  # dial.queue connections wait for dial.rate already
+    DIAL_QUEUE_TIMEOUT = ("dial_queue_timeout", "sQ")  # its turn would come later than in dial.queue_timeout
     RESOLVE_FAILED = ("resolve_failed", "SC")  # no address for the upstream's name
     DIAL_REFUSED = ("dial_refused", "SC")  # the last address tried answered with a reset
     DIAL_TIMEOUT = ("dial_timeout", "sC")  # the last address tried did not answer in dial.connect_timeout
     DIAL_FAILED = ("dial_failed", "SC")  # any other error of connect(2): unreachable, denied, ...
-    NO_RESOURCES = ("no_resources", "RC")  # no descriptor, memory or local port for the upstream side
+    NO_RESOURCES = ("no_resources", "RC")  # no descriptor or memory for the upstream side
+    NO_SOURCE_PORT = ("no_source_port", "RC")  # every local port towards the upstream is in use, or nearly
     CLIENT_ABORT = ("client_abort", "CC")  # the client reset the connection while the upstream was being dialled
     # Ended while data flowed.
     CLIENT_RESET = ("client_reset", "CD")
@@ -58,6 +65,7 @@ class Outcome(enum.Enum):
         self.label = label
         self.state = state
         self.index = len(self.__class__.__members__)
+        self.early = state[1] == "R"
 
 
 OUTCOMES: tuple[Outcome, ...] = tuple(Outcome)

@@ -14,14 +14,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import relay
 from relay import control
-from relay.control import Channel, ChannelFull, Drain, Log, Message, Ready, Start, Stop
+from relay.control import Channel, ChannelFull, Drain, Failing, Log, Message, Ready, Start, Stop
 from relay.core import counters
 from relay.core.limit_table import clear_column
 from relay.outcome import Outcome
@@ -30,6 +30,7 @@ from relay.prepare import Plan
 STEADY = 10.0  # seconds that a worker must have lived for its end not to count as part of a crash loop
 BACKOFF_LIMIT = 30.0  # seconds
 HANG = 3.0  # seconds without a heartbeat after which a worker's loop counts as hung
+CATCH_UP = 1.0  # seconds until a worker that was not reading is told again
 START_GRACE = 20.0  # seconds that a worker may take to its first heartbeat
 NANO = 1_000_000_000
 
@@ -48,6 +49,7 @@ class WorkerProcess:
     process: asyncio.subprocess.Process | None = None
     channel: Channel | None = None
     ready: bool = False
+    behind: bool = False  # it was not reading, and has not been told everything
     started: float = 0.0
     unready_since: float = 0.0
     failures: int = 0  # early ends in a row
@@ -73,10 +75,23 @@ def _environment() -> dict[str, str]:
 
 
 class Pool:
-    """All workers of one relay. `log` is the service log; `lost(n)` is called when connections died with a worker."""
+    """All workers of one relay. `log` is the service log.
 
-    def __init__(self, plan: Plan, log: Any, changed: Callable[[], None]) -> None:
+    `changed` is called when a worker is ready, or is no more; `greeting` gives what each has to know first of all, and
+    `failing` is called with the hosts that a worker cannot connect to.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        log: Any,
+        changed: Callable[[], None],
+        greeting: Callable[[], list[Message]],
+        failing: Callable[[Sequence[str]], None],
+    ) -> None:
         self._plan = plan
+        self._greeting = greeting
+        self._failing = failing
         self._log = log
         self._changed = changed
         self._stopping = asyncio.Event()
@@ -127,6 +142,39 @@ class Pool:
                     worker.process.kill()
         await self.wait(5.0)
 
+    def tell(self, message: Message) -> None:
+        """Tell every worker that runs; one that does not take it is told everything anew later."""
+        for worker in self.workers:
+            if worker.channel is not None and not worker.behind:
+                try:
+                    worker.channel.send(message)
+                except ChannelFull:
+                    self._fall_behind(worker, worker.channel)
+                except OSError:
+                    pass  # it has ended, and `_watch` learns of it
+
+    def _fall_behind(self, worker: WorkerProcess, channel: Channel) -> None:
+        worker.behind = True
+        self._log.warning("worker does not read", worker=worker.index, pid=worker.pid)
+        asyncio.get_running_loop().call_later(CATCH_UP, self._catch_up, worker, channel)
+
+    def _catch_up(self, worker: WorkerProcess, channel: Channel) -> None:
+        """Tell it all that it has to know, unless it is another one by now."""
+        if worker.channel is not channel:
+            return
+        worker.behind = False
+        try:
+            self._greet(channel)
+        except ChannelFull:
+            worker.behind = True
+            asyncio.get_running_loop().call_later(CATCH_UP, self._catch_up, worker, channel)
+        except OSError:
+            pass
+
+    def _greet(self, channel: Channel) -> None:
+        for message in self._greeting():
+            channel.send(message)
+
     def _tell(self, message: Message) -> None:
         for worker in self.workers:
             if worker.channel is not None:
@@ -146,7 +194,9 @@ class Pool:
             orders = self._plan.worker_spec(worker.index).to_file()
             try:
                 listening = [sock.fileno() for sock in sockets]
-                channel.send(Start(), [orders, self._plan.table.descriptor, *listening])
+                tables = [self._plan.table.descriptor, self._plan.rates.descriptor]
+                channel.send(Start(), [orders, *tables, *listening])
+                self._greet(channel)
             finally:
                 os.close(orders)
             worker.process = await asyncio.create_subprocess_exec(
@@ -167,6 +217,7 @@ class Pool:
         finally:
             theirs.close()
         worker.channel = channel
+        worker.behind = False
         worker.started = time.monotonic()
         asyncio.get_running_loop().add_reader(channel.fileno(), self._receive, worker, channel)
         worker.watch = asyncio.create_task(self._watch(worker))
@@ -239,6 +290,8 @@ class Pool:
                 worker.ready = True
                 self._log.info("worker ready", worker=worker.index, pid=message.pid)
                 self._changed()
+            elif isinstance(message, Failing):
+                self._failing(message.hosts)
             elif isinstance(message, Log):
                 extra = {"traceback": message.traceback} if message.traceback else {}
                 write = getattr(self._log, message.level, self._log.error)

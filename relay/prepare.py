@@ -11,23 +11,31 @@ import os
 import resource
 import secrets
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from relay import listener
 from relay.address import format_hostport, parse_hostport
 from relay.control import MAX_DESCRIPTORS, START_DESCRIPTORS
 from relay.core.counters import Layout
 from relay.core.limit_table import LimitPlan, source_buckets
+from relay.core.rates import Rate, RatePlan
 from relay.cpus import usable_cpus
 from relay.engines.choice import Choice, choose
 from relay.engines.contract import TcpOptions, Timeouts
 from relay.outcome import OUTCOMES
+from relay.rate_table import RateTable
 from relay.settings import Listener, Settings
+from relay.sniff import ProxyProtocol
 from relay.spec import ListenerSpec, WorkerSpec
 from relay.table import Table
 
 RESERVED_DESCRIPTORS = 64  # of a worker: event loop, log, control, resolver; its listening sockets come on top
 ADDRESS_MISSING = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
+DEFAULT_SOURCE_PORTS = 60999 - 32768 + 1  # ip-sysctl: ip_local_port_range
+EJECT_SECONDS = 10.0  # without checks: how long an address is left alone after failures
+SEND_PROXY = {"off": 0, "v1": 1, "v2": 2}
 UNLIMITED_DESCRIPTORS = 1 << 20  # where the hard limit is "unlimited"
 
 
@@ -48,6 +56,8 @@ class BoundListener:
     upstreams: tuple[tuple[int, str, int], ...]
     max_connections: int
     sni: tuple[str, ...]
+    proxy_protocol: ProxyProtocol
+    send_proxy: int
     sockets: list[list[socket.socket]]
 
 
@@ -62,7 +72,9 @@ class Plan:
     limits: LimitPlan
     layout: Layout
     table: Table
+    rates: RateTable
     descriptors: int
+    source_ports: int  # local ports for each pair of source and upstream address
     source_key: str
     engine: str
     engine_reason: str
@@ -74,11 +86,19 @@ class Plan:
             index=index,
             engine=self.engine,
             listeners=tuple(
-                ListenerSpec(bound.name, bound.upstreams, len(bound.sockets[index]), bound.sni)
+                ListenerSpec(
+                    bound.name,
+                    bound.upstreams,
+                    len(bound.sockets[index]),
+                    bound.sni,
+                    bound.proxy_protocol,
+                    bound.send_proxy,
+                )
                 for bound in self.listeners
             ),
             upstreams=self.upstreams,
             limits=self.limits,
+            rates=self.rates.plan,
             source_key=self.source_key,
             source_prefix_v4=settings.limits.source_prefix_v4,
             source_prefix_v6=settings.limits.source_prefix_v6,
@@ -86,7 +106,10 @@ class Plan:
             access_deny=settings.access.deny,
             client_hello_timeout=settings.timeouts.client_hello,
             connect_timeout=settings.dial.connect_timeout,
-            nameservers=nameservers(settings),
+            source_addresses=settings.dial.source_addresses,
+            source_ports=self.source_ports,
+            eject_after=settings.health_check.fall,
+            eject_seconds=settings.health_check.interval or EJECT_SECONDS,
             timeouts=Timeouts(settings.timeouts.idle, settings.timeouts.half_close),
             tcp=tcp_options(settings),
             held_bytes=settings.limits.held_bytes,
@@ -124,11 +147,23 @@ def prepare(settings: Settings) -> Plan:
     for item in settings.listeners:
         addresses, sockets = _bind(item, workers, tcp, problems, notes)
         upstreams = tuple(_number(numbers, text) for text in item.upstream)
-        bound.append(BoundListener(item.name, addresses, upstreams, item.max_connections, item.sni, sockets))
+        bound.append(
+            BoundListener(
+                item.name,
+                addresses,
+                upstreams,
+                item.max_connections,
+                item.sni,
+                item.proxy_protocol,
+                SEND_PROXY[item.send_proxy_protocol],
+                sockets,
+            )
+        )
     own = max((sum(len(item.sockets[0]) for item in bound if item.sockets)), 1)
     if own > MAX_DESCRIPTORS - START_DESCRIPTORS:
         most = MAX_DESCRIPTORS - START_DESCRIPTORS
         problems.append(f"listeners: {own} addresses to listen on; at most {most}")
+    problems += source_problems(settings.dial.source_addresses)
     capacity = (descriptors - RESERVED_DESCRIPTORS - own) // 2
     if capacity < 1:
         problems.append(
@@ -155,7 +190,7 @@ def prepare(settings: Settings) -> Plan:
         per_source=per_source,
         source_buckets=source_buckets(min(capacity, wanted or capacity)) if per_source else 0,
     )
-    layout = Layout(len(bound), len(numbers), len(OUTCOMES))
+    layout = Layout(len(bound), len(numbers), len(OUTCOMES), len(settings.dial.source_addresses) + 1)
     return Plan(
         settings=settings,
         workers=workers,
@@ -164,7 +199,9 @@ def prepare(settings: Settings) -> Plan:
         limits=limits,
         layout=layout,
         table=Table.create(limits, layout),
+        rates=RateTable.create(rate_plan(settings)),
         descriptors=descriptors,
+        source_ports=source_ports(),
         source_key=secrets.token_hex(16),
         engine=engine.name,
         engine_reason=engine.reason,
@@ -188,6 +225,49 @@ def raise_descriptor_limit() -> int:
         except (OSError, ValueError):
             return soft
     return hard
+
+
+def rate_plan(settings: Settings) -> RatePlan:
+    """The rates of the settings.
+
+    The instance's allows one second's worth at once, for clients do not come evenly; that of dials less, for those that
+    come too early can wait.
+    """
+    limits, dial = settings.limits, settings.dial
+    return RatePlan(
+        accept=Rate(limits.accept_rate, limits.accept_rate),
+        source=Rate(limits.connect_rate_per_source, limits.connect_burst_per_source),
+        dial=Rate(dial.rate, max(1.0, dial.rate / 10)),
+        queue=dial.queue,
+        queue_seconds=dial.queue_timeout,
+    )
+
+
+def source_ports(proc: Path = Path("/proc/sys/net/ipv4")) -> int:
+    """How many local ports the kernel chooses from: its range less what is reserved (ip-sysctl, both families)."""
+    try:
+        first, last = map(int, (proc / "ip_local_port_range").read_text().split())
+        reserved = (proc / "ip_local_reserved_ports").read_text().strip()
+    except (OSError, ValueError):
+        return DEFAULT_SOURCE_PORTS
+    ports = last - first + 1
+    for part in filter(None, reserved.split(",")):
+        low, _, high = part.partition("-")
+        ports -= max(0, min(last, int(high or low)) - max(first, int(low)) + 1)
+    return max(1, ports)
+
+
+def source_problems(addresses: Sequence[str]) -> list[str]:
+    """A line for each source address that this machine does not have."""
+    problems = []
+    for host in addresses:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            with socket.socket(family, socket.SOCK_STREAM) as sock:
+                sock.bind((host, 0))
+        except OSError as error:
+            problems.append(f"dial.source_addresses: {host}: {bind_error(error, 0)}")
+    return problems
 
 
 def tcp_options(settings: Settings) -> TcpOptions:

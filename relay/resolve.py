@@ -1,8 +1,8 @@
-"""Host names to addresses: dnspython for DNS, /etc/hosts before it, each answer kept as long as its TTL says.
+"""Host names to addresses: a single look-up, with dnspython for DNS and /etc/hosts before it.
 
-One look-up per name is under way at a time, however many connections wait for it. A failure is remembered for a second,
-so that a crowd of connections does not become a crowd of queries. Health of the answers, refreshing ahead of time and
-holding on to old ones are not this file's.
+Keeping answers, refreshing them ahead of time and holding on to old ones are `relay.names`'s. `Resolver.lookup` is a
+small cache for one process: one look-up per name is under way at a time, however many connections wait for it, and a
+failure is remembered for a second, so that a crowd of connections does not become a crowd of queries.
 """
 
 from __future__ import annotations
@@ -10,33 +10,50 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import dns.asyncquery
 import dns.asyncresolver
 import dns.exception
+import dns.inet
+import dns.message
+import dns.rcode
 import dns.resolver
-from dns.nameserver import Do53Nameserver
+from dns.nameserver import Nameserver
+
+from relay.address import format_hostport
 
 logger = logging.getLogger("relay.resolve")
 
 FAILURE_TTL = 1.0  # seconds
 LEAST_TTL = 1.0  # seconds; an answer with TTL 0 serves those who wait for it and the crowd right behind them
-SECOND_ANSWER = 0.05  # seconds that IPv6 addresses are waited for once IPv4 ones are there, RFC 8305 section 3
 LIFETIME = 5.0  # seconds that one look-up may take, all name servers and retries together
+NEXT_SERVER = 1.0  # seconds without an answer, after which the next name server is asked as well
+# Seconds that one family's addresses are waited for once the other's are there: longer than NEXT_SERVER, so that a lost
+# datagram does not cost a family.
+SECOND_ANSWER = 1.5
+RESOLV_CONF = Path("/etc/resolv.conf")
 
 
 class Lookup(NamedTuple):
     """The result of a look-up: literal addresses, IPv4 first; none and the reason when it failed."""
 
     addresses: tuple[str, ...]
-    expires: float  # monotonic seconds
+    expires: float  # monotonic seconds; LEAST_TTL is the least
     error: str = ""
+    ttl: float = 0.0  # seconds, as the answer has it: the least of A, AAAA and the aliases on the way; 0: hosts file
+    unanswered: str = ""  # "A" or "AAAA" if that question got no answer, or a failure, while the other one did
 
 
 class Resolver:
-    """Look-ups for one process. `nameservers` are (address, port); none: those of /etc/resolv.conf."""
+    """Look-ups for one process. `nameservers` are (address, port); none: those of /etc/resolv.conf.
+
+    That file is read again whenever it has changed. One that names no server is as good as the one before it: it may be
+    just being written.
+    """
 
     def __init__(
         self,
@@ -49,7 +66,11 @@ class Resolver:
         self._answers: dict[str, Lookup] = {}
         self._waiting: dict[str, list[Callable[[Lookup], None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._resolver = _system_resolver() if not nameservers else _resolver_for(nameservers)
+        self._from_system = not nameservers
+        self._resolv_conf: tuple[int, ...] | None = ()  # state of the file as it was read; None: there is none
+        self._resolver: dns.asyncresolver.Resolver | None = None
+        if nameservers:
+            self._resolver = _asking(dns.asyncresolver.Resolver(configure=False), nameservers)
 
     def lookup(self, host: str, done: Callable[[Lookup], None]) -> Lookup | None:
         """What is known of `host`; None if it has to be asked for: then `done` is called later, from the event loop."""
@@ -67,42 +88,34 @@ class Resolver:
         return None
 
     async def resolve(self, host: str) -> Lookup:
-        """Ask now, whatever is known. Never raises for a name that cannot be resolved."""
+        """Ask now, whatever is known. Takes LIFETIME seconds at most; never raises for a name that has no answer."""
         if addresses := self._from_hosts_file(host):
             return Lookup(addresses, self._clock() + LEAST_TTL)
-        if self._resolver is None:
-            return Lookup((), self._clock() + FAILURE_TTL, "no name servers: /etc/resolv.conf names none")
+        resolver = self._current()
+        if resolver is None:
+            return Lookup((), self._clock() + FAILURE_TTL, f"no name servers: {RESOLV_CONF} names none")
         try:
-            answers = await self._query(self._resolver, host)
+            answers, unanswered = await _query(resolver, host)
         except (dns.exception.DNSException, OSError) as error:
-            return Lookup((), self._clock() + FAILURE_TTL, _one_line(error))
+            return Lookup((), self._clock() + FAILURE_TTL, _reason(error))
         addresses = tuple(rdata.address for answer in answers for rdata in answer)
         if not addresses:
             return Lookup((), self._clock() + FAILURE_TTL, "the name has no addresses")
         # Aliases on the way count as well: a hub that fails over changes an alias, not an address.
         ttl = min(answer.chaining_result.minimum_ttl for answer in answers)
-        return Lookup(addresses, self._clock() + max(LEAST_TTL, ttl))
+        return Lookup(addresses, self._clock() + max(LEAST_TTL, ttl), "", ttl, unanswered)
 
-    async def _query(self, resolver: dns.asyncresolver.Resolver, host: str) -> list[dns.resolver.Answer]:
-        """A and AAAA at the same time: a server that is slow or broken for one does not spoil the other."""
-        loop = asyncio.get_running_loop()
-        tasks = [
-            loop.create_task(resolver.resolve(host, kind, search=True, raise_on_no_answer=False, lifetime=LIFETIME))
-            for kind in ("A", "AAAA")
-        ]
-        try:
-            await asyncio.wait(tasks[:1])
-            first_failed = tasks[0].exception() is not None or not tasks[0].result()
-            await asyncio.wait(tasks[1:], timeout=None if first_failed else SECOND_ANSWER)
-            answers = [task.result() for task in tasks if task.done() and task.exception() is None and task.result()]
-            errors = [task.exception() for task in tasks if task.done()]
-            for error in errors:
-                if error is not None and not answers:
-                    raise error
-            return answers
-        finally:
-            for task in tasks:
-                task.cancel()
+    def _current(self) -> dns.asyncresolver.Resolver | None:
+        if self._from_system:
+            state = _file_state(RESOLV_CONF)  # before it is read: what changes meanwhile is read the next time
+            if state != self._resolv_conf:
+                self._resolv_conf = state
+                made = _system_resolver()
+                if made is not None:
+                    named = [server for server in made.nameservers if isinstance(server, str)]
+                    servers = [(server, made.port) for server in named if dns.inet.is_address(server)]
+                    self._resolver = _asking(made, servers) or self._resolver
+        return self._resolver
 
     async def _look_up(self, host: str) -> None:
         before = self._answers.get(host)
@@ -146,20 +159,157 @@ def parse_hosts(text: str, host: str) -> tuple[str, ...]:
     return tuple(sorted(found, key=lambda address: ":" in address))
 
 
-def _system_resolver() -> dns.asyncresolver.Resolver | None:
+async def _query(resolver: dns.asyncresolver.Resolver, host: str) -> tuple[list[dns.resolver.Answer], str]:
+    """Ask for A and AAAA at the same time: a server that is slow or broken for one does not spoil the other.
+
+    Returns what has addresses, and which of the two questions got no answer. Raises what went wrong if there are none.
+    """
+    loop = asyncio.get_running_loop()
+    tasks = {
+        kind: loop.create_task(resolver.resolve(host, kind, search=True, raise_on_no_answer=False, lifetime=LIFETIME))
+        for kind in ("A", "AAAA")
+    }
     try:
-        return dns.asyncresolver.Resolver()
+        done, _ = await asyncio.wait(tasks.values(), return_when=asyncio.FIRST_COMPLETED)
+        found = any(task.exception() is None and task.result() for task in done)
+        await asyncio.wait(tasks.values(), timeout=SECOND_ANSWER if found else None)
+    finally:
+        for task in tasks.values():
+            task.cancel()  # nothing happens to one that is done
+    answers: list[dns.resolver.Answer] = []
+    errors: list[BaseException] = []
+    unanswered = ""
+    for kind, task in tasks.items():
+        error = task.exception() if task.done() else None
+        if not task.done() or (error is not None and not isinstance(error, dns.resolver.NXDOMAIN)):
+            unanswered = kind
+        if error is not None:
+            errors.append(error)
+        elif task.done() and task.result():
+            answers.append(task.result())
+    if errors and not answers:
+        raise errors[0]
+    return answers, unanswered
+
+
+class _NameServers(Nameserver):
+    """All name servers as one, for dnspython: the first good answer counts, and who gave it is asked first next time.
+
+    dnspython's own way is to give each server some seconds in turn. A dead one costs them at each look-up, one that
+    needs a little longer is never heard, and the seconds are the wall clock's. Here the next server is asked beside the
+    first after NEXT_SERVER seconds (the same once more if it is the only one: datagrams get lost), or at once when the
+    first one fails, and all of them are listened to until the end.
+    """
+
+    def __init__(self, servers: Sequence[tuple[str, int]]) -> None:
+        self._order = list(dict.fromkeys(servers))  # in which they are asked
+        self._servers = tuple(self._order)
+
+    def __str__(self) -> str:
+        return ", ".join(format_hostport(*server) for server in self._servers)
+
+    def kind(self) -> str:
+        return "Do53"
+
+    def is_always_max_size(self) -> bool:
+        return False
+
+    def answer_nameserver(self) -> str:
+        return str(self)
+
+    def answer_port(self) -> int:
+        return 0
+
+    async def async_query(
+        self,
+        request: dns.message.QueryMessage,
+        timeout: float,
+        source: str | None,
+        source_port: int,
+        max_size: bool,
+        backend: object,
+        one_rr_per_rrset: bool = False,
+        ignore_trailing: bool = False,
+    ) -> dns.message.Message:
+        """The answer to `request`. Raises OSError, which is final for dnspython, with what became of each server."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout
+        turns = deque(self._order)
+        asked: dict[asyncio.Task[dns.message.Message | str], tuple[str, int]] = {}
+        failures: dict[tuple[str, int], str] = {}  # of those that were asked
+        try:
+            while turns and (left := end - loop.time()) > 0:
+                asked[loop.create_task(_ask(turns[0], request))] = turns[0]
+                failures.setdefault(turns[0], f"no answer in the look-up's lifetime of {LIFETIME:g} s")
+                turns.rotate(-1)
+                done, _ = await asyncio.wait(asked, timeout=min(left, NEXT_SERVER), return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    server, reply = asked.pop(task), task.result()
+                    if not isinstance(reply, str):
+                        self._order.remove(server)
+                        self._order.insert(0, server)
+                        return reply
+                    failures[server] = reply
+                    if server in turns:
+                        turns.remove(server)
+        finally:
+            for task in asked:
+                task.cancel()
+        # In the order in which they are set down: the same failure has the same words each time.
+        raise OSError(
+            "; ".join(f"{format_hostport(*one)}: {failures[one]}" for one in self._servers if one in failures)
+        )
+
+
+async def _ask(server: tuple[str, int], request: dns.message.QueryMessage) -> dns.message.Message | str:
+    """One query to one server, over TCP if its answer does not fit into a datagram; a string: how the server failed."""
+    host, port = server
+    try:
+        reply, _over_tcp = await dns.asyncquery.udp_with_fallback(
+            request, host, port=port, ignore_unexpected=True, ignore_errors=True
+        )
+    except (dns.exception.DNSException, EOFError, OSError) as error:
+        return _one_line(error)
+    rcode = reply.rcode()
+    return reply if rcode in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN) else dns.rcode.to_text(rcode)
+
+
+def _asking(
+    resolver: dns.asyncresolver.Resolver, servers: Sequence[tuple[str, int]]
+) -> dns.asyncresolver.Resolver | None:
+    """`resolver`, its servers replaced; None if there are none."""
+    resolver.nameservers = [_NameServers(servers)]
+    resolver.timeout = LIFETIME  # of the one "server" that it sees
+    return resolver if servers else None
+
+
+def _system_resolver() -> dns.asyncresolver.Resolver | None:
+    """What /etc/resolv.conf says; None if it names no server."""
+    try:
+        return dns.asyncresolver.Resolver(filename=str(RESOLV_CONF))
     except dns.resolver.NoResolverConfiguration:
+        return None
+    except (dns.exception.DNSException, OSError, ValueError) as error:
+        logger.warning("cannot use %s: %s", RESOLV_CONF, _one_line(error))
         return None
 
 
-def _resolver_for(nameservers: Sequence[tuple[str, int]]) -> dns.asyncresolver.Resolver:
-    resolver = dns.asyncresolver.Resolver(configure=False)
-    # Not `nameserver_ports`: that maps a host to one port, and two servers on one host would become one.
-    resolver.nameservers = [Do53Nameserver(host, port) for host, port in nameservers]
-    return resolver
+def _file_state(path: Path) -> tuple[int, ...] | None:
+    """Differs once the file was written or replaced; None if there is none."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_mtime_ns, state.st_size, state.st_ino
 
 
-def _one_line(error: BaseException) -> str:
+def _reason(error: Exception) -> str:
+    """In words: where all servers failed, how each of them did, without what dnspython puts around it."""
+    if isinstance(error, dns.resolver.NoNameservers) and (failures := error.kwargs.get("errors")):
+        return _one_line(failures[-1][3])
+    return _one_line(error)
+
+
+def _one_line(error: object) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text[:200]

@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from relay.account import timestamp
+from relay.access_log import timestamp
 from relay.logs import LogWriter
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}

@@ -152,6 +152,11 @@ class Whole:
             if isinstance(name, str) and names.setdefault(name, position) != position:
                 where = label(("listeners", position, "name"), variables)
                 yield f"{where}: {show(name)} is also the name of listeners[{names[name]}]; names are unique"
+        least, most = self._given("dns", "min_ttl"), self._given("dns", "max_ttl")
+        if isinstance(least, int | float) and isinstance(most, int | float) and least > most:
+            yield (
+                f"{label(('dns', 'min_ttl'), variables)}: {show(least)} is more than dns.max_ttl, which is {show(most)}"
+            )
         yield from _collisions(self._binds(tables, shorthand_ports if upstream and not listeners else {}))
 
     def _given(self, *path: str) -> Any:

@@ -1,28 +1,34 @@
-"""What a client says before anything is dialled: whom its TLS hello names, and whether that is let through.
+"""What a client says before anything is dialled: for whom it speaks, whom its TLS hello names, and what is let through.
 
-Decides; touches no socket. The bytes are passed on as they came.
+Decides; touches no socket. Behind a PROXY protocol header, the bytes are passed on as they came.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
-from relay.core import client_hello
+from relay.core import client_hello, proxy_header
 from relay.core.client_hello import ClientHello
 from relay.engines.contract import Sniff
 
+ProxyProtocol = Literal["off", "accept", "require"]
+
 
 class Gate:
-    """The names that one listener lets through: exact ones, and `*.suffix` for every name that ends in `.suffix`.
+    """What one listener asks for: TLS with one of these names, if there are any, and the PROXY protocol.
 
-    Names are lower-case and without a trailing dot. `sniff` is the action that waits for a hello; its timeout is in
-    seconds, 0 for none.
+    A name is exact, or `*.suffix` for every name that ends in `.suffix`; lower-case and without a trailing dot. `sniff`
+    is the action that waits for all of it; its timeout is in seconds, 0 for none.
     """
 
-    def __init__(self, names: Sequence[str], timeout: float) -> None:
+    def __init__(self, names: Sequence[str], timeout: float, proxy_protocol: ProxyProtocol = "off") -> None:
         self._exact = frozenset(name for name in names if not name.startswith("*."))
         self._suffixes = frozenset(name[2:] for name in names if name.startswith("*."))
-        self.sniff = Sniff(client_hello.LIMIT, timeout)
+        self.wants_hello = bool(names)
+        self.reads_proxy = proxy_protocol != "off"
+        self.requires_proxy = proxy_protocol == "require"
+        self.sniff = Sniff(client_hello.LIMIT + (proxy_header.LIMIT if self.reads_proxy else 0), timeout)
 
     def allows(self, hello: ClientHello) -> bool:
         """Whether a connection with this hello may go on. One without a name may not."""

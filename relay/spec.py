@@ -10,7 +10,9 @@ import os
 from dataclasses import asdict, dataclass
 
 from relay.core.limit_table import LimitPlan
+from relay.core.rates import Rate, RatePlan
 from relay.engines.contract import TcpOptions, Timeouts
+from relay.sniff import ProxyProtocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,8 @@ class ListenerSpec:
     upstreams: tuple[tuple[int, str, int], ...]  # (number of the upstream, host, port)
     sockets: int  # how many listening sockets come with the start message for this listener
     sni: tuple[str, ...]  # names that are let through; empty: all, unread
+    proxy_protocol: ProxyProtocol
+    send_proxy: int  # version of the PROXY protocol, 0: none
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,7 @@ class WorkerSpec:
     listeners: tuple[ListenerSpec, ...]
     upstreams: tuple[str, ...]  # host:port by number
     limits: LimitPlan
+    rates: RatePlan
     source_key: str  # hexadecimal; secret of this instance
     source_prefix_v4: int
     source_prefix_v6: int
@@ -39,7 +44,10 @@ class WorkerSpec:
     access_deny: tuple[str, ...]
     client_hello_timeout: float
     connect_timeout: float
-    nameservers: tuple[tuple[str, int], ...]
+    source_addresses: tuple[str, ...]
+    source_ports: int  # that the kernel has for each pair of source and upstream address
+    eject_after: int  # failed dials in a row
+    eject_seconds: float
     timeouts: Timeouts
     tcp: TcpOptions
     held_bytes: int  # 0: no limit
@@ -68,6 +76,7 @@ class WorkerSpec:
     def from_json(cls, text: str) -> WorkerSpec:
         raw = json.loads(text)
         limits = raw.pop("limits")
+        rates = raw.pop("rates")
         limits["listeners"] = tuple(limits["listeners"])
         return cls(
             listeners=tuple(
@@ -76,6 +85,8 @@ class WorkerSpec:
                     tuple((n, host, port) for n, host, port in item["upstreams"]),
                     item["sockets"],
                     tuple(item["sni"]),
+                    item["proxy_protocol"],
+                    item["send_proxy"],
                 )
                 for item in raw.pop("listeners")
             ),
@@ -83,7 +94,10 @@ class WorkerSpec:
             access_allow=tuple(raw.pop("access_allow")),
             access_deny=tuple(raw.pop("access_deny")),
             limits=LimitPlan(**limits),
-            nameservers=tuple((host, port) for host, port in raw.pop("nameservers")),
+            rates=RatePlan(
+                Rate(**rates.pop("accept")), Rate(**rates.pop("source")), Rate(**rates.pop("dial")), **rates
+            ),
+            source_addresses=tuple(raw.pop("source_addresses")),
             timeouts=Timeouts(**raw.pop("timeouts")),
             tcp=TcpOptions(**raw.pop("tcp")),
             **raw,

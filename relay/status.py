@@ -18,25 +18,29 @@ from relay.core.limit_table import total_held
 from relay.outcome import OUTCOMES
 from relay.pool import Pool, WorkerProcess
 from relay.prepare import Plan
+from relay.sources import most_in_use
+from relay.watch import UpstreamWatch
 
 NANO = 1_000_000_000
+ANY_SOURCE = "any"  # the kernel's choice
 UNREADY_GRACE = 2.0  # seconds that a worker may be missing before the instance is called not ready
 
 
 @dataclass(slots=True)
 class Health:
-    """Whether a path answers 200, and why not."""
+    """Whether a path answers 200, and why not, or what is amiss nevertheless."""
 
     ok: bool
     reason: str = ""
 
 
 class Status:
-    """Reads plan, pool and table; `draining` is set by the supervisor."""
+    """Reads plan, pool, watch and table; `draining` is set by the supervisor."""
 
-    def __init__(self, plan: Plan, pool: Pool, log_dropped: Callable[[], int]) -> None:
+    def __init__(self, plan: Plan, pool: Pool, watch: UpstreamWatch, log_dropped: Callable[[], int]) -> None:
         self._plan = plan
         self._pool = pool
+        self._watch = watch
         self._log_dropped = log_dropped  # by the supervisor itself
         self._started = time.monotonic()
         self._was_ready = False
@@ -63,8 +67,12 @@ class Status:
             return Health(False, "draining")
         missing = [worker for worker in self._pool.workers if not worker.ready]
         if not missing:
+            if not self._was_ready and self._watch.unresolved():
+                return Health(False, "starting")
             self._was_ready = True
-            return Health(True)
+            alone = self._without_upstream()
+            # While one listener can be served the instance is of use: a load balancer that took it away would take all.
+            return Health(len(alone) < len(self._plan.listeners), f"no upstream: {', '.join(alone)}" if alone else "")
         if not self._was_ready:
             return Health(False, "starting")
         now = time.monotonic()
@@ -72,6 +80,11 @@ class Status:
         if gone or len(missing) == len(self._pool.workers):
             return Health(False, f"worker {', '.join(gone) or 'processes'}: not running")
         return Health(True)
+
+    def _without_upstream(self) -> list[str]:
+        """The listeners none of whose upstream addresses are up. Connections are tried there all the same."""
+        up = [self._watch.state(number).up for number in range(len(self._plan.upstreams))]
+        return [bound.name for bound in self._plan.listeners if not any(up[number] for number, _, _ in bound.upstreams)]
 
     def state(self) -> str:
         """starting, ready, unready or draining."""
@@ -112,6 +125,8 @@ class Status:
                 "down": sum(listener["bytes_down"] for listener in listeners),
             },
             "listeners": listeners,
+            "upstreams": [self._upstream(number, name) for number, name in enumerate(plan.upstreams)],
+            "dial_queue": self.queued(),
             "workers": [self._worker(worker, now) for worker in self._pool.workers],
             "accept_pauses": totals[counters.ACCEPT_PAUSES],
             "log_lines_dropped": totals[counters.LOG_DROPPED],
@@ -130,6 +145,36 @@ class Status:
             "bytes_up": totals[start + counters.BYTES_UP],
             "bytes_down": totals[start + counters.BYTES_DOWN],
             "outcomes": {o.label: n for o in OUTCOMES if (n := totals[start + OUTCOME + o.index])},
+        }
+
+    def queued(self) -> int:
+        """Connections that wait for their turn to be dialled."""
+        return sum(block[counters.QUEUED] for block in self._plan.table.blocks)
+
+    def ports(self) -> list[tuple[str, int, int, int]]:
+        """Source, upstream number, local ports in use and how many may be: for pairs of a source that is dialled from.
+
+        An upstream has as many times the ports of a source as it has addresses.
+        """
+        plan = self._plan
+        names = [*plan.settings.dial.source_addresses, ANY_SOURCE]
+        found = []
+        for number in range(len(plan.upstreams)):
+            addresses = max(1, len(self._watch.state(number).addresses))
+            for source, name in enumerate(names):
+                used = sum(block[plan.layout.ports(number, source)] for block in plan.table.blocks)
+                if used or name is not ANY_SOURCE or len(names) == 1:
+                    found.append((name, number, used, most_in_use(plan.source_ports) * addresses))
+        return found
+
+    def _upstream(self, number: int, name: str) -> dict[str, Any]:
+        state = self._watch.state(number)
+        return {
+            "name": name,
+            "up": state.up,
+            "addresses": [{"address": address, "up": up} for address, up in state.addresses],
+            "error": state.error,
+            "answer_age_seconds": None if state.answer_age is None else round(state.answer_age, 3),
         }
 
     def _worker(self, worker: WorkerProcess, now: float) -> dict[str, Any]:

@@ -64,7 +64,15 @@ def render(status: dict[str, Any]) -> list[str | Table]:
         f"{connections['accepted']} accepted since the start; "
         f"log lines dropped {status['log_lines_dropped']}, accept pauses {status['accept_pauses']}"
     )
-    return [head, _listeners(status["listeners"]), _outcomes(connections["outcomes"]), _workers(status["workers"])]
+    if status["dial_queue"]:
+        head += f", waiting for dial.rate {status['dial_queue']}"
+    return [
+        head,
+        _listeners(status["listeners"]),
+        _upstreams(status["upstreams"]),
+        _outcomes(connections["outcomes"]),
+        _workers(status["workers"]),
+    ]
 
 
 def _listeners(listeners: list[dict[str, Any]]) -> Table:
@@ -78,6 +86,21 @@ def _listeners(listeners: list[dict[str, Any]]) -> Table:
             str(item["accepted"]),
             size(item["bytes_up"]),
             size(item["bytes_down"]),
+        )
+    return table
+
+
+def _upstreams(upstreams: list[dict[str, Any]]) -> Table:
+    table = _table("upstream", "address", "state", right=("name resolved",))
+    for item in upstreams:
+        age = item["answer_age_seconds"]
+        states = ["[green]up[/green]" if one["up"] else "[red]down[/red]" for one in item["addresses"]]
+        table.add_row(
+            escape(item["name"]),
+            escape("\n".join(one["address"] for one in item["addresses"])),
+            "\n".join(states)
+            or (f"[red]{escape(item['error'])}[/red]" if item["error"] else "[yellow]unknown[/yellow]"),
+            "-" if age is None else f"{duration(age)} ago",
         )
     return table
 

@@ -10,13 +10,16 @@ import enum
 import errno
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from relay.core.client_hello import Malformed, NotTls, parse
-from relay.dial import DIAL_OUTCOMES, Target
+from relay.admit import REFUSAL_OUTCOMES
+from relay.core import client_hello, proxy_header
+from relay.core.limits import Lease
+from relay.dial import DIAL_OUTCOMES, OWN_FAULTS
 from relay.engines.contract import Action, Address, Close, Event, Pump, Refuse, Wait
 from relay.outcome import Outcome
-from relay.resolve import Lookup
+from relay.sniff import Gate
 
 if TYPE_CHECKING:
     from relay.connection import Connection
@@ -30,16 +33,19 @@ class Found(enum.Enum):
     __hash__ = object.__hash__
 
     REFUSED = "refused"
-    HELLO = "hello"  # a TLS hello with a name that is let through
+    READ = "read"  # all that is asked for of what the client says first, and it is let through
     ADDRESS = "address"  # there is one to dial
-    UNRESOLVED = "unresolved"  # a name is being looked up
+    UNRESOLVED = "unresolved"  # it is not known yet what there is to dial
     RESOLVED = "resolved"
-    EXHAUSTED = "exhausted"  # every address was tried, or there is none
+    EXHAUSTED = "exhausted"  # every address was tried, or there is none, or no turn for it
+    QUEUED = "queued"  # its turn to be dialled comes later
+    TURN = "turn"  # it has come
+    NO_PORT = "no_port"  # no source address has a port left for the target
 
 
 # Read from the class once: on Python 3.11 each look at an enumeration's member goes through its metaclass.
-_REFUSED, _HELLO, _ADDRESS, _UNRESOLVED = Found.REFUSED, Found.HELLO, Found.ADDRESS, Found.UNRESOLVED
-_RESOLVED, _EXHAUSTED = Found.RESOLVED, Found.EXHAUSTED
+_REFUSED, _READ, _ADDRESS, _UNRESOLVED = Found.REFUSED, Found.READ, Found.ADDRESS, Found.UNRESOLVED
+_RESOLVED, _EXHAUSTED, _QUEUED, _NO_PORT = Found.RESOLVED, Found.EXHAUSTED, Found.QUEUED, Found.NO_PORT
 
 # The same for every connection.
 WAIT, PUMP, REFUSE = Wait(), Pump(), Refuse()
@@ -51,84 +57,136 @@ RESET_UPSTREAM, RESET_CLIENT = Close(False, True), Close(True, False)
 Step = Callable[["Connection", Any, Outcome | None], Action | Found]
 
 
-def read_hello(connection: Connection, value: bytes, _outcome: Outcome | None) -> Action | Found:
-    """The client has sent something: its hello, or a part of it."""
+def read_first(connection: Connection, value: bytes, _outcome: Outcome | None) -> Action | Found:
+    """The client has sent something: a PROXY header, its hello, or a part of them."""
     gate = connection.frontend.gate
     assert gate is not None
     connection.moved(len(value), 0)
-    try:
-        hello = parse(value)
-    except (NotTls, Malformed):
-        connection.failure = Outcome.REFUSED_TLS
-        return _REFUSED
-    if hello is None:
-        if len(value) < gate.sniff.limit:
+    if connection.offset is None:
+        admitted = _read_proxy_header(connection, gate, value)
+        if admitted is None:
             return gate.sniff
-        connection.failure = Outcome.REFUSED_TLS
-        return _REFUSED
-    connection.hello = hello
-    if not gate.allows(hello):
-        connection.failure = Outcome.REFUSED_SNI
-        return _REFUSED
-    connection.first = value
-    return _HELLO
+        if not admitted:
+            return _REFUSED
+    data = value[connection.offset :]
+    if gate.wants_hello:
+        try:
+            hello = client_hello.parse(data)
+        except (client_hello.NotTls, client_hello.Malformed):
+            connection.failure = Outcome.REFUSED_TLS
+            return _REFUSED
+        if hello is None:
+            if len(data) < client_hello.LIMIT:
+                return gate.sniff
+            connection.failure = Outcome.REFUSED_TLS
+            return _REFUSED
+        connection.hello = hello
+        if not gate.allows(hello):
+            connection.failure = Outcome.REFUSED_SNI
+            return _REFUSED
+    connection.first = data
+    return _READ
+
+
+def _read_proxy_header(connection: Connection, gate: Gate, value: bytes) -> bool | None:
+    """Learn from a PROXY header who the client is, and admit it as that one, or not. None: there is more to come."""
+    try:
+        header = proxy_header.parse(value)
+    except proxy_header.NotProxy:
+        if gate.requires_proxy:
+            connection.failure = Outcome.REFUSED_PROXY
+            return False
+        connection.offset = 0
+    except proxy_header.Malformed:
+        connection.failure = Outcome.REFUSED_PROXY
+        return False
+    else:
+        if header is None:
+            return None
+        connection.offset = header.size
+        connection.header = header
+        if header.source is not None:
+            connection.client = header.source
+    # The place that it had was for somebody unknown.
+    if connection.lease is not None:
+        connection.lease.release()
+        connection.lease = None
+    frontend = connection.frontend
+    result = frontend.admission.admit(frontend.index, connection.client)
+    if type(result) is not Lease:
+        assert not isinstance(result, Lease)
+        connection.failure = REFUSAL_OUTCOMES[result]
+        return False
+    connection.lease = result
+    return True
 
 
 def route(connection: Connection, _value: object, _outcome: Outcome | None) -> Found:
-    """The next address to dial; asks for the name's addresses where they are not known."""
-    frontend = connection.frontend
-    if connection.targets is None:
-        connection.targets = frontend.route.targets()
-    while connection.targets:
-        target = connection.targets.pop()
-        if target.address is not None:
-            connection.target = target
-            return _ADDRESS
-        connection.target = target
-        found = frontend.lookup(target.host, lambda lookup: _looked_up(connection, lookup))
-        if found is None:
+    """The next address to dial."""
+    targets = connection.targets
+    if targets is None:
+        frontend = connection.frontend
+        targets = frontend.route.targets(frontend.clock())
+        if targets is None:
             return _UNRESOLVED
-        _add_addresses(connection, target, found)
+        connection.targets = targets
+        if not targets:
+            connection.target = frontend.route.unknown
+            connection.failure = Outcome.RESOLVE_FAILED
+    if targets:
+        connection.target = targets.pop()
+        return _ADDRESS
     return _EXHAUSTED
 
 
-def wait(_connection: Connection, _value: object, _outcome: Outcome | None) -> Action:
-    """A look-up is under way."""
+def wait(connection: Connection, _value: object, _outcome: Outcome | None) -> Action:
+    """The upstream's addresses are not known yet."""
+    connection.frontend.route.wait(partial(late, connection, _RESOLVED))
     return WAIT
 
 
-def _looked_up(connection: Connection, lookup: Lookup) -> None:
-    """A look-up that was waited for is over; the connection may be gone meanwhile."""
-    if connection.resolving:
+def late(connection: Connection, found: Found) -> None:
+    """What a connection waited for has come; it may be gone meanwhile."""
+    if connection.waiting:
         try:
-            action = connection.advance(_RESOLVED, lookup)
+            action = connection.advance(found)
         except Exception:
-            logger.exception("internal error after a look-up")
+            logger.exception("internal error after waiting")
             action = connection.advance(Event.DEFECT)
         connection.frontend.perform(connection, action)
 
 
-def resolved(connection: Connection, value: object, outcome: Outcome | None) -> Found:
-    """The look-up is over."""
-    assert isinstance(value, Lookup) and connection.target is not None
-    _add_addresses(connection, connection.target, value)
-    return route(connection, None, outcome)
+def dial(connection: Connection, _value: object, _outcome: Outcome | None) -> Action | Found:
+    """Connect to the target, when it is its turn."""
+    pacer = connection.frontend.pacer
+    if pacer is not None:
+        turn = pacer.enter(connection)
+        if turn is False:
+            return _QUEUED
+        if turn is not True:
+            connection.failure = Outcome.DIAL_QUEUE_FULL if turn.full else Outcome.DIAL_QUEUE_TIMEOUT
+            return _EXHAUSTED
+    return begin(connection, None, None)
 
 
-def _add_addresses(connection: Connection, target: Target, lookup: Lookup) -> None:
-    assert connection.targets is not None
-    if lookup.addresses:
-        connection.targets.extend(connection.frontend.route.expand(target, lookup.addresses))
-    else:
-        connection.failure = Outcome.RESOLVE_FAILED
+def queue(_connection: Connection, _value: object, _outcome: Outcome | None) -> Action:
+    """Its turn comes later."""
+    return WAIT
 
 
-def dial(connection: Connection, _value: object, _outcome: Outcome | None) -> Action:
-    """Connect to the target."""
-    target = connection.target
-    assert target is not None and target.dial is not None
-    connection.dialed = connection.frontend.clock()
-    return target.dial
+def begin(connection: Connection, _value: object, _outcome: Outcome | None) -> Action | Found:
+    """Connect to the target, from the source with the fewest connections to it."""
+    frontend, target = connection.frontend, connection.target
+    assert target is not None
+    now = frontend.clock()
+    source = frontend.sources.take(target, now)
+    if source < 0:
+        connection.failure = Outcome.NO_SOURCE_PORT
+        return _NO_PORT
+    connection.port_of = source
+    frontend.balance.dialing(target, now)
+    connection.dialed = now
+    return target.dials[source]
 
 
 def try_next(connection: Connection, value: object, outcome: Outcome | None) -> Found:
@@ -136,8 +194,22 @@ def try_next(connection: Connection, value: object, outcome: Outcome | None) -> 
     if outcome is None:
         outcome = DIAL_OUTCOMES.get(value if isinstance(value, int) else errno.EIO, Outcome.DIAL_FAILED)
     connection.failure = outcome
-    if outcome is Outcome.NO_RESOURCES:
-        connection.targets = []  # another address would need what there is none of
+    frontend, target, source = connection.frontend, connection.target, connection.port_of
+    assert target is not None and connection.targets is not None
+    connection.port_of = -1
+    frontend.sources.give_back(target, source)
+    now = frontend.clock()
+    if outcome in OWN_FAULTS:
+        frontend.balance.closed(target)
+        if outcome is Outcome.NO_SOURCE_PORT:
+            frontend.sources.shun(target, source, now)
+            connection.targets.append(target)  # another source may have one
+        else:
+            connection.targets = []  # another address would need what there is none of
+    else:
+        frontend.balance.failed(target, now)
+        if not connection.targets:
+            frontend.route.failing(now)
     return route(connection, None, None)
 
 
@@ -146,21 +218,42 @@ def pump(connection: Connection, value: Address | None, _outcome: Outcome | None
     connection.connected = connection.frontend.clock()
     connection.source = value
     connection.targets = None  # nothing more is to be tried
-    assert connection.target is not None
-    connection.frontend.ledger.connected(connection.target.upstream, connection.connected - connection.dialed)
-    if not connection.first:
-        return PUMP
+    frontend, target = connection.frontend, connection.target
+    assert target is not None
+    frontend.balance.connected(target)
+    frontend.ledger.connected(target.upstream, connection.connected - connection.dialed)
     first, connection.first = connection.first, b""
-    return Pump(first)
+    if frontend.send_proxy:
+        first = _proxy_header(connection) + first
+    return Pump(first) if first else PUMP
+
+
+def _proxy_header(connection: Connection) -> bytes:
+    """What the upstream is told of the client, and of the address that it connected to."""
+    frontend, header = connection.frontend, connection.header
+    if header is not None:
+        source, destination = header.source, header.destination
+    else:
+        source, destination = connection.client, frontend.local_address(connection)
+    if source is None or destination is None:
+        return proxy_header.build(frontend.send_proxy, None, None)
+    return proxy_header.build(frontend.send_proxy, source, destination)
 
 
 def close(connection: Connection, outcome: Outcome | None, up: int, down: int) -> None:
-    """The one place where a connection ends: give its place back and account for it, and for bytes not told of yet."""
+    """The one place where a connection ends: give back what it held, account for it and for bytes not told of yet."""
     if connection.outcome is not None:
         return  # a defect after the end, perhaps in what the end led to
     outcome = outcome or connection.failure or Outcome.INTERNAL_ERROR
     if connection.lease is not None:
         connection.lease.release()
+    frontend = connection.frontend
+    if connection.port_of >= 0:
+        assert connection.target is not None
+        frontend.sources.give_back(connection.target, connection.port_of)
+        frontend.balance.closed(connection.target)
+    if frontend.pacer is not None:
+        frontend.pacer.leave(connection)
     connection.targets = None
     connection.outcome = outcome
-    connection.frontend.ledger.closed(connection, outcome, up, down)
+    frontend.ledger.closed(connection, outcome, up, down)

@@ -24,13 +24,15 @@ import relay
 from relay import servicelog
 from relay.address import format_hostport, parse_hostport
 from relay.admin import HttpServer, admin_app, health_app
+from relay.control import Message
 from relay.logs import LogWriter
 from relay.metrics import RelayCollector
 from relay.outcome import OUTCOMES
 from relay.pool import Pool
-from relay.prepare import Plan, StartError, bind_error, prepare
+from relay.prepare import Plan, StartError, bind_error, nameservers, prepare
 from relay.settings import Settings
 from relay.status import Status
+from relay.watch import UpstreamWatch
 
 END_GRACE = 5.0  # seconds that workers get to end after they were told to, before they are killed
 LOG_FLUSH = 2.0  # seconds that the end waits for whoever reads the log
@@ -45,8 +47,11 @@ class Supervisor:
         self._http_sockets = http
         self._writer = writer
         self._log = log
-        self._pool = Pool(plan, log, self._changed)
-        self._status = Status(plan, self._pool, lambda: writer.dropped)
+        self._watch = UpstreamWatch(
+            plan.settings, plan.upstreams, nameservers(plan.settings), self._tell, self._changed, log
+        )
+        self._pool = Pool(plan, log, self._changed, self._watch.greeting, self._watch.failing)
+        self._status = Status(plan, self._pool, self._watch, lambda: writer.dropped)
         self._asked_to_end = asyncio.Event()
         self._window: float | None = None  # None: end now
         self._announced = False
@@ -58,7 +63,7 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGINT, self._interrupt)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         registry = CollectorRegistry()
-        registry.register(RelayCollector(self._plan, self._pool, self._status))
+        registry.register(RelayCollector(self._plan, self._pool, self._status, self._watch))
         servers = []
         if "admin" in self._http_sockets:
             servers.append(HttpServer(admin_app(self._status, registry), self._http_sockets["admin"], probes=False))
@@ -67,10 +72,12 @@ class Supervisor:
         for server in servers:
             await server.start()
         self._log_start()
+        self._watch.start()
         await self._pool.start()
         await self._asked_to_end.wait()
         await self._end()
         self._log_end()
+        await self._watch.stop()
         for server in servers:
             await server.stop()
 
@@ -92,6 +99,9 @@ class Supervisor:
         self._pool.stop()
         if not await self._pool.wait(END_GRACE):
             await self._pool.kill()
+
+    def _tell(self, message: Message) -> None:
+        self._pool.tell(message)
 
     def _active(self) -> int:
         active = self._status.snapshot()["connections"]["active"]

@@ -19,22 +19,27 @@ import sys
 import time
 import traceback
 
-from relay import connection
-from relay.account import AccessLog, Ledger
+from relay import connection, steps
+from relay.access_log import AccessLog
+from relay.account import Ledger
 from relay.admit import Admission, SourceHash
-from relay.control import Channel, ChannelFull, Drain, Log, Message, Ready, Start, Stop
+from relay.control import Channel, ChannelFull, Checked, Drain, Failing, Log, Message, Ready, Resolved, Start, Stop
 from relay.core import counters
 from relay.core.access import AccessList
+from relay.core.balance import Balance
 from relay.core.counters import Layout
-from relay.dial import Route
 from relay.engines.choice import make_engine, make_loop
 from relay.engines.contract import Engine
 from relay.logs import LogWriter
 from relay.outcome import OUTCOMES
-from relay.resolve import Resolver
+from relay.pacing import Pacer
+from relay.rate_table import RateTable
+from relay.refusals import RefusalLog
 from relay.sniff import Gate
-from relay.spec import WorkerSpec
+from relay.sources import Sources
+from relay.spec import ListenerSpec, WorkerSpec
 from relay.table import Table
+from relay.upstreams import Upstreams
 
 TICK = 0.5  # seconds; waking a processor that sleeps is what silent connections cost
 LOG_FLUSH = 1.0  # seconds that the end waits for the last access lines
@@ -48,7 +53,9 @@ logger = logging.getLogger("relay.worker")
 class Worker:
     """One worker's life: start, serve, drain, end."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, channel: Channel, spec: WorkerSpec, table: Table) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, channel: Channel, spec: WorkerSpec, table: Table, rates: RateTable
+    ) -> None:
         self._loop = loop
         self._channel = channel
         self._spec = spec
@@ -60,7 +67,6 @@ class Worker:
         self.done = asyncio.Event()
         clock = time.monotonic
         self._clock = clock
-        self._resolver = Resolver(spec.nameservers, clock)
         self.engine: Engine = make_engine(
             spec.engine,
             loop,
@@ -69,19 +75,33 @@ class Worker:
             report_source=spec.access_log,
             held_limit=spec.held_bytes,
         )
-        access_log = None
+        self._access_log: RefusalLog | None = None
         if self._log_writer is not None:
-            access_log = AccessLog(self._log_writer.write, spec.upstreams, spec.log_format)
+            write = self._log_writer.write
+            self._access_log = RefusalLog(
+                AccessLog(write, spec.upstreams, spec.log_format), write, spec.log_format, clock
+            )
         names = [listener.name for listener in spec.listeners]
-        self._ledger = Ledger(self._block, table.layout, names, spec.upstreams, clock, access_log)
+        self._ledger = Ledger(self._block, table.layout, names, spec.upstreams, clock, self._access_log)
         source_hash = None
-        if spec.limits.per_source:
+        if spec.limits.per_source or spec.rates.source.per_second:
             key = bytes.fromhex(spec.source_key)
             source_hash = SourceHash(key, spec.source_prefix_v4, spec.source_prefix_v6)
         access = None
         if spec.access_allow or spec.access_deny:
             access = AccessList(spec.access_allow, spec.access_deny)
-        self._admission = Admission(table.limits(spec.index), source_hash, access)
+        # The last entry of the blocks' source addresses is the kernel's own choice.
+        self._sources = Sources(spec.source_addresses, spec.source_ports, table.layout, table.blocks, spec.index)
+        self._upstreams = Upstreams(
+            Balance(spec.eject_after, spec.eject_seconds), self._sources, spec.connect_timeout, self._report
+        )
+        buckets = rates.rates(alone=spec.limits.workers == 1)
+        limited = spec.rates.source.per_second or spec.rates.accept.per_second
+        self._admission = Admission(table.limits(spec.index), source_hash, access, buckets if limited else None)
+        self._pacer: Pacer[connection.Connection] | None = None
+        if spec.rates.dial.per_second:
+            turn = functools.partial(steps.late, found=steps.Found.TURN)
+            self._pacer = Pacer(buckets, loop, time.monotonic_ns, turn)
 
     def start(self, sockets: list[socket.socket]) -> None:
         """Accept on the listening sockets, in the listeners' order; begin to tick."""
@@ -91,9 +111,13 @@ class Worker:
                 index=index,
                 name=listener.name,
                 admission=self._admission,
-                gate=Gate(listener.sni, self._spec.client_hello_timeout) if listener.sni else None,
-                route=Route(listener.upstreams, self._spec.connect_timeout),
-                lookup=self._resolver.lookup,
+                gate=self._gate(listener),
+                send_proxy=listener.send_proxy,
+                local_address=self.engine.local_address,
+                route=self._upstreams.route(listener.upstreams),
+                balance=self._upstreams.balance,
+                sources=self._sources,
+                pacer=self._pacer,
                 perform=self.engine.perform,
                 ledger=self._ledger,
                 clock=self._clock,
@@ -105,6 +129,11 @@ class Worker:
         self._loop.add_reader(self._channel.fileno(), self._receive)
         self._channel.send(Ready(os.getpid()))
 
+    def _gate(self, listener: ListenerSpec) -> Gate | None:
+        if not listener.sni and listener.proxy_protocol == "off":
+            return None
+        return Gate(listener.sni, self._spec.client_hello_timeout, listener.proxy_protocol)
+
     def drain(self, window: float) -> None:
         """Stop accepting; end when the last connection has, or after `window` seconds."""
         self.engine.stop_listening()
@@ -115,7 +144,8 @@ class Worker:
         """Close everything, now."""
         self.engine.close()
         self._publish(self._clock())
-        if self._log_writer is not None:
+        if self._access_log is not None and self._log_writer is not None:
+            self._access_log.flush()
             self._log_writer.flush(LOG_FLUSH)
             self._block[counters.LOG_DROPPED] = self._log_writer.dropped
         self.done.set()
@@ -126,6 +156,8 @@ class Worker:
         if not self._ticking:
             self._tick_engine()
         self._publish(now)
+        if self._access_log is not None:
+            self._access_log.tick(now)
         if self._deadline is not None:
             self._tick_drain(now)
         if not self.done.is_set():
@@ -148,6 +180,7 @@ class Worker:
         block = self._block
         block[counters.HEARTBEAT] = int(now * 1e9)
         block[counters.HELD] = self.engine.held
+        block[counters.QUEUED] = len(self._pacer) if self._pacer is not None else 0
         block[counters.ACCEPT_PAUSES] = self.engine.accept_pauses
         if self._log_writer is not None:
             block[counters.LOG_DROPPED] = self._log_writer.dropped
@@ -169,6 +202,15 @@ class Worker:
             self.drain(message.window)
         elif isinstance(message, Stop):
             self.end()
+        elif isinstance(message, Resolved):
+            self._upstreams.resolved(message.host, message.addresses)
+        elif isinstance(message, Checked):
+            host, port = message.host, message.port
+            self._upstreams.health((host, port, 0, 0) if ":" in host else (host, port), message.up)
+
+    def _report(self, hosts: list[str]) -> None:
+        with contextlib.suppress(OSError, ChannelFull):  # another connection will fail, and say so again
+            self._channel.send(Failing(tuple(hosts)))
 
 
 def _acceptor(frontend: connection.Frontend) -> connection.Acceptor:
@@ -191,10 +233,11 @@ class ChannelHandler(logging.Handler):
 
 async def serve(channel: Channel, spec: WorkerSpec, descriptors: list[int]) -> None:
     """Run a worker until it is done."""
-    layout = Layout(len(spec.listeners), len(spec.upstreams), len(OUTCOMES))
+    layout = Layout(len(spec.listeners), len(spec.upstreams), len(OUTCOMES), len(spec.source_addresses) + 1)
     table = Table(descriptors[0], spec.limits, layout)
-    sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors[1:]]
-    worker = Worker(asyncio.get_running_loop(), channel, spec, table)
+    rates = RateTable(descriptors[1], spec.rates)
+    sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors[2:]]
+    worker = Worker(asyncio.get_running_loop(), channel, spec, table, rates)
     worker.start(sockets)
     # What exists now stays: the collector need not look at it again, and the pages stay shared.
     gc.collect()

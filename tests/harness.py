@@ -33,7 +33,8 @@ Json = dict[str, Any]
 class Relay:
     """One relay process. Its log is a file, unless `stdout` is given.
 
-    `admin` is its admin port, for a log that cannot be read; `descriptors` is its limit of them.
+    `admin` is its admin port, for a log that cannot be read; `descriptors` is its limit of them. It is started when it
+    is ready, or, without `ready`, when its workers are.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Relay:
         admin: tuple[str, int] | None = None,
         descriptors: int = 0,
         wrapper: Sequence[str] = (),
+        ready: bool = True,
     ) -> None:
         self.config = directory / "relay.toml"
         self.config.write_text(toml)
@@ -55,6 +57,7 @@ class Relay:
         self._stdout = stdout
         self._environ = {**environment(), **(environ or {})}
         self._descriptors = descriptors
+        self._wait_ready = ready
         self._wrapper = wrapper  # a command that runs the relay
         self._process: subprocess.Popen[bytes] | None = None
         self._announced: dict[str, list[str]] = {}
@@ -105,9 +108,11 @@ class Relay:
         assert self.process.poll() is None, f"the relay ended, exit status {self.process.returncode}: {self.said()}"
         if not self._blind:
             self._announced = {line["listener"]: line["bind"] for line in self.events("listening")}
-            if not self.events("ready"):
+            if not self.events("ready" if self._wait_ready else "worker ready"):
                 return False
         try:
+            if not self._wait_ready:
+                return all(worker["ready"] for worker in self.status()["workers"])
             return self.get("/readyz")[0] == 200
         except OSError:
             return False
@@ -179,14 +184,17 @@ class Relay:
         assert last["accepted"] == sum(last["outcomes"].values()), last
         if "access = false" in self.config.read_text():
             return
-        # Every connection has its line, apart from those that a worker took with it.
-        logged = Counter(line["outcome"] for line in lines if line["event"] == "connection")
+        # Every connection has its line, or is counted in one, apart from those that a worker took with it.
+        ended = [line for line in lines if line["event"] in ("connection", "refusals")]
+        logged: Counter[str] = Counter()
+        for line in ended:
+            logged[line["outcome"]] += line.get("count", 1)
         if self.events("worker died"):
             assert logged <= Counter(last["outcomes"]), last
             return
         assert logged == Counter(last["outcomes"]), last
         for name in ("bytes_up", "bytes_down"):
-            assert last[name] == sum(line[name] for line in lines if line["event"] == "connection"), last
+            assert last[name] == sum(line[name] for line in ended), last
 
     # --- what it says ---------------------------------------------------------------------------------------------
 

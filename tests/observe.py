@@ -65,9 +65,13 @@ class Metrics:
             for sample in family.samples:
                 self.samples[sample.name, frozenset(sample.labels.items())] = sample.value
 
-    def value(self, name: str, **labels: str) -> float:
+    def value(self, name: str, /, **labels: str) -> float:
         """The one sample with exactly these labels. Raises KeyError."""
         return self.samples[name, frozenset(labels.items())]
+
+    def by_label(self, name: str, label: str) -> dict[str, float]:
+        """The samples of that name by the value of one of their labels."""
+        return {dict(labels)[label]: value for (sample, labels), value in self.samples.items() if sample == name}
 
     def labels(self, name: str) -> dict[str, str]:
         """The labels of the one sample of that name."""

@@ -12,6 +12,8 @@ workers = {workers}
 bind = "127.0.0.1:0"
 [health]
 bind = "127.0.0.1:0"
+[health_check]
+interval = {checks}
 """
 
 
@@ -24,6 +26,9 @@ def listener(
     return f'[[listeners]]\nname = "{name}"\nbind = {json.dumps(bind)}\nupstream = {json.dumps(targets)}\n{more}\n'
 
 
-def settings(*listeners: str, workers: int = 1, tables: str = "") -> str:
-    """TOML: admin and health on free ports, `tables` of any other settings, and the listeners."""
-    return SETTINGS.format(workers=workers) + tables + "\n" + "".join(listeners)
+def settings(*listeners: str, workers: int = 1, tables: str = "", checks: float = 0.0) -> str:
+    """TOML: admin and health on free ports, `tables` of any other settings, and the listeners.
+
+    Upstreams are checked every `checks` seconds, 0: not at all, for they would see connections that no client made.
+    """
+    return SETTINGS.format(workers=workers, checks=checks) + tables + "\n" + "".join(listeners)

@@ -13,6 +13,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from types import TracebackType
+from typing import Self
 
 from tests.clients import CHUNK, TIMEOUT, drain, receive, reset
 
@@ -100,7 +101,7 @@ class Echo:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.address: tuple[str, int] = self._listening.getsockname()[:2]
 
-    def __enter__(self) -> Echo:
+    def __enter__(self) -> Self:
         self._selector.register(self._listening, selectors.EVENT_READ)
         self._selector.register(self._end, selectors.EVENT_READ)
         self._thread.start()

@@ -4,7 +4,8 @@ Every worker has one block of 64-bit cells and is its only writer, so an increme
 the blocks whenever somebody asks, so the numbers are never older than the worker's last write and survive its death
 (`fold` keeps them, so that no counter ever goes back).
 
-A block holds gauges of the worker, then one section per listener, then one per upstream.
+A block holds gauges of the worker, then one section per listener, then one per upstream, and at the end gauges for each
+pair of upstream and source address.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ DURATION_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 2700.0, 3600.0
 HEARTBEAT = 0  # monotonic clock, nanoseconds, written by the worker's own loop
 LAG = 1  # how late the loop's last tick was, nanoseconds
 HELD = 2  # bytes received and not yet taken by the other side
-GAUGES = 3
+QUEUED = 3  # connections that wait for their turn to be dialled
+GAUGES = 4
 # Counters of the worker.
-LOG_DROPPED = 3
-ACCEPT_PAUSES = 4
-HEADER = 5
+LOG_DROPPED = 4
+ACCEPT_PAUSES = 5
+HEADER = 6
 
 # Offsets within a listener's section; outcomes follow at OUTCOME, then the duration histogram.
 ACCEPTED = 0
@@ -38,15 +40,17 @@ OUTCOME = 4
 
 
 class Layout:
-    """Offsets of a block for that many listeners, upstreams and outcomes."""
+    """Offsets of a block for that many listeners, upstreams, outcomes and source addresses."""
 
-    def __init__(self, listeners: int, upstreams: int, outcomes: int) -> None:
+    def __init__(self, listeners: int, upstreams: int, outcomes: int, sources: int = 1) -> None:
         self.listeners = listeners
         self.upstreams = upstreams
         self.outcomes = outcomes
         self._listener_size = OUTCOME + outcomes + len(DURATION_BUCKETS) + 1
         self._upstream_size = 1 + len(CONNECT_BUCKETS) + 1
-        self.size = HEADER + listeners * self._listener_size + upstreams * self._upstream_size
+        self.sources = sources
+        self.gauges = HEADER + listeners * self._listener_size + upstreams * self._upstream_size  # those at the end
+        self.size = self.gauges + upstreams * sources
 
     def listener(self, index: int) -> int:
         """Where the section of listener number `index` begins."""
@@ -59,6 +63,10 @@ class Layout:
     def upstream(self, index: int) -> int:
         """Where the section of upstream number `index` begins: the sum in nanoseconds, then the histogram's cells."""
         return HEADER + self.listeners * self._listener_size + index * self._upstream_size
+
+    def ports(self, upstream: int, source: int) -> int:
+        """Where the local ports in use from that source address to that upstream are."""
+        return self.gauges + upstream * self.sources + source
 
 
 def bucket(bounds: Sequence[float], seconds: float) -> int:
@@ -84,7 +92,7 @@ def fold(layout: Layout, block: Cells, retired: Cells, lost: int) -> int:
         block[layout.listener(listener) + OUTCOME + lost] += open_connections
         total += open_connections
     for cell in range(layout.size):
-        if cell >= GAUGES:
+        if GAUGES <= cell < layout.gauges:
             retired[cell] += block[cell]
         block[cell] = 0
     return total

@@ -34,7 +34,7 @@ from relay.core.limit_table import Cells, LimitPlan
 
 SPINS = 400  # looks at the rivals before giving up: some 400 µs, many times what a decision takes
 MASK = 0xFFFFFFFF
-NO_SLOT = -1  # sources are not limited
+NO_SLOT = -1  # no source, or sources are not limited
 BUCKET_FULL = -2
 
 
@@ -100,12 +100,15 @@ class Limits:
         self._alone = n == 1  # nobody else decides at the same time: a look is a decision
 
     def acquire(self, listener: int, source: int = 0) -> Lease | Refusal:
-        """A place for one connection of listener number `listener` from the source with hash `source` (not 0)."""
+        """A place for one connection of listener number `listener` from the source with hash `source`.
+
+        0 is for no source: it is not limited by one.
+        """
         counts, column, own = self._counts, self._column, self._own
         held = counts[own]
         if held >= self._capacity:
             return Refusal.CAPACITY
-        if self._by_source:
+        if source and self._by_source:
             return self._acquire(listener, source)
         # Without a rival in the way this is all; written out, for every connection passes here.
         limit = self._listener_limits[listener]
@@ -137,7 +140,7 @@ class Limits:
             if total <= limit or not limit:
                 counts[column] = counts[column] + 1 & MASK
                 return Lease(self, listener, NO_SLOT)
-        return self._acquire(listener, source, announced=True)
+        return self._acquire(listener, 0, announced=True)
 
     def _acquire(self, listener: int, source: int, *, announced: bool = False) -> Lease | Refusal:
         """The whole of it; `announced`: the first announcement is made, and the sum was too high."""
@@ -175,7 +178,7 @@ class Limits:
         """Add one to this worker's counts; the source's slot, or NO_SLOT or BUCKET_FULL."""
         plan, counts = self._plan, self._counts
         slot = NO_SLOT
-        if plan.per_source:
+        if source:
             slot = self._claim(source)
             if slot == BUCKET_FULL:
                 return slot
@@ -229,7 +232,7 @@ class Limits:
                 total += counts[cell]
             if total > limit:
                 return Refusal.LISTENER
-        if plan.per_source and self._source_total(source) - undecided > plan.per_source:
+        if source and self._source_total(source) - undecided > plan.per_source:
             return Refusal.SOURCE
         return None
 

@@ -165,6 +165,9 @@ class Engine(Protocol):
     def perform(self, handler: Handler, action: Action) -> None:
         """Carry out what a handler answered with late, after Wait. Nothing happens if the connection is gone."""
 
+    def local_address(self, handler: Handler) -> Address | None:
+        """The address that the handler's client connected to; None if the connection is gone."""
+
     def tick(self, now: float) -> bool:
         """Look at deadlines; the worker calls this twice a second or more often, with its monotonic clock.
 

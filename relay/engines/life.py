@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Generic, Protocol, TypeVar
 
 from relay.engines import silence
-from relay.engines.contract import Action, Close, Dial, Event, Handler, Pump, Refuse, Sniff, Timeouts, Wait
+from relay.engines.contract import Action, Address, Close, Dial, Event, Handler, Pump, Refuse, Sniff, Timeouts, Wait
 
 logger = logging.getLogger("relay.engine")
 
@@ -97,6 +97,10 @@ class Life(ABC, Generic[L]):
         """Close the upstream side, if there is one: a dial came to nothing."""
 
     @abstractmethod
+    def _local_address(self, link: L) -> Address | None:
+        """This end of the client's side; None if the socket has none any more."""
+
+    @abstractmethod
     def _settle(self, link: L) -> None:
         """The connection has lived for a while: set what only matters to one that lives on."""
 
@@ -124,6 +128,10 @@ class Life(ABC, Generic[L]):
         if isinstance(link, self.link_type):
             self._guarded(link, self._perform, link, action)
             self._after()
+
+    def local_address(self, handler: Handler) -> Address | None:
+        link = handler.link
+        return self._local_address(link) if isinstance(link, self.link_type) else None
 
     def tick(self, now: float) -> bool:
         if not self._to_sort and not self._to_sweep:

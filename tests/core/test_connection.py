@@ -7,28 +7,30 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.admit import Admission
 from relay.connection import TRANSITIONS, State
-from relay.core import counters
-from relay.core.access import AccessList
+from relay.core import counters, proxy_header
 from relay.core.counters import unfinished
 from relay.core.limit_table import LimitPlan
+from relay.core.rates import Rate, RatePlan
 from relay.dial import DIAL_OUTCOMES, Target
-from relay.engines.contract import Close, Dial, Event, Pump, Refuse, Sniff, Wait
-from relay.outcome import OUTCOMES, Outcome
-from relay.resolve import Lookup
+from relay.engines.contract import Close, Dial, Event, Pump, Sniff, Wait
+from relay.outcome import Outcome
+from relay.sniff import ProxyProtocol
 from relay.steps import Found
 from tests.core.hellos import hello, records, server_name
-from tests.core.world import ALWAYS, CLIENT, LEGAL, LITERAL, NAME, OTHER_NAME, World
+from tests.core.world import ALWAYS, LEGAL, LITERAL, NAME, OTHER_NAME, World
 
 HELLO = records(hello(server_name(b"hub.example")))
-SNIFFED = [HELLO, HELLO[:20], records(hello(server_name(b"other.example"))), records(hello(None)), b"GET / HTTP/1.1"]
+PROXIED = proxy_header.build(2, ("192.0.2.77", 1234), ("192.0.2.200", 8883))
+SNIFFED = [
+    *[PROXIED, PROXIED[:14], PROXIED + HELLO, PROXIED[:-1] + b"!", b"PROXY TCP9 "],
+    *[HELLO, HELLO[:20], records(hello(server_name(b"other.example"))), records(hello(None)), b"GET / HTTP/1.1"],
+]
 VALUES: dict[Event, list[object]] = {
     Event.SNIFFED: [*SNIFFED],
     Event.CONNECTED: [None, ("10.0.0.4", 50000), ("fd00::4", 50000, 0, 0)],
@@ -43,14 +45,29 @@ def test_every_connection_has_one_outcome_whatever_happens(data: st.DataObject, 
     upstreams = data.draw(st.lists(st.sampled_from([LITERAL, NAME, OTHER_NAME]), min_size=1, unique=True))
     known = data.draw(st.dictionaries(st.sampled_from([NAME[1], OTHER_NAME[1]]), addresses))
     sni = data.draw(st.sampled_from([(), ("hub.example",)]))
-    world = World(upstreams, known, LimitPlan(1, room, 100, (0,)), sni)
+    proxy: ProxyProtocol = data.draw(st.sampled_from(["off", "accept", "require"]))
+    send_proxy = data.draw(st.sampled_from([0, 1, 2]))
+    rates = data.draw(st.sampled_from([None, RatePlan(dial=Rate(1.0, 1.0), queue=2, queue_seconds=9.0)]))
+    world = World(
+        upstreams,
+        known,
+        LimitPlan(1, room, 100, (0,)),
+        sni,
+        proxy=proxy,
+        send_proxy=send_proxy,
+        rates=rates,
+        sources=data.draw(st.sampled_from([(), ("192.0.2.1", "192.0.2.2")])),
+        ports=data.draw(st.sampled_from([2, 1000])),
+    )
     for _ in range(steps):
         alive = [connection for connection, action in world.last.items() if LEGAL[type(action)]]
         choice = data.draw(st.integers(0, 2 + 3 * len(alive)))
         if choice == 0 or not alive:
             world.accept()
-        elif choice == 1 and world.asked:
+        elif choice == 1 and world.unanswered:
             world.answer(*data.draw(addresses))
+        elif choice == 2 and world.turns:
+            world.turn()
         else:
             connection = alive[choice % len(alive)]
             event = data.draw(st.sampled_from(LEGAL[type(world.last[connection])]))
@@ -63,7 +80,9 @@ def test_every_connection_has_one_outcome_whatever_happens(data: st.DataObject, 
     for connection, action in list(world.last.items()):
         if LEGAL[type(action)]:
             world.send(connection, Event.STOP)
-    while world.asked:
+    assert not world.turns, "who is gone does not wait"
+    assert world.in_use() == 0
+    while world.unanswered:
         before = dict(world.last)
         world.answer("203.0.113.9")
         assert world.last == before, "an answer that comes too late moves nobody"
@@ -75,7 +94,13 @@ def test_every_connection_has_one_outcome_whatever_happens(data: st.DataObject, 
 
 # --- the table -------------------------------------------------------------------------------------------------------
 
-STATES = {State.SNIFFING: Sniff, State.RESOLVING: Wait, State.DIALING: Dial, State.PUMPING: Pump}
+STATES = {
+    State.SNIFFING: Sniff,
+    State.RESOLVING: Wait,
+    State.QUEUED: Wait,
+    State.DIALING: Dial,
+    State.PUMPING: Pump,
+}
 
 
 def test_the_table_has_what_an_engine_may_send_and_nothing_else() -> None:
@@ -113,106 +138,6 @@ def test_every_state_can_be_reached() -> None:
     assert {event for _, event in TRANSITIONS} == set(Event) | set(Found)
 
 
-# --- every outcome ---------------------------------------------------------------------------------------------------
-
-
-def refused(plan: LimitPlan) -> Outcome:
-    world = World([LITERAL], plan=plan)
-    if plan.per_source:
-        world.frontend.admission = Admission(world.limits, SourceOne())  # type: ignore[arg-type]
-    first, second = world.accept(), world.accept()
-    assert world.last[second] == Refuse()
-    assert world.send(first, Event.STOP) == Close(True, True)
-    return world.outcome(second)
-
-
-def denied() -> Outcome:
-    world = World([LITERAL])
-    world.frontend.admission = Admission(world.limits, None, AccessList([], [CLIENT[0]]))
-    connection = world.accept()
-    assert world.last[connection] == Refuse()
-    assert world.limits.held() == 0
-    return world.outcome(connection)
-
-
-class SourceOne:
-    """All clients are of one source."""
-
-    def cached(self, _host: str) -> int:
-        return 1
-
-
-def after(*events: Event | tuple[Event, object], connected: bool = False) -> Outcome:
-    """The outcome of a connection to a literal address after these events."""
-    world = World([LITERAL])
-    connection = world.accept()
-    if connected:
-        world.send(connection, Event.CONNECTED, None)
-    for event in events:
-        world.send(connection, *event if isinstance(event, tuple) else (event,))
-    return world.outcome(connection)
-
-
-def sniffed(event: Event, value: object = None) -> Outcome:
-    """The outcome of a connection that is asked for a name, when this is what comes."""
-    world = World([LITERAL], sni=("hub.example",))
-    connection = world.accept()
-    world.send(connection, event, value)
-    return world.outcome(connection)
-
-
-def unresolved() -> Outcome:
-    world = World([NAME])
-    connection = world.accept()
-    world.answer()
-    return world.outcome(connection)
-
-
-PRODUCED: dict[Outcome, Callable[[], Outcome]] = {
-    Outcome.OK: lambda: after(Event.FINISHED, connected=True),
-    Outcome.REFUSED_ACCESS: denied,
-    Outcome.REFUSED_INSTANCE: lambda: refused(LimitPlan(1, 1, 9, (0,))),
-    Outcome.REFUSED_LISTENER: lambda: refused(LimitPlan(1, 9, 9, (1,))),
-    Outcome.REFUSED_SOURCE: lambda: refused(LimitPlan(1, 9, 9, (0,), per_source=1, source_buckets=64)),
-    Outcome.REFUSED_CAPACITY: lambda: refused(LimitPlan(1, 9, 1, (0,))),
-    Outcome.REFUSED_TLS: lambda: sniffed(Event.SNIFFED, b"GET / HTTP/1.1"),
-    Outcome.REFUSED_SNI: lambda: sniffed(Event.SNIFFED, records(hello(server_name(b"other.example")))),
-    Outcome.CLIENT_HELLO_TIMEOUT: lambda: sniffed(Event.SNIFF_TIMEOUT),
-    Outcome.CLIENT_HELLO_ABORT: lambda: sniffed(Event.SNIFF_ENDED),
-    Outcome.RESOLVE_FAILED: unresolved,
-    Outcome.DIAL_REFUSED: lambda: after((Event.DIAL_FAILED, errno.ECONNREFUSED)),
-    Outcome.DIAL_TIMEOUT: lambda: after(Event.DIAL_TIMEOUT),
-    Outcome.DIAL_FAILED: lambda: after((Event.DIAL_FAILED, errno.EHOSTUNREACH)),
-    Outcome.NO_RESOURCES: lambda: after((Event.DIAL_FAILED, errno.EMFILE)),
-    Outcome.CLIENT_ABORT: lambda: after(Event.CLIENT_RESET),
-    Outcome.CLIENT_RESET: lambda: after(Event.CLIENT_RESET, connected=True),
-    Outcome.UPSTREAM_RESET: lambda: after(Event.UPSTREAM_RESET, connected=True),
-    Outcome.CLIENT_LOST: lambda: after((Event.CLIENT_LOST, errno.ETIMEDOUT), connected=True),
-    Outcome.UPSTREAM_LOST: lambda: after((Event.UPSTREAM_LOST, errno.ETIMEDOUT), connected=True),
-    Outcome.IDLE_TIMEOUT: lambda: after(Event.IDLE, connected=True),
-    Outcome.CLIENT_HALF_CLOSE_TIMEOUT: lambda: after(Event.CLIENT_HALF_CLOSE, connected=True),
-    Outcome.UPSTREAM_HALF_CLOSE_TIMEOUT: lambda: after(Event.UPSTREAM_HALF_CLOSE, connected=True),
-    Outcome.SHUTDOWN: lambda: after(Event.STOP, connected=True),
-    Outcome.SHUTDOWN_DIAL: lambda: after(Event.STOP),
-    Outcome.INTERNAL_ERROR: lambda: after(Event.DEFECT, connected=True),
-}
-
-
-@pytest.mark.parametrize("outcome", [o for o in OUTCOMES if o is not Outcome.WORKER_DIED], ids=lambda o: o.label)
-def test_each_outcome_has_a_course_that_leads_to_it(outcome: Outcome) -> None:
-    assert PRODUCED[outcome]() is outcome
-
-
-def test_outcomes_are_words_and_haproxys_two_letters() -> None:
-    assert len({outcome.label for outcome in OUTCOMES}) == len(OUTCOMES)
-    assert [outcome.index for outcome in OUTCOMES] == list(range(len(OUTCOMES)))
-    for outcome in OUTCOMES:
-        assert outcome.label == outcome.name.lower()
-        assert outcome.state == "--" if outcome is Outcome.OK else outcome.state[0] in "CSPRIKcs"
-        # Configuration manual 8.5, second letter: R request, C connection, H headers, D data, L last data, T tarpit.
-        assert outcome.state[1:] in ("-", "R", "C", "D")
-
-
 # --- which side sees what --------------------------------------------------------------------------------------------
 
 
@@ -242,29 +167,29 @@ class Bug(Exception):
     """Stands for any mistake in the relay itself."""
 
 
-def test_a_defect_while_a_connection_is_set_up_ends_it_with_an_outcome() -> None:
+def test_a_defect_while_a_connection_is_set_up_ends_it_with_an_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World([NAME])
 
-    def broken(host: str, done: Callable[[Lookup], None]) -> Lookup | None:
+    def broken(now: float) -> list[Target] | None:
         raise Bug
 
-    world.frontend.lookup = broken
+    monkeypatch.setattr(world.frontend.route, "targets", broken)
     with pytest.raises(Bug):
         world.accept()
     assert world.counted() == {Outcome.INTERNAL_ERROR: 1}
     assert world.limits.held() == 0
 
 
-def test_a_defect_after_a_look_up_ends_the_connection(
+def test_a_defect_after_waiting_ends_the_connection(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World([NAME])
     connection = world.accept()
 
-    def broken(target: Target, addresses: Sequence[str]) -> list[Target]:
+    def broken(now: float) -> list[Target] | None:
         raise Bug
 
-    monkeypatch.setattr(world.frontend.route, "expand", broken)
+    monkeypatch.setattr(world.frontend.route, "targets", broken)
     world.answer("203.0.113.1")
     assert world.last[connection] == Close(True, True)
     assert world.outcome(connection) is Outcome.INTERNAL_ERROR

@@ -27,11 +27,13 @@ def upstream_cells(layout: Layout, index: int) -> list[int]:
 @settings(deadline=None)
 @given(LAYOUTS)
 def test_every_cell_is_one_number_and_every_number_has_a_cell(layout: Layout) -> None:
-    cells = [counters.HEARTBEAT, counters.LAG, counters.HELD, counters.LOG_DROPPED, counters.ACCEPT_PAUSES]
+    cells = [counters.HEARTBEAT, counters.LAG, counters.HELD, counters.QUEUED]
+    cells += [counters.LOG_DROPPED, counters.ACCEPT_PAUSES]
     for index in range(layout.listeners):
         cells += listener_cells(layout, index)
     for index in range(layout.upstreams):
         cells += upstream_cells(layout, index)
+        cells += [layout.ports(index, source) for source in range(layout.sources)]
     assert sorted(cells) == list(range(layout.size))
 
 
@@ -49,7 +51,7 @@ def test_a_bound_belongs_to_its_bucket() -> None:
         assert bucket(bounds, float("inf")) == len(bounds)
 
 
-LAYOUT = Layout(2, 2, 3)
+LAYOUT = Layout(2, 2, 3, 2)
 LOST = 2  # which outcome open connections of a dead worker get
 EVENTS = st.lists(
     st.one_of(
@@ -124,4 +126,7 @@ def test_fold_keeps_every_sum(values: list[int]) -> None:
         lost -= gained[cell] - written[cell]
         gained[cell] = written[cell]
     assert lost == 0
-    assert gained[counters.GAUGES :] == written[counters.GAUGES :]
+    counted = slice(counters.GAUGES, LAYOUT.gauges)
+    assert gained[counted] == written[counted]
+    assert not any(gained[: counters.GAUGES] + gained[LAYOUT.gauges :]), "gauges of the dead are worth nothing"
+    assert not any(block)

@@ -5,22 +5,27 @@ The events that an engine may send depend on the last action that it was answere
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
 from itertools import count
 
-from relay.account import Ledger, Record
+from relay import steps
+from relay.access_log import Record
+from relay.account import Ledger
 from relay.admit import Admission
 from relay.connection import Connection, Frontend, accept
 from relay.core import counters
+from relay.core.balance import Balance
 from relay.core.counters import Layout
 from relay.core.limit_table import LimitPlan
 from relay.core.limits import Limits
-from relay.dial import Route
+from relay.core.rates import NANO, SINGLES, Late, NoLock, RatePlan, Rates
+from relay.dial import literal
 from relay.engines.contract import Action, Address, Close, Dial, Event, Pump, Refuse, Sniff, Wait
 from relay.outcome import OUTCOMES, Outcome
-from relay.resolve import Lookup
-from relay.sniff import Gate
+from relay.sniff import Gate, ProxyProtocol
+from relay.sources import Sources
+from relay.steps import Found
+from relay.upstreams import Upstreams
 
 ALWAYS = (Event.CLIENT_RESET, Event.CLIENT_LOST, Event.STOP, Event.DEFECT)
 LEGAL: dict[type[Action], tuple[Event, ...]] = {
@@ -40,13 +45,37 @@ LEGAL: dict[type[Action], tuple[Event, ...]] = {
     ),
 }
 CLIENT: Address = ("192.0.2.1", 40000)
+SERVED: Address = ("192.0.2.200", 8883)
 LITERAL = (0, "198.51.100.1", 8883)
 NAME = (1, "hub.example", 8883)
 OTHER_NAME = (2, "hub-2.example", 8883)
 
 
+class Queue:
+    """A pacer without a clock: who has to wait, waits until `World.turn`."""
+
+    def __init__(self, rates: Rates, turns: deque[Connection]) -> None:
+        self._rates = rates
+        self._turns = turns
+
+    def enter(self, connection: Connection) -> bool | Late:
+        turn = self._rates.dial()
+        if isinstance(turn, Late):
+            return turn
+        if turn > NANO:
+            self._turns.append(connection)
+        return turn <= NANO
+
+    def leave(self, connection: Connection) -> None:
+        if connection in self._turns:
+            self._turns.remove(connection)
+
+
 class World:
-    """What surrounds connections: limits, ledger, a resolver that answers when told to, and the engine's ears."""
+    """What surrounds connections: limits, ledger, upstreams, names that are answered when told to, the engine's ears.
+
+    `known` are the answers that there are at first; `rates` are those of a clock that stands still.
+    """
 
     def __init__(
         self,
@@ -54,12 +83,16 @@ class World:
         known: dict[str, tuple[str, ...]] | None = None,
         plan: LimitPlan | None = None,
         sni: tuple[str, ...] = (),
+        *,
+        proxy: ProxyProtocol = "off",
+        send_proxy: int = 0,
+        rates: RatePlan | None = None,
+        sources: tuple[str, ...] = (),
+        ports: int = 1000,
     ) -> None:
-        self.known = known or {}  # names that need no asking
-        self.asked: list[tuple[str, Callable[[Lookup], None]]] = []
         self.last: dict[Connection, Action] = {}
         self.ended: list[tuple[Connection, Outcome]] = []
-        self.layout = Layout(1, 3, len(OUTCOMES))
+        self.layout = Layout(1, 3, len(OUTCOMES), len(sources) + 1)
         self.block = [0] * self.layout.size
         plan = plan or LimitPlan(1, 100, 100, (0,))
         cells = [0] * plan.count_cells
@@ -69,29 +102,46 @@ class World:
         def clock() -> float:
             return next(ticks) / 1000
 
+        self.reported: list[list[str]] = []
+        self.sources = Sources(sources, ports, self.layout, [self.block], 0)
+        self.upstreams = Upstreams(Balance(1000, 1.0), self.sources, 5.0, self.reported.append)
+        for host, addresses in (known or {}).items():
+            self.upstreams.resolved(host, addresses)
+        self.unanswered = [host for _, host, port in upstreams if not literal(host, port) and host not in (known or {})]
+        self.turns: deque[Connection] = deque()
+        rates = rates or RatePlan()
+        buckets = Rates(
+            rates, [0] * SINGLES, [0] * rates.source_cells, [0] * rates.source_cells, NoLock(), lambda: NANO
+        )
+        pacer = Queue(buckets, self.turns)
         names, upstream_names = ["mqtt"], ["a", "b", "c"]
         self.frontend = Frontend(
             index=0,
             name="mqtt",
-            admission=Admission(self.limits, None),
-            gate=Gate(sni, 5.0) if sni else None,
-            route=Route(upstreams, 5.0),
-            lookup=self.lookup,
+            admission=Admission(self.limits, None, rates=buckets),
+            gate=Gate(sni, 5.0, proxy) if sni or proxy != "off" else None,
+            send_proxy=send_proxy,
+            local_address=lambda _: SERVED,
+            route=self.upstreams.route(upstreams),
+            balance=self.upstreams.balance,
+            sources=self.sources,
+            pacer=pacer if rates.dial.per_second else None,  # type: ignore[arg-type]  # its one subset
             perform=self.perform,
             ledger=Ledger(self.block, self.layout, names, upstream_names, clock, self.log),
             clock=clock,
         )
 
-    def lookup(self, host: str, done: Callable[[Lookup], None]) -> Lookup | None:
-        if host in self.known:
-            return Lookup(self.known[host], 1e9)
-        self.asked.append((host, done))
-        return None
-
     def answer(self, *addresses: str) -> None:
-        """Answer the oldest look-up."""
-        _, done = self.asked.pop(0)
-        done(Lookup(addresses, 1e9, "" if addresses else "no such name"))
+        """Answer the first name that has no answer yet."""
+        self.upstreams.resolved(self.unanswered.pop(0), addresses)
+
+    def turn(self) -> None:
+        """It is the turn of the connection that has waited longest."""
+        steps.late(self.turns.popleft(), Found.TURN)
+
+    def in_use(self) -> int:
+        """Local ports that are counted."""
+        return sum(self.block[self.layout.gauges :])
 
     def perform(self, connection: Connection, action: Action) -> None:
         self.last[connection] = action

@@ -27,13 +27,23 @@ def test_the_defaults_are_the_documented_ones(load_text: Load) -> None:
         "limits": {
             "max_connections": 0,
             "max_connections_per_source": 0,
+            "connect_rate_per_source": 0.0,
+            "connect_burst_per_source": 10,
+            "accept_rate": 0.0,
             "held_bytes": 67_108_864,
             "source_prefix_v4": 32,
             "source_prefix_v6": 64,
         },
         "access": {"allow": (), "deny": ()},
-        "dial": {"connect_timeout": 5.0},
-        "dns": {"nameservers": ()},
+        "dial": {
+            "connect_timeout": 5.0,
+            "rate": 0.0,
+            "queue": 1000,
+            "queue_timeout": 10.0,
+            "source_addresses": (),
+        },
+        "dns": {"nameservers": (), "min_ttl": 5.0, "max_ttl": 300.0, "hold": 3600.0},
+        "health_check": {"interval": 5.0, "rise": 2, "fall": 3},
         "timeouts": {"client_hello": 5.0, "idle": 3600.0, "half_close": 300.0},
         "tcp": {"keepalive_idle": 60, "keepalive_interval": 15, "keepalive_count": 4, "user_timeout": 30.0},
         "drain": {"window": 60.0},
@@ -80,6 +90,7 @@ def test_the_environment_wins_over_the_file_setting_by_setting(load_text: Load) 
 
 def test_every_kind_of_value_can_come_from_the_environment(load_text: Load) -> None:
     listeners = [{"name": "x", "bind": ["127.0.0.1:1"], "upstream": ["a:2"], "sni": ["*.b"], "max_connections": 3}]
+    listeners[0] |= {"proxy_protocol": "accept", "send_proxy_protocol": "v2"}
     settings = load_text(
         None,
         {

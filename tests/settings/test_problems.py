@@ -93,7 +93,8 @@ def test_a_wrong_value_is_told_what_it_may_be(problems: Problems, toml: str, pro
         ("[limits]\nmax_conections = 5", "limits.max_conections: unknown setting; did you mean max_connections?"),
         ("[limit]\nmax_connections = 5", "limit: unknown setting; did you mean limits?"),
         ("max_connections = 5", "max_connections: unknown setting; did you mean limits.max_connections?"),
-        ("[dial]\nRATE = 5.0", "dial.RATE: unknown setting"),
+        ("[dial]\nRATE = 5.0", "dial.RATE: unknown setting; did you mean rate?"),
+        ("[dial]\nxyz = 5.0", "dial.xyz: unknown setting"),
         ('"a b\\n" = 5', '"a b\\n": unknown setting'),
     ],
 )
@@ -104,8 +105,6 @@ def test_an_unknown_name_in_the_file_is_told_the_nearest(problems: Problems, tom
 @pytest.mark.parametrize(
     "later",
     [
-        "limits.accept_rate = 1.0",
-        "dns.hold = 1.0",
         "timeouts.max_age = 0.0",
         "drain.announce = 15.0",
     ],
@@ -121,7 +120,10 @@ def test_a_setting_that_does_not_exist_yet_is_unknown(problems: Problems, later:
         ("RELAY_LIMITS__MAX_CONECTIONS", "did you mean RELAY_LIMITS__MAX_CONNECTIONS?"),
         ("RELAY_LIMITS_MAX_CONNECTIONS", "did you mean RELAY_LIMITS__MAX_CONNECTIONS?"),
         ("RELAY_workers", "did you mean RELAY_WORKERS?"),
-        ("RELAY_DNS", "it is a table, whose settings are set one by one: RELAY_DNS__NAMESERVERS"),
+        (
+            "RELAY_LOG",
+            "it is a table, whose settings are set one by one: RELAY_LOG__FORMAT, RELAY_LOG__LEVEL, RELAY_LOG__ACCESS",
+        ),
         ("RELAY_QQQQQQ", "`relay config` shows every setting"),
         ("RELAY_", "`relay config` shows every setting"),
     ],
@@ -199,7 +201,10 @@ def test_the_shorthand_with_a_port_points_to_listeners(problems: Problems, text:
         ),
         (listener(more='sni = ["*."]'), 'listeners[0].sni[0]: "*." is no name'),
         (listener(more='sni = ["bücher.example"]'), 'listeners[0].sni[0]: "bücher.example" '),
-        (listener(more="proxy_protocol = 'off'"), "listeners[0].proxy_protocol: unknown setting"),
+        (
+            listener(more="proxy_protocol = 'v2'"),
+            'listeners[0].proxy_protocol: "v2" is not one of "off", "accept", "require"; PROXY protocol ',
+        ),
         (listener(more="upstreams = []"), "listeners[0].upstreams: unknown setting; did you mean upstream?"),
         (listener() + listener(bind='"127.0.0.1:2"'), 'listeners[1].name: "x" is also the name of listeners[0]'),
         ("[listeners]\nname = 'x'", "listeners: a table is not a list of tables; write [[listeners]] before each"),
@@ -299,3 +304,12 @@ def test_values_are_cut_and_control_characters_escaped(problems: Problems) -> No
     assert len(problem) < 250
     (problem,) = problems(SHORT, {"RELAY_ENGINE": "\udcff", "HOME": "\udcff"})
     assert problem.startswith('RELAY_ENGINE (engine): "\\udcff" is not UTF-8; ')
+
+
+def test_a_least_ttl_above_the_greatest_is_told(problems: Problems) -> None:
+    assert problems(SHORT + "[dns]\nmin_ttl = 20.0\nmax_ttl = 10\n") == [
+        "dns.min_ttl: 20.0 is more than dns.max_ttl, which is 10"
+    ]
+    assert problems(SHORT + "[dns]\n", {"RELAY_DNS__MIN_TTL": "400"}) == [
+        "RELAY_DNS__MIN_TTL (dns.min_ttl): 400.0 is more than dns.max_ttl, which is 300.0"
+    ]

@@ -42,24 +42,40 @@ def listener_lists(draw: st.DrawFn) -> list[dict[str, Any]]:
             ],
             "upstream": draw(UPSTREAMS),
             "max_connections": draw(COUNTS),
+            "proxy_protocol": draw(st.sampled_from(["off", "accept", "require"])),
+            "send_proxy_protocol": draw(st.sampled_from(["off", "v1", "v2"])),
         }
         for index, name in enumerate(names)
     ]
 
 
 NETWORKS = st.one_of(st.ip_addresses(v=4).map(str), st.sampled_from(["10.0.0.0/8", "0.0.0.0/0", "2001:DB8:0::/32"]))
+RATES = st.floats(0, 10_000_000).map(abs)
 VARIABLES: dict[str, st.SearchStrategy[str]] = {
     "RELAY_WORKERS": st.integers(0, 256).map(str),
     "RELAY_ENGINE": st.sampled_from(["auto", "ring", "stream"]),
     "RELAY_LIMITS__MAX_CONNECTIONS": COUNTS.map(str),
     "RELAY_LIMITS__MAX_CONNECTIONS_PER_SOURCE": COUNTS.map(str),
+    "RELAY_LIMITS__CONNECT_RATE_PER_SOURCE": RATES.map(repr),
+    "RELAY_LIMITS__CONNECT_BURST_PER_SOURCE": st.integers(1, 10_000_000).map(str),
+    "RELAY_LIMITS__ACCEPT_RATE": RATES.map(repr),
     "RELAY_LIMITS__HELD_BYTES": st.integers(0, 1 << 40).map(str),
     "RELAY_LIMITS__SOURCE_PREFIX_V4": st.integers(1, 32).map(str),
     "RELAY_LIMITS__SOURCE_PREFIX_V6": st.integers(1, 128).map(str),
     "RELAY_ACCESS__ALLOW": st.lists(NETWORKS, max_size=3).map(",".join),
     "RELAY_ACCESS__DENY": st.lists(NETWORKS, max_size=3).map(",".join),
     "RELAY_DIAL__CONNECT_TIMEOUT": st.floats(0, 3600, exclude_min=True).map(repr),
+    "RELAY_DIAL__RATE": RATES.map(repr),
+    "RELAY_DIAL__QUEUE": COUNTS.map(str),
+    "RELAY_DIAL__QUEUE_TIMEOUT": DURATIONS.map(repr),
+    "RELAY_DIAL__SOURCE_ADDRESSES": st.lists(LITERALS, max_size=3).map(",".join),
     "RELAY_DNS__NAMESERVERS": st.lists(LITERALS, max_size=3).map(",".join),
+    "RELAY_DNS__MIN_TTL": st.floats(1, 300).map(repr),
+    "RELAY_DNS__MAX_TTL": st.floats(300, 31_536_000).map(repr),
+    "RELAY_DNS__HOLD": DURATIONS.map(repr),
+    "RELAY_HEALTH_CHECK__INTERVAL": DURATIONS.map(repr),
+    "RELAY_HEALTH_CHECK__RISE": st.integers(1, 1000).map(str),
+    "RELAY_HEALTH_CHECK__FALL": st.integers(1, 1000).map(str),
     "RELAY_TIMEOUTS__CLIENT_HELLO": DURATIONS.map(repr),
     "RELAY_TIMEOUTS__IDLE": DURATIONS.map(repr),
     "RELAY_TIMEOUTS__HALF_CLOSE": DURATIONS.map(repr),
@@ -115,6 +131,8 @@ def test_the_shorthand_is_rendered_as_what_it_stands_for(load_text: Load) -> Non
         "bind": ["0.0.0.0:8883", "[::]:8883"],
         "upstream": ["hub.example:8883"],
         "sni": [],
+        "proxy_protocol": "off",
+        "send_proxy_protocol": "off",
         "max_connections": 0,
     }
 

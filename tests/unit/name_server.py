@@ -1,8 +1,9 @@
-"""A real DNS server on a loopback UDP socket, with a zone that a test writes down."""
+"""A real DNS server on loopback, over UDP and TCP, with a zone that a test writes down."""
 
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 from collections import Counter
 
@@ -18,35 +19,91 @@ class NameServer:
     """Answers from `zone`: (name, type) → (TTL, values), a CNAME with the records that it leads to, or a response code.
 
     A name of which nothing is known does not exist; of a name that exists, other types are empty. `asked` counts the
-    questions. `silent` names get no answer at all.
+    questions, `asked_over_tcp` those of them that came that way. `silent` names get no answer at all, and `lost` counts
+    the datagrams that are still to be ignored for each. Answers for `withheld` ones wait for `release`. Of `truncated`
+    ones a datagram has nothing but the hint that there is more.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
         self.zone: dict[tuple[str, str], tuple[int, list[str]] | dns.rcode.Rcode] = {}
         self.silent: set[tuple[str, str]] = set()
+        self.withheld: set[tuple[str, str]] = set()
+        self.truncated: set[tuple[str, str]] = set()
+        self.lost: Counter[tuple[str, str]] = Counter()
         self.asked: Counter[tuple[str, str]] = Counter()
-        self._sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._sock.bind(("127.0.0.1", 0))
-        self.address: tuple[str, int] = self._sock.getsockname()
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
+        self.asked_over_tcp: Counter[tuple[str, str]] = Counter()
+        self._waiting: list[tuple[bytes, tuple[str, int]]] = []
+        self._lock = threading.Lock()  # for `withheld` and `_waiting`
+        self._came = threading.Condition()  # a question
+        self._listener, self._sock = _same_port(host)
+        self.address: tuple[str, int] = self._sock.getsockname()[:2]
+        self._threads = [threading.Thread(target=self._serve), threading.Thread(target=self._serve_tcp)]
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
         self._sock.sendto(b"", self.address)  # a datagram without a question: the end
-        self._thread.join()
+        self._listener.shutdown(socket.SHUT_RDWR)  # on Linux this ends accept()
+        for thread in self._threads:
+            thread.join()
         self._sock.close()
+        self._listener.close()
+
+    def release(self) -> None:
+        """Send what was withheld, as the zone was when the question came; further questions are answered at once."""
+        with self._lock:
+            self.withheld.clear()
+            while self._waiting:
+                self._sock.sendto(*self._waiting.pop(0))
+
+    def wait_for(self, name: str, kind: str, times: int = 1) -> None:
+        """Until a question was asked so often. Blocks: for `asyncio.to_thread`. Raises TimeoutError after 10 s."""
+        with self._came:
+            if not self._came.wait_for(lambda: self.asked[name, kind] >= times, 10):
+                raise TimeoutError(f"{name} {kind} was asked {self.asked[name, kind]} times")
 
     def _serve(self) -> None:
         while True:
             data, client = self._sock.recvfrom(4096)
             if not data:
                 return
-            query = dns.message.from_wire(data)
-            question = query.question[0]
-            key = question.name.to_text(omit_final_dot=True).lower(), dns.rdatatype.to_text(question.rdtype)
+            query, key = self._read(data)
+            if key in self.silent:
+                continue
+            if self.lost[key]:
+                self.lost[key] -= 1
+                continue
+            answer = self._answer(query, *key)
+            if key in self.truncated:
+                answer.answer.clear()
+                answer.flags |= dns.flags.TC
+            with self._lock:
+                if key in self.withheld:
+                    self._waiting.append((answer.to_wire(), client))
+                else:
+                    self._sock.sendto(answer.to_wire(), client)
+
+    def _serve_tcp(self) -> None:
+        while True:
+            try:
+                connection, _client = self._listener.accept()
+            except OSError:
+                return
+            with connection, connection.makefile("rb") as file:
+                (size,) = struct.unpack("!H", file.read(2))
+                query, key = self._read(file.read(size))
+                self.asked_over_tcp[key] += 1
+                if key not in self.silent:
+                    connection.sendall(self._answer(query, *key).to_wire(prepend_length=True))
+
+    def _read(self, data: bytes) -> tuple[dns.message.Message, tuple[str, str]]:
+        query = dns.message.from_wire(data)
+        question = query.question[0]
+        key = question.name.to_text(omit_final_dot=True).lower(), dns.rdatatype.to_text(question.rdtype)
+        with self._came:
             self.asked[key] += 1
-            if key not in self.silent:
-                self._sock.sendto(self._answer(query, *key).to_wire(), client)
+            self._came.notify_all()
+        return query, key
 
     def _answer(self, query: dns.message.Message, name: str, kind: str) -> dns.message.Message:
         response = dns.message.make_response(query)
@@ -68,3 +125,20 @@ class NameServer:
             response.answer.append(dns.rrset.from_text(f"{name}.", ttl, "IN", "CNAME", f"{target}."))
             name = target
         return response
+
+
+def _same_port(host: str) -> tuple[socket.socket, socket.socket]:
+    """A listening TCP socket and a UDP socket with the same port."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    while True:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.bind((host, 0))
+        datagrams = socket.socket(family, socket.SOCK_DGRAM)
+        try:
+            datagrams.bind(listener.getsockname())
+        except OSError:  # somebody else's; another port, then
+            listener.close()
+            datagrams.close()
+            continue
+        listener.listen()
+        return listener, datagrams

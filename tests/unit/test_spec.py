@@ -10,22 +10,37 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core.limit_table import LimitPlan
+from relay.core.rates import Rate, RatePlan
 from relay.engines.contract import TcpOptions, Timeouts
 from relay.spec import ListenerSpec, WorkerSpec
 
 NUMBERS = st.integers(0, 1 << 40)
 SECONDS = st.floats(0, 1e9)
 UPSTREAMS = st.lists(st.tuples(NUMBERS, st.text(), st.integers(1, 65535)), max_size=4).map(tuple)
+RATE = st.builds(Rate, SECONDS, SECONDS)
 SPECS = st.builds(
     WorkerSpec,
     listeners=st.lists(
-        st.builds(ListenerSpec, st.text(), UPSTREAMS, NUMBERS, st.lists(st.text(), max_size=3).map(tuple)), max_size=4
+        st.builds(
+            ListenerSpec,
+            st.text(),
+            UPSTREAMS,
+            NUMBERS,
+            st.lists(st.text(), max_size=3).map(tuple),
+            st.sampled_from(["off", "accept", "require"]),
+            st.sampled_from([0, 1, 2]),
+        ),
+        max_size=4,
     ).map(tuple),
     upstreams=st.lists(st.text(), max_size=4).map(tuple),
     access_allow=st.lists(st.text(), max_size=4).map(tuple),
     access_deny=st.lists(st.text(), max_size=4).map(tuple),
     limits=st.builds(LimitPlan, listeners=st.lists(NUMBERS, max_size=4).map(tuple)),
-    nameservers=st.lists(st.tuples(st.text(), NUMBERS), max_size=3).map(tuple),
+    rates=st.builds(RatePlan, RATE, RATE, RATE, NUMBERS, SECONDS),
+    source_addresses=st.lists(st.text(), max_size=4).map(tuple),
+    source_ports=NUMBERS,
+    eject_after=NUMBERS,
+    eject_seconds=SECONDS,
     client_hello_timeout=SECONDS,
     connect_timeout=SECONDS,
     timeouts=st.builds(Timeouts, SECONDS, SECONDS),

@@ -85,6 +85,24 @@ def sample(**changes: Any) -> dict[str, Any]:
                 "bytes_down": 2_500_000,
             }
         ],
+        "upstreams": [
+            {
+                "name": "hub.example:8883",
+                "up": True,
+                "addresses": [{"address": "10.0.0.4:8883", "up": True}, {"address": "10.0.0.5:8883", "up": False}],
+                "error": "",
+                "answer_age_seconds": 75.0,
+            },
+            {
+                "name": "gone.test:1",
+                "up": False,
+                "addresses": [],
+                "error": "no [such] name",
+                "answer_age_seconds": 9.0,
+            },
+            {"name": "[fd00::6]:8883", "up": True, "addresses": [], "error": "", "answer_age_seconds": None},
+        ],
+        "dial_queue": 0,
         "workers": [
             {
                 "index": 0,
@@ -175,6 +193,13 @@ def test_each_worker_has_a_row_with_its_state() -> None:
     assert row(text, "1")[:3] == ["1", "starting", "-"]
     assert row(text, "1")[-1] == "2"
     assert row(text, "2")[:2] == ["2", "hung"]
+
+
+def test_each_upstream_has_its_addresses_their_state_and_its_name_s_age() -> None:
+    text = shown(sample())
+    assert row(text, "hub.example:8883") == ["hub.example:8883", "10.0.0.4:8883", "up", "1m", "15s", "ago"]
+    assert row(text, "10.0.0.5:8883") == ["10.0.0.5:8883", "down"]
+    assert row(text, "gone.test:1") == ["gone.test:1", "no", "[such]", "name", "9s", "ago"]
 
 
 # --- fetching --------------------------------------------------------------------------------------------------------

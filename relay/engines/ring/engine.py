@@ -280,6 +280,9 @@ class RingEngine(Life[Link]):
         if side is not None:
             self._close_socket(side, reset=False)
 
+    def _local_address(self, link: Link) -> Address | None:
+        return sockets.local_address(link.client.fd)
+
     def _settle(self, link: Link) -> None:
         """Keepalive, and for the upstream side the user timeout."""
         with contextlib.suppress(OSError):

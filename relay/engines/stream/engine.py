@@ -236,6 +236,13 @@ class StreamEngine(Life[Link]):
         if side is not None:
             self._drop(side)
 
+    def _local_address(self, link: Link) -> Address | None:
+        try:
+            address: Address = link.client.sock.getsockname()
+        except OSError:
+            return None
+        return address
+
     def _settle(self, link: Link) -> None:
         """Keepalive, and for the upstream side the user timeout."""
         for option in self._options.client_later:

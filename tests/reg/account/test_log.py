@@ -13,7 +13,7 @@ import pytest
 from tests.clients import connect, crowd, echoes, exchange
 from tests.harness import Relay, Start
 from tests.relay_toml import listener, settings
-from tests.upstreams import Echo
+from tests.upstreams import Echo, refusing
 
 QUIET = "[log]\naccess = false\n"
 QUEUE = 10_000  # lines that a worker keeps for a reader
@@ -40,15 +40,16 @@ def ends_in_time(relay: Relay, number: signal.Signals) -> None:
 
 def test_a_pipe_that_nobody_reads(echo: Echo, start: Start) -> None:
     admin = free_port()
-    toml = at(settings(listener(echo.address), tables="[limits]\nmax_connections = 300\n"), admin)
     reading, writing = os.pipe()
     try:
+        with refusing() as dead:  # and nobody listens there later
+            toml = at(settings(listener(echo.address), listener(dead, name="dead")), admin)
         relay = start(toml, stdout=writing, admin=admin)
-        # Every refused connection is a line, and the cheapest way to one.
+        # Every connection whose dial is refused is a line, and the cheapest way to one.
         with crowd(relay.address(), 300) as clients:
             relay.wait_active(300)
             for _ in range(QUEUE // 400 + 3):
-                with crowd(relay.address(), 400) as more:
+                with crowd(relay.address("dead"), 400) as more:
                     assert more.refused == 400
             status = relay.wait_status(lambda status: status["log_lines_dropped"] > 0, what="lines dropped")
             assert relay.metrics().value("relay_log_lines_dropped_total") >= status["log_lines_dropped"]

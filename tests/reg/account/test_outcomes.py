@@ -53,7 +53,7 @@ def test_ok(echo: Echo, start: Start) -> None:
 
 def test_resolve_failed(start: Start) -> None:
     with NameServer({}) as names:
-        relay = start(settings(listener("hub.example:8883"), tables=names.table()))
+        relay = start(settings(listener("hub.example:8883"), tables=names.table()), ready=False)
         assert refused(relay.address())
         line = ended(relay, "resolve_failed", "SC")
     assert (line["upstream"], line["address"], line["source"]) == ("hub.example:8883", "", "")

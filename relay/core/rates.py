@@ -1,0 +1,166 @@
+"""Rates that hold for the whole instance: token buckets in memory that all workers share, kept as one time each.
+
+Theory of operation. A bucket of `burst` tokens, refilled at `per_second`, is the time at which it would be full again
+(the "theoretical arrival time" of GCRA, ITU-T I.371 annex A): taking a token moves that time by one interval, and it
+may not be further ahead than the burst allows. Reading, deciding and writing are one step under a lock between
+processes, for unlike the connections of `limits` a rate is no sum of what each worker holds. A lock is waited for in
+bounds: a worker that was stopped while it held one costs the others refusals, never a hang.
+
+Sources have a table of fixed size: sets of 16 slots, each a 64-bit hash of the source's network (made in `admit`) and
+its time. A slot whose time has passed is a full bucket and says nothing, so it is free. In a flood of more sources than
+the table has room for, the one that is nearest to full gives way: it loses least, at most its burst, and an attacker
+who hammers is the last to be forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+Numbers = memoryview | list[int]  # over shared memory, or plain in tests
+
+SETS = 16_384  # of WAYS slots of 16 bytes: 4 MiB, touched only as far as sources come; 262,144 sources at once
+WAYS = 16
+ACCEPT, DIAL, SINGLES = 0, 1, 2  # the buckets that there is one of, and their number; also their locks' numbers
+NANO = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Tokens a second, 0 for no limit, and how many may be taken at once after a pause (at least 1)."""
+
+    per_second: float
+    burst: float
+
+    @property
+    def interval(self) -> int:
+        """Nanoseconds from one token to the next."""
+        return int(-(-NANO // self.per_second))
+
+    @property
+    def tolerance(self) -> int:
+        """Nanoseconds that a bucket's time may be ahead of the clock when a token is taken."""
+        return int((max(1.0, self.burst) - 1.0) * self.interval)
+
+
+@dataclass(frozen=True, slots=True)
+class RatePlan:
+    """What is limited. `queue` and `queue_seconds` bound who waits for a token of `dial`."""
+
+    accept: Rate = Rate(0.0, 1.0)
+    source: Rate = Rate(0.0, 1.0)
+    dial: Rate = Rate(0.0, 1.0)
+    queue: int = 0
+    queue_seconds: float = 0.0
+
+    @property
+    def source_cells(self) -> int:
+        """Size of each of the two source tables in cells."""
+        return SETS * WAYS if self.source.per_second else 0
+
+
+class Lock(Protocol):
+    """Mutual exclusion between processes by number. What a dead process held is free."""
+
+    def acquire(self, number: int, /) -> bool:
+        """Whether it was had; tried for a bounded time."""
+
+    def release(self, number: int, /) -> None: ...
+
+
+class NoLock:
+    """For a worker that is alone."""
+
+    def acquire(self, _number: int, /) -> bool:
+        return True
+
+    def release(self, _number: int, /) -> None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """Why there is no token to wait for: `full` when `queue` are waiting, else the wait would be too long."""
+
+    full: bool
+
+
+class Rates:
+    """One worker's view of the shared buckets; all zero at first.
+
+    `singles` has SINGLES cells of 64 bits, `hashes` and `times` have `plan.source_cells` each. `clock` is the monotonic
+    clock in nanoseconds, the same for all workers (CLOCK_MONOTONIC is the machine's).
+    """
+
+    def __init__(
+        self, plan: RatePlan, singles: Numbers, hashes: Numbers, times: Numbers, lock: Lock, clock: Callable[[], int]
+    ) -> None:
+        self._singles = singles
+        self._hashes = hashes
+        self._times = times
+        self._lock = lock
+        self._clock = clock
+        self.by_source = plan.source.per_second > 0
+        self._accept = (plan.accept.interval, plan.accept.tolerance) if plan.accept.per_second else None
+        self._source = (plan.source.interval, plan.source.tolerance) if self.by_source else (0, 0)
+        self._dial = (plan.dial.interval, plan.dial.tolerance) if plan.dial.per_second else (0, 0)
+        self._queue = plan.queue
+        self._longest = int(plan.queue_seconds * NANO)
+
+    def accept(self) -> bool:
+        """Take a token of the instance's; False: there is none."""
+        if self._accept is None:
+            return True
+        interval, tolerance = self._accept
+        if not self._lock.acquire(ACCEPT):
+            return False
+        try:
+            now, time = self._clock(), self._singles[ACCEPT]
+            if time - now > tolerance:
+                return False
+            self._singles[ACCEPT] = max(time, now) + interval
+            return True
+        finally:
+            self._lock.release(ACCEPT)
+
+    def source(self, source: int) -> bool:
+        """Take a token of the source with that hash (64 bits, not 0); False: it has none."""
+        interval, tolerance = self._source
+        number = source & (SETS - 1)
+        if not self._lock.acquire(SINGLES + number):
+            return False
+        try:
+            now, start = self._clock(), number * WAYS
+            row = list(self._hashes[start : start + WAYS])
+            if source in row:
+                cell = start + row.index(source)
+                time = self._times[cell]
+                if time - now > tolerance:
+                    return False
+            else:
+                times = list(self._times[start : start + WAYS])
+                cell = start + times.index(min(times))
+                self._hashes[cell], time = source, 0
+            self._times[cell] = max(time, now) + interval
+            return True
+        finally:
+            self._lock.release(SINGLES + number)
+
+    def dial(self) -> int | Late:
+        """Reserve the next token for a dial: the time when it may begin, in nanoseconds, perhaps now or in the past."""
+        interval, tolerance = self._dial
+        if not self._lock.acquire(DIAL):
+            return Late(full=False)
+        try:
+            now, time = self._clock(), self._singles[DIAL]
+            wait = time - tolerance - now
+            if wait > 0:
+                if wait > self._longest:
+                    return Late(full=False)
+                if -(-wait // interval) > self._queue:
+                    return Late(full=True)
+            self._singles[DIAL] = max(time, now) + interval
+            return now + max(0, wait)
+        finally:
+            self._lock.release(DIAL)

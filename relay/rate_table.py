@@ -1,0 +1,76 @@
+"""The memory and the locks of `core.rates`: an anonymous file that supervisor and workers map.
+
+The locks are record locks of that file (fcntl(2), F_SETLK), one byte each: the kernel keeps them by process and gives
+back what a dead one held. A process must not close any descriptor of the file while it uses them, for that gives its
+locks back as well.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import time
+
+from relay.core.rates import SINGLES, NoLock, RatePlan, Rates
+
+PAGE = 4096
+PATIENCE = 0.02  # seconds that a lock is tried for: several time slices of a busy machine
+IMPATIENCE = 1.0  # seconds after a lock that was not to be had, in which none is waited for: its holder was stopped
+EXCLUSIVE = fcntl.LOCK_EX | fcntl.LOCK_NB
+
+
+class RecordLock:
+    """Locks by number, between processes. Not between threads."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._impatient_until = 0.0
+
+    def acquire(self, number: int, /) -> bool:
+        deadline = 0.0
+        while True:
+            try:
+                fcntl.lockf(self._descriptor, EXCLUSIVE, 1, number)
+            except (BlockingIOError, PermissionError):
+                # Whoever holds it needs some microseconds, or has to wait for a processor itself.
+                now = time.monotonic()
+                deadline = deadline or now + PATIENCE
+                if now >= deadline or now < self._impatient_until:
+                    self._impatient_until = max(self._impatient_until, now + IMPATIENCE)
+                    return False
+                os.sched_yield()
+            else:
+                return True
+
+    def release(self, number: int, /) -> None:
+        fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, number)
+
+
+class RateTable:
+    """The shared buckets; `descriptor` is what another process needs to map them too."""
+
+    def __init__(self, descriptor: int, plan: RatePlan) -> None:
+        self.descriptor = descriptor
+        self.plan = plan
+        view = memoryview(mmap.mmap(descriptor, _size(plan)))
+        cells = plan.source_cells
+        self._singles = view[: 8 * SINGLES].cast("Q")
+        self._hashes = view[PAGE : PAGE + 8 * cells].cast("Q")
+        self._times = view[PAGE + 8 * cells : PAGE + 16 * cells].cast("Q")
+
+    @classmethod
+    def create(cls, plan: RatePlan) -> RateTable:
+        """A new table of full buckets. Raises OSError."""
+        descriptor = os.memfd_create("relay-rates", os.MFD_CLOEXEC)
+        os.ftruncate(descriptor, _size(plan))
+        return cls(descriptor, plan)
+
+    def rates(self, *, alone: bool) -> Rates:
+        """The buckets as one worker sees them; `alone`: there is no other."""
+        lock = NoLock() if alone else RecordLock(self.descriptor)
+        return Rates(self.plan, self._singles, self._hashes, self._times, lock, time.monotonic_ns)
+
+
+def _size(plan: RatePlan) -> int:
+    return PAGE + 16 * plan.source_cells

@@ -1,0 +1,73 @@
+"""From which local address an upstream is dialled, and how many ports that takes. Decides; touches no socket.
+
+One local address has some 28,000 ports towards one upstream address (ip(7), ip_local_port_range), and a connect that
+has to look for one of the last is slow. So each pair is counted: a worker counts its own connections, publishes them in
+the shared table, and adds the others' to them. Close to the limit a pair is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from relay.core.counters import Layout
+from relay.core.limit_table import Cells, Row
+from relay.dial import Target
+
+KERNEL = ""  # no address of our own choice
+NONE = -1
+SHUN = 1.0  # seconds that a pair is left alone after the kernel had no port for it
+
+
+def most_in_use(ports: int) -> int:
+    """How many of so many ports are used: the last fiftieth is hard to find, and others want some too."""
+    return max(1, ports - max(1, ports // 50))
+
+
+class Sources:
+    """The local addresses of one worker. `addresses` are literal; none: the kernel's choice.
+
+    `ports` are those that the kernel chooses from, `blocks` the shared blocks of all workers, of which this is number
+    `own`.
+    """
+
+    def __init__(self, addresses: Sequence[str], ports: int, layout: Layout, blocks: Sequence[Cells], own: int) -> None:
+        self.addresses = [*addresses, KERNEL]
+        self._most = most_in_use(ports)
+        self._layout = layout
+        self._block = blocks[own]
+        self._others: list[Row] = [block for index, block in enumerate(blocks) if index != own]
+        self._targets_of = [1] * layout.upstreams
+
+    def usable(self, host: str) -> tuple[int, ...]:
+        """The numbers of the addresses that can reach a host: of its family, or the kernel's choice without one."""
+        own = [n for n, address in enumerate(self.addresses[:-1]) if (":" in address) == (":" in host)]
+        return tuple(own) or (len(self.addresses) - 1,)
+
+    def spread_over(self, upstream: int, targets: int) -> None:
+        """The upstream has so many addresses: each has ports of its own."""
+        self._targets_of[upstream] = max(1, targets)
+
+    def take(self, target: Target, now: float) -> int:
+        """The number of the source with the fewest connections to `target`, one more counted; NONE near its limit."""
+        in_use, upstream = target.in_use, target.upstream
+        best, least = NONE, self._most
+        for number in target.usable:
+            used = in_use[number]
+            if self._others:
+                cell = self._layout.ports(upstream, number)
+                used += sum([block[cell] for block in self._others]) // self._targets_of[upstream]
+            if used < least and target.full_until[number] <= now:
+                best, least = number, used
+        if best >= 0:
+            in_use[best] += 1
+            self._block[self._layout.ports(upstream, best)] += 1
+        return best
+
+    def give_back(self, target: Target, number: int) -> None:
+        """The connection, or the dial, is over."""
+        target.in_use[number] -= 1
+        self._block[self._layout.ports(target.upstream, number)] -= 1
+
+    def shun(self, target: Target, number: int, now: float) -> None:
+        """The kernel has no port left for this pair: others hold some, or closed connections still do (TIME_WAIT)."""
+        target.full_until[number] = now + SHUN

@@ -1,0 +1,144 @@
+"""What the supervisor knows of the upstreams: their addresses, and whether these can be reached; told to all workers.
+
+Names are resolved and addresses checked here, once, however many workers and connections there are. A worker that
+starts is told everything first, and then each change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from relay.address import format_hostport, parse_hostport
+from relay.control import Checked, Message, Resolved
+from relay.dial import literal
+from relay.engines.contract import Address
+from relay.health_check import HealthChecker
+from relay.names import Answer, NameService
+from relay.resolve import Resolver
+from relay.settings import Settings
+
+
+class UpstreamState(NamedTuple):
+    """One upstream as an operator sees it."""
+
+    addresses: tuple[tuple[str, bool], ...]  # host:port, and whether it is up
+    error: str  # why there are no addresses
+    answer_age: float | None  # seconds since the name's last good answer; None for a literal address
+
+    @property
+    def up(self) -> bool:
+        return any(up for _, up in self.addresses)
+
+
+class UpstreamWatch:
+    """Watches `upstreams` (host:port by number). `tell` sends a message to every worker; `changed` is called then."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        upstreams: Iterable[str],
+        nameservers: tuple[tuple[str, int], ...],
+        tell: Callable[[Message], None],
+        changed: Callable[[], None],
+        log: Any,
+    ) -> None:
+        self._upstreams = [parse_hostport(text, allow_name=True) for text in upstreams]
+        self._tell = tell
+        self._changed = changed
+        clock = asyncio.get_running_loop().time
+        dns, checks = settings.dns, settings.health_check
+        names = dict.fromkeys(host for host, port in self._upstreams if literal(host, port) is None)
+        self._names = NameService(
+            Resolver(nameservers, clock),
+            names,
+            min_ttl=dns.min_ttl,
+            max_ttl=dns.max_ttl,
+            hold=dns.hold,
+            clock=clock,
+            changed=self._resolved,
+            log=log,
+        )
+        self._resolving: asyncio.Task[None] | None = None
+        self._checker = HealthChecker(
+            interval=checks.interval,
+            rise=checks.rise,
+            fall=checks.fall,
+            timeout=settings.dial.connect_timeout,
+            changed=self._checked,
+            log=log,
+        )
+
+    def start(self) -> None:
+        """Begin to resolve and to check."""
+        self._resolving = asyncio.create_task(self._names.run())
+        self._watch_addresses()
+
+    async def stop(self) -> None:
+        """End all of it."""
+        if self._resolving is not None:
+            self._resolving.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._resolving
+        await self._checker.stop()
+
+    def greeting(self) -> list[Message]:
+        """What a worker that starts has to know."""
+        answers = {host: self._names.answer(host) for host, port in self._upstreams if literal(host, port) is None}
+        resolved = [Resolved(host, answer.addresses) for host, answer in answers.items() if answer is not None]
+        down = [address for address in self._addresses() if not self._checker.up(address)]
+        return [*resolved, *(Checked(address[0], address[1], False) for address in down)]
+
+    def failing(self, hosts: Iterable[str]) -> None:
+        """A worker could connect to no address of these hosts: ask again, check at once."""
+        for host, port in self._upstreams:
+            if host in hosts:
+                if literal(host, port) is None:
+                    self._names.refresh(host)
+                for address in self._addresses_of(host, port):
+                    self._checker.check_now(address)
+
+    def unresolved(self) -> list[str]:
+        """Names without a first answer, good or bad."""
+        return [host for host, port in self._upstreams if literal(host, port) is None and not self._names.answer(host)]
+
+    def state(self, number: int) -> UpstreamState:
+        """One upstream, by its number."""
+        host, port = self._upstreams[number]
+        addresses = tuple(
+            (format_hostport(address[0], address[1]), self._checker.up(address))
+            for address in self._addresses_of(host, port)
+        )
+        if literal(host, port) is not None:
+            return UpstreamState(addresses, "", None)
+        answer = self._names.answer(host)
+        return UpstreamState(addresses, answer.error if answer is not None else "", self._names.ages()[host])
+
+    def ages(self) -> dict[str, float]:
+        """Seconds since each name's last good answer."""
+        return self._names.ages()
+
+    def _addresses_of(self, host: str, port: int) -> list[Address]:
+        address = literal(host, port)
+        if address is not None:
+            return [address]
+        answer = self._names.answer(host)
+        found = [literal(text, port) for text in answer.addresses] if answer is not None else []
+        return [address for address in found if address is not None]
+
+    def _addresses(self) -> list[Address]:
+        return [address for host, port in self._upstreams for address in self._addresses_of(host, port)]
+
+    def _watch_addresses(self) -> None:
+        self._checker.set_addresses(self._addresses())
+
+    def _resolved(self, host: str, answer: Answer) -> None:
+        self._watch_addresses()
+        self._tell(Resolved(host, answer.addresses))
+        self._changed()
+
+    def _checked(self, address: Address, up: bool) -> None:
+        self._tell(Checked(address[0], address[1], up))
+        self._changed()

@@ -1,0 +1,74 @@
+"""Turns on a real event loop: in order, as they were reserved, and none is lost to one that has gone."""
+
+from __future__ import annotations
+
+import asyncio
+
+from relay.core.rates import NANO, SINGLES, Late, NoLock, Rate, RatePlan, Rates
+from relay.pacing import Pacer
+
+PLAN = RatePlan(dial=Rate(1000.0, 1.0), queue=20, queue_seconds=60.0)
+
+
+class Line:
+    """A pacer and who has been called."""
+
+    def __init__(self, plan: RatePlan = PLAN) -> None:
+        loop = asyncio.get_running_loop()
+        self.called: list[str] = []
+        self.changed = asyncio.Event()
+        self.plan = plan
+        self.rates = Rates(plan, [0] * SINGLES, [], [], NoLock(), self.clock)
+        self.pacer = Pacer(self.rates, loop, self.clock, self.ready)
+
+    @staticmethod
+    def clock() -> int:
+        return int(asyncio.get_running_loop().time() * NANO)
+
+    def ready(self, name: str) -> None:
+        self.called.append(name)
+        self.changed.set()
+
+    async def wait(self, count: int) -> None:
+        async with asyncio.timeout(30):
+            while len(self.called) < count:
+                self.changed.clear()
+                await self.changed.wait()
+
+
+async def test_who_waits_is_called_in_order() -> None:
+    line = Line()
+    assert line.pacer.enter("first") is True
+    names = [f"{number}" for number in range(15)]
+    assert [line.pacer.enter(name) for name in names] == [False] * 15
+    assert len(line.pacer) == 15
+    begun = line.clock()
+    await line.wait(15)
+    assert line.called == names
+    assert line.clock() - begun >= 14 * PLAN.dial.interval, "no sooner than the rate allows"
+    assert len(line.pacer) == 0
+
+
+async def test_those_behind_move_up_when_one_leaves() -> None:
+    slow = RatePlan(dial=Rate(10.0, 1.0), queue=20, queue_seconds=60.0)
+    line = Line(slow)
+    assert line.pacer.enter("first") is True
+    for name in ("a", "b", "c"):
+        assert line.pacer.enter(name) is False
+    line.pacer.leave("a")
+    line.pacer.leave("a")
+    begun = line.clock()
+    await line.wait(2)
+    assert line.called == ["b", "c"]
+    assert line.clock() - begun < 3 * slow.dial.interval, "the third turn was not waited for"
+
+
+async def test_a_turn_that_is_left_over_is_for_the_next_to_come() -> None:
+    line = Line(RatePlan(dial=Rate(5.0, 1.0), queue=1, queue_seconds=60.0))
+    assert line.pacer.enter("first") is True
+    assert line.pacer.enter("a") is False
+    assert line.pacer.enter("b") == Late(full=True)
+    line.pacer.leave("a")
+    assert line.pacer.enter("c") is False, "no turn has to be reserved for it"
+    await line.wait(1)
+    assert line.called == ["c"]
