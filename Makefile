@@ -41,8 +41,9 @@ test: venv ## all tests; what this machine lacks is skipped, with the reason
 test-kernels: venv ## the engines' tests and a soak on Debian 12's and 13's kernels, in QEMU (ARGS='--release trixie')
 	@$(BIN)/python scripts/test_kernels.py $(ARGS)
 
-fuzz: venv ## the parsers beside OpenSSL's, 50,000 examples a test (FUZZ_EXAMPLES=200000)
-	@FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),50000) $(BIN)/python -m pytest tests/core/test_client_hello.py -q --timeout 3600 \
+fuzz: venv ## the parsers, hellos beside OpenSSL's, 50,000 examples a test (FUZZ_EXAMPLES=200000)
+	@FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),50000) $(BIN)/python -m pytest tests/core/test_client_hello.py \
+		tests/core/test_proxy_header.py tests/core/test_proxy_header_v2.py -q --timeout 3600 \
 		-o faulthandler_timeout=0 --hypothesis-show-statistics
 
 bench: ## compare with HAProxy, side by side; needs haproxy, a C compiler and two processors (ARGS='--rounds 20')

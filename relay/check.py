@@ -76,7 +76,7 @@ def run(settings: Settings, *, connect: bool) -> int:
 
 
 async def _connect_all(settings: Settings, upstreams: list[str]) -> list[bool]:
-    resolver = Resolver(nameservers(settings), time.monotonic)
+    resolver = Resolver(nameservers(settings))
     return [await _connect(resolver, text, settings.dial.connect_timeout) for text in upstreams]
 
 

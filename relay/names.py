@@ -123,7 +123,7 @@ class NameService:
             return await self._resolver.resolve(name)
         except Exception as error:  # noqa: BLE001 -- a defect must not end the name's task; it is logged as one
             self._log.error("resolver failed", name=name, exc_info=True)
-            return Lookup((), 0.0, str(error) or type(error).__name__)
+            return Lookup((), str(error) or type(error).__name__)
 
     def _succeeded(self, entry: _Name, lookup: Lookup) -> float:
         """A good answer has come. Returns when to ask again."""

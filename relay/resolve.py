@@ -1,8 +1,6 @@
 """Host names to addresses: a single look-up, with dnspython for DNS and /etc/hosts before it.
 
-Keeping answers, refreshing them ahead of time and holding on to old ones are `relay.names`'s. `Resolver.lookup` is a
-small cache for one process: one look-up per name is under way at a time, however many connections wait for it, and a
-failure is remembered for a second, so that a crowd of connections does not become a crowd of queries.
+Keeping answers, refreshing them ahead of time and holding on to old ones are `relay.names`'s.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ import asyncio
 import ipaddress
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,8 +26,6 @@ from relay.address import format_hostport
 
 logger = logging.getLogger("relay.resolve")
 
-FAILURE_TTL = 1.0  # seconds
-LEAST_TTL = 1.0  # seconds; an answer with TTL 0 serves those who wait for it and the crowd right behind them
 LIFETIME = 5.0  # seconds that one look-up may take, all name servers and retries together
 NEXT_SERVER = 1.0  # seconds without an answer, after which the next name server is asked as well
 # Seconds that one family's addresses are waited for once the other's are there: longer than NEXT_SERVER, so that a lost
@@ -42,7 +38,6 @@ class Lookup(NamedTuple):
     """The result of a look-up: literal addresses, IPv4 first; none and the reason when it failed."""
 
     addresses: tuple[str, ...]
-    expires: float  # monotonic seconds; LEAST_TTL is the least
     error: str = ""
     ttl: float = 0.0  # seconds, as the answer has it: the least of A, AAAA and the aliases on the way; 0: hosts file
     unanswered: str = ""  # "A" or "AAAA" if that question got no answer, or a failure, while the other one did
@@ -58,52 +53,32 @@ class Resolver:
     def __init__(
         self,
         nameservers: Sequence[tuple[str, int]],
-        clock: Callable[[], float],
         hosts_file: Path = Path("/etc/hosts"),
     ) -> None:
-        self._clock = clock
         self._hosts_file = hosts_file
-        self._answers: dict[str, Lookup] = {}
-        self._waiting: dict[str, list[Callable[[Lookup], None]]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self._from_system = not nameservers
         self._resolv_conf: tuple[int, ...] | None = ()  # state of the file as it was read; None: there is none
         self._resolver: dns.asyncresolver.Resolver | None = None
         if nameservers:
             self._resolver = _asking(dns.asyncresolver.Resolver(configure=False), nameservers)
 
-    def lookup(self, host: str, done: Callable[[Lookup], None]) -> Lookup | None:
-        """What is known of `host`; None if it has to be asked for: then `done` is called later, from the event loop."""
-        known = self._answers.get(host)
-        if known is not None and known.expires > self._clock():
-            return known
-        waiting = self._waiting.get(host)
-        if waiting is not None:
-            waiting.append(done)
-            return None
-        self._waiting[host] = [done]
-        task = asyncio.get_running_loop().create_task(self._look_up(host))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return None
-
     async def resolve(self, host: str) -> Lookup:
         """Ask now, whatever is known. Takes LIFETIME seconds at most; never raises for a name that has no answer."""
         if addresses := self._from_hosts_file(host):
-            return Lookup(addresses, self._clock() + LEAST_TTL)
+            return Lookup(addresses)
         resolver = self._current()
         if resolver is None:
-            return Lookup((), self._clock() + FAILURE_TTL, f"no name servers: {RESOLV_CONF} names none")
+            return Lookup((), f"no name servers: {RESOLV_CONF} names none")
         try:
             answers, unanswered = await _query(resolver, host)
         except (dns.exception.DNSException, OSError) as error:
-            return Lookup((), self._clock() + FAILURE_TTL, _reason(error))
+            return Lookup((), _reason(error))
         addresses = tuple(rdata.address for answer in answers for rdata in answer)
         if not addresses:
-            return Lookup((), self._clock() + FAILURE_TTL, "the name has no addresses")
+            return Lookup((), "the name has no addresses")
         # Aliases on the way count as well: a hub that fails over changes an alias, not an address.
         ttl = min(answer.chaining_result.minimum_ttl for answer in answers)
-        return Lookup(addresses, self._clock() + max(LEAST_TTL, ttl), "", ttl, unanswered)
+        return Lookup(addresses, "", ttl, unanswered)
 
     def _current(self) -> dns.asyncresolver.Resolver | None:
         if self._from_system:
@@ -116,23 +91,6 @@ class Resolver:
                     servers = [(server, made.port) for server in named if dns.inet.is_address(server)]
                     self._resolver = _asking(made, servers) or self._resolver
         return self._resolver
-
-    async def _look_up(self, host: str) -> None:
-        before = self._answers.get(host)
-        try:
-            lookup = await self.resolve(host)
-        except Exception as error:
-            # Whatever it is, those who wait must not wait for ever.
-            logger.exception("resolver failed")
-            lookup = Lookup((), self._clock() + FAILURE_TTL, _one_line(error))
-        self._answers[host] = lookup
-        if lookup.error and (before is None or before.error != lookup.error):
-            logger.warning("cannot resolve %s: %s", host, lookup.error)
-        elif before is not None and before.error and not lookup.error:
-            logger.warning("%s resolves again: %s", host, ", ".join(lookup.addresses))
-        loop = asyncio.get_running_loop()
-        for done in self._waiting.pop(host):
-            loop.call_soon(done, lookup)  # one that fails does not keep the answer from the others
 
     def _from_hosts_file(self, host: str) -> tuple[str, ...]:
         try:

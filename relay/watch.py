@@ -52,7 +52,7 @@ class UpstreamWatch:
         dns, checks = settings.dns, settings.health_check
         names = dict.fromkeys(host for host, port in self._upstreams if literal(host, port) is None)
         self._names = NameService(
-            Resolver(nameservers, clock),
+            Resolver(nameservers),
             names,
             min_ttl=dns.min_ttl,
             max_ttl=dns.max_ttl,

@@ -105,7 +105,7 @@ async def serve(server: NameServer, heard: Heard, log: Log, tmp_path: Path) -> A
 
     def start(*wanted: str, min_ttl: float = 60.0, max_ttl: float = 300.0, hold: float = 3600.0) -> NameService:
         service = NameService(
-            Resolver([server.address], time.monotonic, tmp_path / "hosts"),
+            Resolver([server.address], tmp_path / "hosts"),
             wanted or [HUB],
             min_ttl=min_ttl,
             max_ttl=max_ttl,
@@ -265,7 +265,7 @@ async def test_a_port_where_nobody_listens(
     monkeypatch.setattr(resolve, "LIFETIME", 0.3)
     gone = NameServer()
     gone.close()
-    resolver = Resolver([gone.address], time.monotonic, tmp_path / "hosts")
+    resolver = Resolver([gone.address], tmp_path / "hosts")
     service = NameService(
         resolver, [HUB], min_ttl=5, max_ttl=300, hold=3600, clock=time.monotonic, changed=heard, log=log
     )
@@ -326,7 +326,7 @@ async def test_the_hosts_file_and_the_search_list(
     monkeypatch.setattr(resolve, "RESOLV_CONF", conf)
     monkeypatch.setattr(resolve, "_system_resolver", system_resolver)
     server.zone["hub.plant.example", "A"] = (60, [ONE])
-    resolver = Resolver([], time.monotonic, hosts)
+    resolver = Resolver([], hosts)
     service = NameService(
         resolver, ["hub", "other"], min_ttl=5, max_ttl=300, hold=3600, clock=time.monotonic, changed=heard, log=log
     )
@@ -344,11 +344,11 @@ Step = tuple[float, Lookup | Exception]  # seconds that a look-up takes, and wha
 
 
 def good(*addresses: str, ttl: float = 100.0, unanswered: str = "", takes: float = 0.0) -> Step:
-    return takes, Lookup(addresses, 0.0, "", ttl, unanswered)
+    return takes, Lookup(addresses, "", ttl, unanswered)
 
 
 def bad(error: str = "SERVFAIL", takes: float = 0.0) -> Step:
-    return takes, Lookup((), 0.0, error)
+    return takes, Lookup((), error)
 
 
 class Script(Resolver):

@@ -258,3 +258,30 @@ def test_each_worker_is_told_its_own_number_and_the_same_secret(tmp_path: Path) 
         assert [spec.listeners[0].sockets for spec in specs] == [1, 1]
     with prepared(tmp_path, toml()) as other:
         assert other.source_key != plan.source_key
+
+
+# --- source addresses ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ports", "reserved", "expected"),
+    [
+        ("32768\t60999\n", "\n", 28232),
+        ("1024 65535", "8080,9100-9109\n", 64501),
+        ("40000 40009", "1-39999,40005,40008-50000", 7),
+        ("nonsense", "", 28232),
+    ],
+)
+def test_ports_that_the_kernel_chooses_from(tmp_path: Path, ports: str, reserved: str, expected: int) -> None:
+    (tmp_path / "ip_local_port_range").write_text(ports)
+    (tmp_path / "ip_local_reserved_ports").write_text(reserved)
+    assert prepare.source_ports(tmp_path) == expected
+
+
+def test_a_source_address_that_this_machine_does_not_have_stops_the_start(tmp_path: Path) -> None:
+    text = toml().replace("[limits]", '[dial]\nsource_addresses = ["127.0.0.1", "192.0.2.77"]\n[limits]')
+    with pytest.raises(StartError) as caught:
+        prepare.prepare(loaded(tmp_path, text))
+    assert caught.value.problems == [
+        "dial.source_addresses: 192.0.2.77: this machine has no such address; see `ip address`"
+    ]

@@ -1,10 +1,9 @@
-"""Look-ups against a real name server on loopback, with a clock that the test turns."""
+"""Look-ups against a real name server on loopback."""
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
-import logging
 import socket
 import time
 from collections.abc import Iterator
@@ -17,18 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay import resolve
-from relay.resolve import FAILURE_TTL, LEAST_TTL, Lookup, Resolver, parse_hosts
+from relay.resolve import Lookup, Resolver, parse_hosts
 from tests.unit.name_server import NameServer
 
 HUB = "myhub.azure-devices.example"
 PRIVATE = "myhub.privatelink.azure-devices.example"
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -39,20 +31,13 @@ def server() -> Iterator[NameServer]:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def resolver(server: NameServer, clock: Clock, tmp_path: Path) -> Resolver:
-    return Resolver([server.address], clock, tmp_path / "hosts")
+def resolver(server: NameServer, tmp_path: Path) -> Resolver:
+    return Resolver([server.address], tmp_path / "hosts")
 
 
 async def answer(resolver: Resolver, host: str = HUB) -> Lookup:
-    """What a connection gets, now or later."""
-    later: asyncio.Future[Lookup] = asyncio.get_running_loop().create_future()
-    known = resolver.lookup(host, later.set_result)
-    return known if known is not None else await asyncio.wait_for(later, 10)
+    """What one look-up finds."""
+    return await asyncio.wait_for(resolver.resolve(host), 10)
 
 
 async def test_both_families_ipv4_first(server: NameServer, resolver: Resolver) -> None:
@@ -64,94 +49,10 @@ async def test_both_families_ipv4_first(server: NameServer, resolver: Resolver) 
     assert lookup.error == ""
 
 
-async def test_an_answer_is_kept_as_long_as_its_ttl_says(server: NameServer, resolver: Resolver, clock: Clock) -> None:
-    server.zone[HUB, "A"] = (60, ["192.0.2.1"])
-    server.zone[HUB, "AAAA"] = (300, ["2001:db8::1"])
-    assert (await answer(resolver)).expires == clock.now + 60
-    server.zone[HUB, "A"] = (60, ["192.0.2.9"])
-    clock.now += 59.9
-    assert (await answer(resolver)).addresses[0] == "192.0.2.1"
-    clock.now += 0.1
-    assert (await answer(resolver)).addresses[0] == "192.0.2.9"
-    assert server.asked[HUB, "A"] == 2
-
-
-async def test_an_answer_without_ttl_serves_the_crowd_behind(
-    server: NameServer, resolver: Resolver, clock: Clock
-) -> None:
-    server.zone[HUB, "A"] = (0, ["192.0.2.1"])
-    for _ in range(20):
-        assert (await answer(resolver)).addresses == ("192.0.2.1",)
-    assert server.asked[HUB, "A"] == 1
-    clock.now += LEAST_TTL
-    await answer(resolver)
-    assert server.asked[HUB, "A"] == 2
-
-
 async def test_aliases_are_followed(server: NameServer, resolver: Resolver) -> None:
     server.zone[HUB, "CNAME"] = (60, [PRIVATE])
     server.zone[PRIVATE, "A"] = (60, ["10.0.0.4"])
     assert (await answer(resolver)).addresses == ("10.0.0.4",)
-
-
-async def test_an_alias_is_kept_no_longer_than_its_own_ttl(
-    server: NameServer, resolver: Resolver, clock: Clock
-) -> None:
-    """A hub that fails over gets another alias; the address behind the old one may be good for an hour."""
-    server.zone[HUB, "CNAME"] = (10, [PRIVATE])
-    server.zone[PRIVATE, "A"] = (3600, ["10.0.0.4"])
-    assert (await answer(resolver)).expires == clock.now + 10
-
-
-async def test_a_crowd_asks_once(server: NameServer, resolver: Resolver) -> None:
-    server.zone[HUB, "A"] = (60, ["192.0.2.1"])
-    lookups = await asyncio.gather(*(answer(resolver) for _ in range(100)))
-    assert {lookup.addresses for lookup in lookups} == {("192.0.2.1",)}
-    assert server.asked == {(HUB, "A"): 1, (HUB, "AAAA"): 1}
-
-
-async def test_one_that_fails_does_not_keep_the_answer_from_the_others(server: NameServer, resolver: Resolver) -> None:
-    server.zone[HUB, "A"] = (60, ["192.0.2.1"])
-    failures: list[dict[str, object]] = []
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(lambda _loop, context: failures.append(context))
-    later: asyncio.Future[Lookup] = loop.create_future()
-
-    def broken(_lookup: Lookup) -> None:
-        raise RuntimeError("a bug")
-
-    assert resolver.lookup(HUB, broken) is None
-    assert resolver.lookup(HUB, later.set_result) is None
-    assert (await asyncio.wait_for(later, 10)).addresses == ("192.0.2.1",)
-    assert [str(failure["exception"]) for failure in failures] == ["a bug"]
-
-
-async def test_a_failure_is_remembered_for_a_second(server: NameServer, resolver: Resolver, clock: Clock) -> None:
-    for _ in range(20):
-        lookup = await answer(resolver)
-        assert lookup.addresses == ()
-        assert HUB in lookup.error
-        assert "\n" not in lookup.error
-    assert server.asked[HUB, "A"] == 1
-    server.zone[HUB, "A"] = (60, ["192.0.2.1"])
-    clock.now += FAILURE_TTL
-    assert (await answer(resolver)).addresses == ("192.0.2.1",)
-
-
-async def test_a_failure_is_logged_once_and_so_is_its_end(
-    server: NameServer, resolver: Resolver, clock: Clock, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.WARNING, "relay.resolve")
-    for _ in range(3):
-        await answer(resolver)
-        clock.now += FAILURE_TTL
-    server.zone[HUB, "A"] = (1, ["192.0.2.1"])
-    for _ in range(3):
-        await answer(resolver)
-        clock.now += 2
-    first, last = caplog.messages
-    assert first.startswith(f"cannot resolve {HUB}: ")
-    assert last == f"{HUB} resolves again: 192.0.2.1"
 
 
 @pytest.mark.parametrize(("broken", "works", "address"), [("AAAA", "A", "192.0.2.1"), ("A", "AAAA", "2001:db8::1")])
@@ -163,9 +64,7 @@ async def test_one_type_works_though_the_other_fails(
     assert (await answer(resolver)).addresses == (address,)
 
 
-async def test_a_server_that_swallows_aaaa_does_not_hold_up_ipv4(
-    server: NameServer, resolver: Resolver, clock: Clock
-) -> None:
+async def test_a_server_that_swallows_aaaa_does_not_hold_up_ipv4(server: NameServer, resolver: Resolver) -> None:
     server.zone[HUB, "A"] = (60, ["192.0.2.1"])
     server.silent.add((HUB, "AAAA"))
     started = asyncio.get_running_loop().time()
@@ -199,19 +98,8 @@ async def test_a_server_that_is_silent_costs_no_more_than_the_lifetime(
     assert 0.2 <= asyncio.get_running_loop().time() - started < 5
 
 
-async def test_an_error_that_nobody_expected_reaches_those_who_wait(
-    resolver: Resolver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def broken(_host: str) -> Lookup:
-        raise RuntimeError("a bug")
-
-    monkeypatch.setattr(resolver, "resolve", broken)
-    assert (await answer(resolver)).error == "a bug"
-    assert "Traceback" in caplog.text
-
-
 async def test_the_search_list_of_resolv_conf(
-    server: NameServer, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: NameServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conf = tmp_path / "resolv.conf"
     conf.write_text("search other.example plant.example\nnameserver 127.0.0.1\n")
@@ -223,18 +111,18 @@ async def test_the_search_list_of_resolv_conf(
 
     monkeypatch.setattr(resolve, "_system_resolver", system_resolver)
     server.zone["hub.plant.example", "A"] = (60, ["192.0.2.1"])
-    assert (await answer(Resolver([], clock, tmp_path / "hosts"), "hub")).addresses == ("192.0.2.1",)
+    assert (await answer(Resolver([], tmp_path / "hosts"), "hub")).addresses == ("192.0.2.1",)
     assert server.asked["hub.other.example", "A"] == 1, "in the order of the list"
 
 
-async def test_a_machine_without_name_servers(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_machine_without_name_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resolve, "_system_resolver", lambda: None)
-    lookup = await answer(Resolver([], clock, tmp_path / "hosts"))
+    lookup = await answer(Resolver([], tmp_path / "hosts"))
     assert lookup.error == "no name servers: /etc/resolv.conf names none"
 
 
 async def test_a_changed_resolv_conf_is_read_again(
-    server: NameServer, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: NameServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conf = tmp_path / "resolv.conf"
     read = 0
@@ -252,7 +140,7 @@ async def test_a_changed_resolv_conf_is_read_again(
     monkeypatch.setattr(resolve, "_system_resolver", system_resolver)
     server.zone["hub.plant.example", "A"] = (60, ["192.0.2.1"])
     server.zone["hub.works.example", "A"] = (60, ["192.0.2.2"])
-    resolver = Resolver([], clock, tmp_path / "hosts")
+    resolver = Resolver([], tmp_path / "hosts")
     assert (await resolver.resolve("hub")).error == f"no name servers: {conf} names none"
     conf.write_text("search plant.example\nnameserver 127.0.0.1\n")
     assert (await resolver.resolve("hub")).addresses == ("192.0.2.1",)
@@ -280,12 +168,12 @@ def second() -> Iterator[NameServer]:
 
 
 async def test_a_dead_server_among_two_is_found_out_once(
-    server: NameServer, second: NameServer, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: NameServer, second: NameServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resolve, "NEXT_SERVER", 0.05)
     server.silent |= {(HUB, "A"), (HUB, "AAAA")}
     second.zone[HUB, "A"] = (60, ["192.0.2.1"])
-    resolver = Resolver([server.address, second.address], clock, tmp_path / "hosts")
+    resolver = Resolver([server.address, second.address], tmp_path / "hosts")
     assert (await resolver.resolve(HUB)).addresses == ("192.0.2.1",)
     assert server.asked[HUB, "A"] >= 1
     monkeypatch.setattr(resolve, "NEXT_SERVER", 60)  # from now on, whoever is asked first has to answer
@@ -298,7 +186,6 @@ async def test_a_dead_server_among_two_is_found_out_once(
 async def test_a_server_that_fails_has_the_next_one_asked_at_once(
     server: NameServer,
     second: NameServer,
-    clock: Clock,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     rcode: dns.rcode.Rcode,
@@ -306,16 +193,16 @@ async def test_a_server_that_fails_has_the_next_one_asked_at_once(
     monkeypatch.setattr(resolve, "NEXT_SERVER", 60)
     server.zone[HUB, "A"] = server.zone[HUB, "AAAA"] = rcode
     second.zone[HUB, "A"] = (60, ["192.0.2.1"])
-    lookup = await Resolver([server.address, second.address], clock, tmp_path / "hosts").resolve(HUB)
+    lookup = await Resolver([server.address, second.address], tmp_path / "hosts").resolve(HUB)
     assert lookup.addresses == ("192.0.2.1",)
     assert server.asked[HUB, "A"] == 1
 
 
 async def test_the_reason_has_each_server_in_the_order_of_the_settings(
-    server: NameServer, second: NameServer, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: NameServer, second: NameServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resolve, "NEXT_SERVER", 0.05)
-    resolver = Resolver([server.address, second.address], clock, tmp_path / "hosts")
+    resolver = Resolver([server.address, second.address], tmp_path / "hosts")
     server.silent |= {(HUB, "A"), (HUB, "AAAA")}
     second.zone[HUB, "A"] = (60, ["192.0.2.1"])
     assert (await resolver.resolve(HUB)).addresses == ("192.0.2.1",)  # the second is asked first from now on
@@ -329,33 +216,33 @@ async def test_the_reason_has_each_server_in_the_order_of_the_settings(
     assert second.asked == {(HUB, "A"): 1, (HUB, "AAAA"): 1}, "not again after a definite answer"
 
 
-async def test_a_server_that_is_named_twice_is_asked_once(server: NameServer, clock: Clock, tmp_path: Path) -> None:
+async def test_a_server_that_is_named_twice_is_asked_once(server: NameServer, tmp_path: Path) -> None:
     server.zone[HUB, "A"] = server.zone[HUB, "AAAA"] = dns.rcode.SERVFAIL
-    lookup = await Resolver([server.address] * 2, clock, tmp_path / "hosts").resolve(HUB)
+    lookup = await Resolver([server.address] * 2, tmp_path / "hosts").resolve(HUB)
     assert lookup.error == f"127.0.0.1:{server.address[1]}: SERVFAIL"
     assert server.asked == {(HUB, "A"): 1, (HUB, "AAAA"): 1}
 
 
-async def test_a_port_where_nobody_listens(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_port_where_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resolve, "LIFETIME", 0.2)
     monkeypatch.setattr(resolve, "NEXT_SERVER", 60)  # the lifetime ends the wait for the next server's turn
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as reserved:  # of the same number for UDP, nobody's
         reserved.bind(("127.0.0.1", 0))
-        resolver = Resolver([reserved.getsockname()], clock, tmp_path / "hosts")
+        resolver = Resolver([reserved.getsockname()], tmp_path / "hosts")
         lookup = await asyncio.wait_for(resolver.resolve(HUB), 10)
     assert lookup.addresses == ()
     assert "127.0.0.1" in lookup.error
 
 
 async def test_a_server_that_needs_longer_than_the_next_one_is_heard_all_the_same(
-    server: NameServer, second: NameServer, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: NameServer, second: NameServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resolve, "LIFETIME", 60)
     monkeypatch.setattr(resolve, "NEXT_SERVER", 0.05)
     server.zone[HUB, "A"] = (60, ["192.0.2.1"])
     server.withheld.add((HUB, "A"))
     second.silent.add((HUB, "A"))
-    resolver = Resolver([server.address, second.address], clock, tmp_path / "hosts")
+    resolver = Resolver([server.address, second.address], tmp_path / "hosts")
     task = asyncio.create_task(resolver.resolve(HUB))
     await asyncio.to_thread(second.wait_for, HUB, "A")
     monkeypatch.setattr(resolve, "NEXT_SERVER", 60)  # it is heard when it answers, not at the next turn
@@ -401,14 +288,14 @@ async def test_what_a_datagram_does_not_hold_is_asked_for_over_tcp(server: NameS
     assert server.asked_over_tcp == {(HUB, "A"): 1}
 
 
-async def test_a_name_server_with_an_ipv6_address(clock: Clock, tmp_path: Path) -> None:
+async def test_a_name_server_with_an_ipv6_address(tmp_path: Path) -> None:
     try:
         server = NameServer("::1")
     except OSError as error:
         pytest.skip(f"no IPv6 on loopback: {error}")
     try:
         server.zone[HUB, "A"] = (60, ["192.0.2.1"])
-        lookup = await Resolver([server.address], clock, tmp_path / "hosts").resolve(HUB)
+        lookup = await Resolver([server.address], tmp_path / "hosts").resolve(HUB)
         assert lookup.addresses == ("192.0.2.1",)
     finally:
         server.close()
@@ -464,16 +351,13 @@ async def test_a_family_that_was_asked_for_in_vain_is_named(
 # --- the hosts file --------------------------------------------------------------------------------------------------
 
 
-async def test_the_hosts_file_comes_before_dns_and_is_read_again(
-    server: NameServer, clock: Clock, tmp_path: Path
-) -> None:
+async def test_the_hosts_file_comes_before_dns_and_is_read_again(server: NameServer, tmp_path: Path) -> None:
     hosts = tmp_path / "hosts"
     hosts.write_text(f"10.0.0.4 {HUB}\n")
-    resolver = Resolver([server.address], clock, hosts)
+    resolver = Resolver([server.address], hosts)
     assert (await answer(resolver)).addresses == ("10.0.0.4",)
     assert not server.asked
     hosts.write_text(f"10.0.0.5 {HUB}\n")
-    clock.now += LEAST_TTL
     assert (await answer(resolver)).addresses == ("10.0.0.5",)
 
 
