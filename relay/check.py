@@ -15,14 +15,8 @@ from relay.address import format_hostport, parse_hostport
 from relay.cpus import usable_cpus
 from relay.dial import literal
 from relay.engines.choice import choose
-from relay.prepare import (
-    RESERVED_DESCRIPTORS,
-    nameservers,
-    raise_descriptor_limit,
-    ring_problem,
-    source_ports,
-    source_problems,
-)
+from relay.machine import raise_descriptor_limit, source_ports, source_problems
+from relay.prepare import RESERVED_DESCRIPTORS, nameservers, ring_problem
 from relay.resolve import Resolver
 from relay.settings import Settings
 from relay.sources import most_in_use

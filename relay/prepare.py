@@ -7,13 +7,9 @@ mistake becomes one line that names the setting (`StartError`).
 from __future__ import annotations
 
 import errno
-import os
-import resource
 import secrets
 import socket
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from relay import listener
 from relay.address import format_hostport, parse_hostport
@@ -24,6 +20,7 @@ from relay.core.rates import Rate, RatePlan
 from relay.cpus import usable_cpus
 from relay.engines.choice import Choice, choose
 from relay.engines.contract import TcpOptions, Timeouts
+from relay.machine import bind_error, raise_descriptor_limit, source_ports, source_problems
 from relay.outcome import OUTCOMES
 from relay.rate_table import RateTable
 from relay.settings import Listener, Settings
@@ -33,10 +30,8 @@ from relay.table import Table
 
 RESERVED_DESCRIPTORS = 64  # of a worker: event loop, log, control, resolver; its listening sockets come on top
 ADDRESS_MISSING = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
-DEFAULT_SOURCE_PORTS = 60999 - 32768 + 1  # ip-sysctl: ip_local_port_range
 EJECT_SECONDS = 10.0  # without checks: how long an address is left alone after failures
 SEND_PROXY = {"off": 0, "v1": 1, "v2": 2}
-UNLIMITED_DESCRIPTORS = 1 << 20  # where the hard limit is "unlimited"
 
 
 class StartError(Exception):
@@ -214,19 +209,6 @@ def ring_problem(engine: Choice) -> str:
     return f'engine: "ring" does not work here: {engine.problem}; "auto" or "stream" does'
 
 
-def raise_descriptor_limit() -> int:
-    """Raise RLIMIT_NOFILE to its hard limit, which needs no privilege; returns what it is now."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard == resource.RLIM_INFINITY:
-        hard = max(soft, UNLIMITED_DESCRIPTORS)
-    if soft < hard:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-        except (OSError, ValueError):
-            return soft
-    return hard
-
-
 def rate_plan(settings: Settings) -> RatePlan:
     """The rates of the settings.
 
@@ -241,33 +223,6 @@ def rate_plan(settings: Settings) -> RatePlan:
         queue=dial.queue,
         queue_seconds=dial.queue_timeout,
     )
-
-
-def source_ports(proc: Path = Path("/proc/sys/net/ipv4")) -> int:
-    """How many local ports the kernel chooses from: its range less what is reserved (ip-sysctl, both families)."""
-    try:
-        first, last = map(int, (proc / "ip_local_port_range").read_text().split())
-        reserved = (proc / "ip_local_reserved_ports").read_text().strip()
-    except (OSError, ValueError):
-        return DEFAULT_SOURCE_PORTS
-    ports = last - first + 1
-    for part in filter(None, reserved.split(",")):
-        low, _, high = part.partition("-")
-        ports -= max(0, min(last, int(high or low)) - max(first, int(low)) + 1)
-    return max(1, ports)
-
-
-def source_problems(addresses: Sequence[str]) -> list[str]:
-    """A line for each source address that this machine does not have."""
-    problems = []
-    for host in addresses:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            with socket.socket(family, socket.SOCK_STREAM) as sock:
-                sock.bind((host, 0))
-        except OSError as error:
-            problems.append(f"dial.source_addresses: {host}: {bind_error(error, 0)}")
-    return problems
 
 
 def tcp_options(settings: Settings) -> TcpOptions:
@@ -310,14 +265,3 @@ def _bind(
     if not addresses and not problems:
         problems.append(f"listeners.{item.name}.bind: none of its addresses can be had on this machine")
     return addresses, rows
-
-
-def bind_error(error: OSError, port: int) -> str:
-    """What is wrong with an address, and what to do about it."""
-    if error.errno == errno.EADDRINUSE:
-        return "address already in use; stop what listens there (`ss -ltnp`), or choose another port"
-    if error.errno == errno.EACCES:
-        return f"permission denied; port {port} needs CAP_NET_BIND_SERVICE (or root), ports from 1024 on do not"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return "this machine has no such address; see `ip address`"
-    return os.strerror(error.errno or 0).lower()

@@ -26,10 +26,11 @@ from relay.address import format_hostport, parse_hostport
 from relay.admin import HttpServer, admin_app, health_app
 from relay.control import Message
 from relay.logs import LogWriter
+from relay.machine import bind_error
 from relay.metrics import RelayCollector
 from relay.outcome import OUTCOMES
 from relay.pool import Pool
-from relay.prepare import Plan, StartError, bind_error, nameservers, prepare
+from relay.prepare import Plan, StartError, nameservers, prepare
 from relay.settings import Settings
 from relay.status import Status
 from relay.watch import UpstreamWatch

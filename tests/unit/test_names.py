@@ -355,7 +355,7 @@ class Script(Resolver):
     """Look-ups of each name as written down; the last step is repeated for ever. Notes when they begin and end."""
 
     def __init__(self, steps: dict[str, list[Step]]) -> None:
-        super().__init__([("127.0.0.1", 9)], time.monotonic)
+        super().__init__([("127.0.0.1", 9)])
         self._steps = {name: iter(row) for name, row in steps.items()}
         self._last = {name: row[-1] for name, row in steps.items()}
         self.begun: dict[str, list[float]] = {name: [] for name in steps}

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from relay import listener, prepare
+from relay import listener, machine, prepare
 from relay.engines.contract import TcpOptions
 from relay.prepare import RESERVED_DESCRIPTORS, StartError
 from relay.settings import Settings, load
@@ -157,7 +157,7 @@ def test_a_machine_without_ipv6_is_a_note_while_there_is_another_address(
     ],
 )
 def test_what_is_wrong_with_an_address(number: int, text: str) -> None:
-    assert prepare.bind_error(OSError(number, ""), 443) == text
+    assert machine.bind_error(OSError(number, ""), 443) == text
 
 
 # --- descriptors -----------------------------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ def test_each_worker_is_told_its_own_number_and_the_same_secret(tmp_path: Path) 
 def test_ports_that_the_kernel_chooses_from(tmp_path: Path, ports: str, reserved: str, expected: int) -> None:
     (tmp_path / "ip_local_port_range").write_text(ports)
     (tmp_path / "ip_local_reserved_ports").write_text(reserved)
-    assert prepare.source_ports(tmp_path) == expected
+    assert machine.source_ports(tmp_path) == expected
 
 
 def test_a_source_address_that_this_machine_does_not_have_stops_the_start(tmp_path: Path) -> None:
