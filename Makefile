@@ -22,7 +22,7 @@ endif
 BENCH_PYTHON ?= /usr/bin/python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz bench soak same test-kernels check lint types imports format venv deps lock clean
+.PHONY: help demo test fuzz bench flood soak same test-kernels check lint types imports format venv deps lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ fuzz: venv ## the parsers, hellos beside OpenSSL's, 50,000 examples a test (FUZZ
 bench: ## compare with HAProxy, side by side; needs haproxy, a C compiler and two processors (ARGS='--rounds 20')
 	@PYTHON=$(BENCH_PYTHON) scripts/venv.sh .venv-bench run build
 	@.venv-bench/bin/python -m bench.compare --python .venv-bench/bin/python $(ARGS)
+
+flood: venv ## a hundred thousand sources: memory, log, and those who are served meanwhile (ARGS='--sources 1000000')
+	@$(BIN)/python -m bench.flood $(ARGS)
 
 soak: venv ## ten minutes of random conversations, every byte checked (ARGS='--minutes 60')
 	@$(BIN)/python -m bench.soak $(ARGS)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import idle
-from bench.peers import LOAD_CPU, Bench, Peer, describe
+from bench.peers import HELLO_SIZE, LOAD_CPU, Bench, Peer, describe
 
 WARM_UP = 0.5  # seconds
 NETWORKS = 10_000  # on an access list
@@ -52,6 +52,15 @@ SCENARIOS = (
         ("2000",),
     ),
     Scenario("connections", "connect, echo, RST", False, ("connections", "50", "128"), "µs per connection", 1e6),
+    Scenario(
+        "hellos",
+        "connect, TLS hello and its echo, RST",
+        False,
+        ("connections", "50", str(HELLO_SIZE)),
+        "µs per connection",
+        1e6,
+        ("{hello}",),
+    ),
     Scenario("bulk", "4 streams one way", True, ("bulk", "4"), "s per GB", 1e9),
 )
 
@@ -68,7 +77,8 @@ def slice_of(bench: Bench, peer: Peer, scenario: Scenario, seconds: float) -> tu
     """CPU seconds and the load's report for one slice."""
     port = peer.sink if scenario.sink else peer.echo
     mode, *rest = scenario.arguments
-    command = ["taskset", "-c", str(LOAD_CPU), str(bench.load), mode, str(port), *rest, str(seconds), *scenario.tail]
+    tail = [part.format(hello=bench.hello) for part in scenario.tail]
+    command = ["taskset", "-c", str(LOAD_CPU), str(bench.load), mode, str(port), *rest, str(seconds), *tail]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -96,9 +106,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a slice (default %(default)s)")
     parser.add_argument("--only", default=",".join([*names, "idle"]), help="scenarios (default %(default)s)")
     parser.add_argument("--peers", default="relay,stream,uvloop", help="of relay, stream, access, guarded,\n"
-                        "uvloop (default %(default)s); relay, access and guarded run\n"
-                        "the ring engine, access with its access log on, guarded with\n"
-                        f"{NETWORKS:,} networks on its access list and a limit per source")  # fmt: skip
+                        "gated, uvloop (default %(default)s); relay, access, guarded and\n"
+                        "gated run the ring engine, access with its access log on, guarded\n"
+                        f"with {NETWORKS:,} networks on its access list and a limit per source,\n"
+                        "gated with rates and a TLS name as well (scenario hellos only)")  # fmt: skip
     parser.add_argument("--python", default="/usr/bin/python3", help="has relay's packages (default %(default)s)")
     parser.add_argument("--base", type=int, default=21000, help="first loopback port (default %(default)s)")
     parser.add_argument("--json", type=Path, help="write the figures there")
@@ -155,6 +166,7 @@ def measure(bench: Bench, options: argparse.Namespace, scenarios: list[Scenario]
         "stream": lambda: bench.relay("stream", engine="stream"),
         "access": lambda: bench.relay("access", access=True),
         "guarded": lambda: bench.relay("guarded", networks=NETWORKS),
+        "gated": lambda: bench.relay("gated", networks=NETWORKS, gated=True),
     }
     peers = [bench.haproxy(), *(makers[name]() for name in options.peers.split(","))]
     idles = measure_idle(bench, peers) if with_idle else {}
@@ -164,6 +176,8 @@ def measure(bench: Bench, options: argparse.Namespace, scenarios: list[Scenario]
         print(f"\rround {number + 1} of {options.rounds}", end="", flush=True, file=sys.stderr)
         for scenario in scenarios:
             for peer in list(peers):
+                if peer.name == "gated" and scenario.name != "hellos":
+                    continue  # it takes nothing but hellos
                 try:
                     used, report = slice_of(bench, peer, scenario, options.seconds)
                 except Died as error:

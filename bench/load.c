@@ -4,7 +4,9 @@
  *   load sink PORT                            upstream: reads and forgets, until killed
  *   load messages PORT CONNS SIZE SECONDS     each connection sends a message, waits for its echo, sends the next
  *   load sparse PORT CONNS SIZE SECONDS RATE  RATE messages a second in all, evenly spaced, one connection after another
- *   load connections PORT CONNS SIZE SECONDS  connect, one echo, close with RST; CONNS of them at any time
+ *   load connections PORT CONNS SIZE SECONDS [FILE]
+ *                                             connect, one echo, close with RST; CONNS of them at any time; what is sent
+ *                                             is the first SIZE bytes of FILE
  *   load bulk PORT CONNS SECONDS              each connection sends as fast as it can
  *   load idle PORT CONNS                      one echo on each, then silence until standard input ends
  *
@@ -28,7 +30,7 @@
 
 enum { MAX_FD = 1 << 17, MAX_SAMPLES = 8 << 20, CHUNK = 1 << 18, SETTLED = 1500000 /* µs */ };
 
-static char buffer[CHUNK];
+static char buffer[CHUNK], message[CHUNK];
 static float *samples;
 static long sample_count;
 
@@ -216,7 +218,7 @@ static void connections(int port, int count, int size, double seconds) {
             int fd = events[i].data.fd, over = 0;
             if (got[fd] < 0) {
                 got[fd] = 0;
-                if (write(fd, buffer, size) != size) { errors++; over = 1; }
+                if (write(fd, message, size) != size) { errors++; over = 1; }
                 else watch(epoll, EPOLL_CTL_MOD, fd, EPOLLIN);
             } else {
                 ssize_t k = read(fd, buffer, CHUNK);
@@ -258,6 +260,7 @@ int main(int argc, char **argv) {
     setrlimit(RLIMIT_NOFILE, &limit);
     samples = malloc(MAX_SAMPLES * sizeof *samples);
     memset(buffer, 'x', sizeof buffer);
+    memset(message, 'x', sizeof message);
     if (argc < 3) { fprintf(stderr, "usage: see the top of load.c\n"); return 2; }
     const char *mode = argv[1];
     int port = atoi(argv[2]), count = argc > 3 ? atoi(argv[3]) : 0;
@@ -265,7 +268,11 @@ int main(int argc, char **argv) {
     else if (!strcmp(mode, "messages") && argc == 6) messages(port, count, atoi(argv[4]), atof(argv[5]));
     else if (!strcmp(mode, "sparse") && argc == 7) sparse(port, count, atoi(argv[4]), atof(argv[5]), atof(argv[6]));
     else if (!strcmp(mode, "connections") && argc == 6) connections(port, count, atoi(argv[4]), atof(argv[5]));
-    else if (!strcmp(mode, "bulk") && argc == 5) bulk(port, count, atof(argv[4]));
+    else if (!strcmp(mode, "connections") && argc == 7) {
+        int file = open(argv[6], O_RDONLY), size = atoi(argv[4]);
+        if (file < 0 || read(file, message, size) != size) fail(argv[6]);
+        connections(port, count, size, atof(argv[5]));
+    } else if (!strcmp(mode, "bulk") && argc == 5) bulk(port, count, atof(argv[4]));
     else if (!strcmp(mode, "idle") && argc == 4) { connect_all(port, count, -1); begin(); }
     else { fprintf(stderr, "usage: see the top of load.c\n"); return 2; }
     return 0;

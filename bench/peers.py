@@ -6,11 +6,13 @@ all processes and threads of a proxy together, as the kernel accounts for them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -19,6 +21,8 @@ from pathlib import Path
 
 PROXY_CPU = 0
 LOAD_CPU = 1
+HELLO_NAME = "hub.example"
+HELLO_SIZE = 517  # bytes, as OpenSSL pads it (RFC 7685)
 HERE = Path(__file__).parent
 
 HAPROXY_CONFIG = """\
@@ -55,12 +59,16 @@ bind = ""
 [limits]
 max_connections = 6000
 max_connections_per_source = {per_source}
+connect_rate_per_source = {rate}
+connect_burst_per_source = 1000000
+accept_rate = {rate}
 [log]
 access = {access}
 [[listeners]]
 name = "echo"
 bind = ["127.0.0.1:{echo}"]
 upstream = ["127.0.0.1:{upstream_echo}"]
+sni = {sni}
 max_connections = 6000
 [[listeners]]
 name = "sink"
@@ -118,6 +126,8 @@ class Bench:
         compiler = shutil.which("cc") or shutil.which("gcc")
         if compiler is None:
             raise SystemExit("bench: the load generator needs a C compiler (apt-get install gcc libc6-dev)")
+        self.hello = folder / "hello"
+        self.hello.write_bytes(client_hello())
         subprocess.run([compiler, "-O2", "-o", str(self.load), str(HERE / "load.c")], check=True)
 
     def start_upstreams(self) -> None:
@@ -133,16 +143,21 @@ class Bench:
             raise SystemExit("bench: no haproxy to compare with (apt-get install haproxy)")
         return self._peer("haproxy", HAPROXY_CONFIG, "haproxy.cfg", ["haproxy", "-db", "-f"])
 
-    def relay(self, name: str = "relay", *, engine: str = "ring", access: bool = False, networks: int = 0) -> Peer:
+    def relay(
+        self, name: str = "relay", *, engine: str = "ring", access: bool = False, networks: int = 0, gated: bool = False
+    ) -> Peer:
         """relay with one worker, limits and accounting on.
 
-        `networks`: so many on its access list, and a limit for each source.
+        `networks`: so many on its access list, and a limit for each source; `gated`: rates that are never reached, and
+        TLS for one name only.
         """
         values = {
             "{access}": str(access).lower(),
             "{engine}": engine,
             "{networks}": json.dumps(_networks(networks)),
             "{per_source}": "6000" if networks else "0",
+            "{rate}": "1000000.0" if gated else "0.0",
+            "{sni}": json.dumps([HELLO_NAME] if gated else []),
         }
         config = RELAY_CONFIG
         for key, value in values.items():
@@ -200,6 +215,18 @@ class Bench:
 def _networks(count: int) -> list[str]:
     """Loopback, and others that do not touch each other."""
     return ["127.0.0.0/8", *(f"10.{number >> 7}.{number % 128 * 2}.0/24" for number in range(count - 1))][:count]
+
+
+def client_hello() -> bytes:
+    """What a TLS client of this Python says first, HELLO_SIZE bytes of it: longer ones do not compare."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname=HELLO_NAME)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    hello = outgoing.read()
+    if len(hello) != HELLO_SIZE:
+        raise SystemExit(f"bench: this Python's TLS hello has {len(hello)} bytes, not {HELLO_SIZE}")
+    return hello
 
 
 def wait_for_port(port: int, seconds: float = 20.0) -> None:
