@@ -3,8 +3,8 @@
     python -m bench.flood [--sources 100000] [--python /usr/bin/python3]
 
 From as many loopback addresses as there are sources a connection is made and reset, as fast as this process can: let in
-(each takes a place in the table of sources), from others again, then denied by the access list. Between them one client talks on an
-established connection, and a new one comes and is served; both are timed. Ends by itself; loopback only.
+(each takes a place in the table of sources), from others again, then denied by the access list. Between them one client
+talks on an established connection, and a new one comes and is served; both are timed. Ends by itself; loopback only.
 """
 
 from __future__ import annotations

@@ -407,25 +407,27 @@ def test_a_check_that_is_asked_for_comes_at_once_but_not_twice_a_second() -> Non
     assert [round(later - sooner, 6) for sooner, later in pairwise(asked)] == [HURRY] * 5
 
 
-def test_a_check_that_takes_long_is_the_only_one_of_its_address() -> None:
+def test_a_check_that_takes_long_is_the_only_one_of_its_address_and_moves_no_later_one() -> None:
+    seconds = iter([25.0, 0.0, 0.0, 0.0])
+
     async def story(checker: HealthChecker) -> None:
         checker.set_addresses([A])
         await asyncio.sleep(9)
         checker.check_now(A)
-        await asyncio.sleep(61)
+        await asyncio.sleep(36)
 
     with patch.object(random, "random", lambda: 0.0):
-        simulation = Simulation(lambda address: 25.0).play(story)
-    assert simulation.times(A) == [0.0, 25.0, 50.0]
+        simulation = Simulation(lambda address: next(seconds)).play(story)
+    assert simulation.times(A) == [0.0, 25.0, 30.0, 40.0]
 
 
 def test_without_an_interval_there_are_no_checks() -> None:
     async def story(checker: HealthChecker) -> None:
         checker.set_addresses([A])
         checker.check_now(A)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
         await asyncio.sleep(100)
         assert checker.up(A)
-        assert asyncio.all_tasks() == {asyncio.current_task()}
 
     assert Simulation(lambda address: OSError(errno.ECONNREFUSED, ""), interval=0.0).play(story).begun == []
 
@@ -440,10 +442,13 @@ def test_a_shortage_of_this_machine_is_logged_once_until_it_is_over(number: int)
             short.clear()
             short.update(concerned)
             await asyncio.sleep(50)
+        checker.set_addresses([B])  # forgets what A was short of
+        short.add(B)
+        await asyncio.sleep(50)
 
     simulation = Simulation(lambda address: OSError(number, "") if address in short else 0.0).play(story)
     reason = f"this machine: {os.strerror(number).lower()}"
-    assert [(event, why) for event, _, why in simulation.log.lines] == [("upstream not checked", reason)] * 2
+    assert [(event, why) for event, _, why in simulation.log.lines] == [("upstream not checked", reason)] * 3
     assert simulation.changes == []
 
 
