@@ -18,6 +18,9 @@ DEMO_VENV := .venv-demo
 DEMO_LOCKS := demo build
 endif
 
+# Tests run side by side, a file at a time: most of them wait for something most of the time. 0: one after another.
+TEST_JOBS ?= $(shell jobs=$$(nproc 2>/dev/null || echo 1); [ $$jobs -le 4 ] || jobs=4; [ $$jobs -gt 1 ] || jobs=0; echo $$jobs)
+
 # Speed is compared with the Python that a distribution ships: others may be built without profile-guided optimisation.
 BENCH_PYTHON ?= /usr/bin/python3
 
@@ -34,9 +37,9 @@ demo: ## a stand-in hub, relay and devices on loopback; no privileges
 	@$(UPDATE_VENV) $(DEMO_VENV) $(DEMO_LOCKS)
 	@$(DEMO_VENV)/bin/relay demo $(ARGS)
 
-test: venv ## all tests; what this machine lacks is skipped, with the reason
+test: venv ## all tests, TEST_JOBS at a time; what this machine lacks is skipped, with the reason
 	@scripts/deps.sh report
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile $(ARGS)
 
 test-kernels: venv ## the engines' tests and a soak on Debian 12's and 13's kernels, in QEMU (ARGS='--release trixie')
 	@$(BIN)/python scripts/test_kernels.py $(ARGS)

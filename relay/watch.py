@@ -61,6 +61,7 @@ class UpstreamWatch:
             changed=self._resolved,
             log=log,
         )
+        self._down: set[Address] = set()  # what workers were told of
         self._resolving: asyncio.Task[None] | None = None
         self._checker = HealthChecker(
             interval=checks.interval,
@@ -132,7 +133,11 @@ class UpstreamWatch:
         return [address for host, port in self._upstreams for address in self._addresses_of(host, port)]
 
     def _watch_addresses(self) -> None:
-        self._checker.set_addresses(self._addresses())
+        current = self._addresses()
+        self._checker.set_addresses(current)
+        # Should one come back it begins as up, and nobody would tell the workers.
+        for address in self._down.difference(current):
+            self._tell_checked(address, up=True)
 
     def _resolved(self, host: str, answer: Answer) -> None:
         self._watch_addresses()
@@ -140,5 +145,9 @@ class UpstreamWatch:
         self._changed()
 
     def _checked(self, address: Address, up: bool) -> None:
-        self._tell(Checked(address[0], address[1], up))
+        self._tell_checked(address, up)
         self._changed()
+
+    def _tell_checked(self, address: Address, up: bool) -> None:
+        (self._down.discard if up else self._down.add)(address)
+        self._tell(Checked(address[0], address[1], up))
