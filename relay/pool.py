@@ -154,26 +154,26 @@ class Pool:
                     pass  # it has ended, and `_watch` learns of it
 
     def _fall_behind(self, worker: WorkerProcess, channel: Channel) -> None:
-        worker.behind = True
-        self._log.warning("worker does not read", worker=worker.index, pid=worker.pid)
+        if not worker.behind:
+            worker.behind = True
+            self._log.warning("worker does not read", worker=worker.index, pid=worker.pid)
         asyncio.get_running_loop().call_later(CATCH_UP, self._catch_up, worker, channel)
 
     def _catch_up(self, worker: WorkerProcess, channel: Channel) -> None:
-        """Tell it all that it has to know, unless it is another one by now."""
-        if worker.channel is not channel:
-            return
-        worker.behind = False
-        try:
-            self._greet(channel)
-        except ChannelFull:
-            worker.behind = True
-            asyncio.get_running_loop().call_later(CATCH_UP, self._catch_up, worker, channel)
-        except OSError:
-            pass
+        if worker.channel is channel:  # it is not another one by now
+            self._greet(worker, channel)
 
-    def _greet(self, channel: Channel) -> None:
-        for message in self._greeting():
-            channel.send(message)
+    def _greet(self, worker: WorkerProcess, channel: Channel) -> None:
+        """Tell a worker everything that it has to know."""
+        try:
+            for message in self._greeting():
+                channel.send(message)
+        except ChannelFull:
+            self._fall_behind(worker, channel)
+        except OSError:
+            pass  # it has ended, and `_watch` learns of it
+        else:
+            worker.behind = False
 
     def _tell(self, message: Message) -> None:
         for worker in self.workers:
@@ -196,7 +196,6 @@ class Pool:
                 listening = [sock.fileno() for sock in sockets]
                 tables = [self._plan.table.descriptor, self._plan.rates.descriptor]
                 channel.send(Start(), [orders, *tables, *listening])
-                self._greet(channel)
             finally:
                 os.close(orders)
             worker.process = await asyncio.create_subprocess_exec(
@@ -217,7 +216,7 @@ class Pool:
         finally:
             theirs.close()
         worker.channel = channel
-        worker.behind = False
+        self._greet(worker, channel)
         worker.started = time.monotonic()
         asyncio.get_running_loop().add_reader(channel.fileno(), self._receive, worker, channel)
         worker.watch = asyncio.create_task(self._watch(worker))
@@ -248,6 +247,7 @@ class Pool:
             worker.channel.close()
         pid = worker.pid
         worker.channel = worker.process = None
+        worker.behind = False
         worker.ready = False
         worker.unready_since = now
         block = plan.table.blocks[worker.index]

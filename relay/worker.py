@@ -90,7 +90,6 @@ class Worker:
         access = None
         if spec.access_allow or spec.access_deny:
             access = AccessList(spec.access_allow, spec.access_deny)
-        # The last entry of the blocks' source addresses is the kernel's own choice.
         self._sources = Sources(spec.source_addresses, spec.source_ports, table.layout, table.blocks, spec.index)
         self._upstreams = Upstreams(
             Balance(spec.eject_after, spec.eject_seconds), self._sources, spec.connect_timeout, self._report
