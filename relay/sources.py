@@ -33,7 +33,7 @@ class Sources:
     def __init__(self, addresses: Sequence[str], ports: int, layout: Layout, blocks: Sequence[Cells], own: int) -> None:
         self.addresses = [*addresses, KERNEL]
         self._most = most_in_use(ports)
-        self._layout = layout
+        self._first, self._width = layout.gauges, layout.sources
         self._block = blocks[own]
         self._others: list[Row] = [block for index, block in enumerate(blocks) if index != own]
         self._targets_of = [1] * layout.upstreams
@@ -49,24 +49,32 @@ class Sources:
 
     def take(self, target: Target, now: float) -> int:
         """The number of the source with the fewest connections to `target`, one more counted; NONE near its limit."""
-        in_use, upstream = target.in_use, target.upstream
+        in_use, usable = target.in_use, target.usable
+        if len(usable) == 1 and not self._others:  # as most are
+            (best,) = usable
+            if in_use[best] >= self._most or target.full_until[best] > now:
+                return NONE
+            in_use[best] += 1
+            self._block[self._first + target.upstream * self._width + best] += 1
+            return best
+        upstream = target.upstream
         best, least = NONE, self._most
-        for number in target.usable:
+        for number in usable:
             used = in_use[number]
             if self._others:
-                cell = self._layout.ports(upstream, number)
+                cell = self._first + upstream * self._width + number
                 used += sum([block[cell] for block in self._others]) // self._targets_of[upstream]
             if used < least and target.full_until[number] <= now:
                 best, least = number, used
         if best >= 0:
             in_use[best] += 1
-            self._block[self._layout.ports(upstream, best)] += 1
+            self._block[self._first + upstream * self._width + best] += 1
         return best
 
     def give_back(self, target: Target, number: int) -> None:
         """The connection, or the dial, is over."""
         target.in_use[number] -= 1
-        self._block[self._layout.ports(target.upstream, number)] -= 1
+        self._block[self._first + target.upstream * self._width + number] -= 1
 
     def shun(self, target: Target, number: int, now: float) -> None:
         """The kernel has no port left for this pair: others hold some, or closed connections still do (TIME_WAIT)."""

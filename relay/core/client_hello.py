@@ -8,6 +8,7 @@ RFC 8701) are. The message may be spread over several records (RFC 8446 section 
 
 from __future__ import annotations
 
+import struct
 from typing import NamedTuple
 
 LIMIT = 16384  # bytes, records' headers included: many times what clients send, post-quantum key shares and all
@@ -18,6 +19,8 @@ _MAX_FRAGMENT = 1 << 14  # RFC 8446 section 5.1
 _RECORD_HEADER, _MESSAGE_HEADER = 5, 4
 _SERVER_NAME, _ALPN = 0, 16
 _HOST_NAME = 0
+_EXTENSION = struct.Struct("!HH")  # type, length
+_TOO_SHORT = "a part is longer than the whole"
 _MAX_NAME = 255  # bytes: RFC 1035 section 2.3.4, and what OpenSSL takes
 
 
@@ -59,7 +62,7 @@ def parse(data: bytes) -> ClientHello | None:
                 raise Malformed(f"the hello is longer than {LIMIT} bytes")
         at += length
         if len(message) >= needed:
-            return _hello(_Reader(bytes(message[_MESSAGE_HEADER:needed])))
+            return _hello(bytes(message[_MESSAGE_HEADER:needed]))
         if len(data) < at:
             return None
     raise Malformed(f"a hello in more than {RECORDS} records")
@@ -86,7 +89,7 @@ class _Reader:
     def take(self, count: int) -> bytes:
         end = self._at + count
         if end > len(self._data):
-            raise Malformed("a part is longer than the whole")
+            raise Malformed(_TOO_SHORT)
         part = self._data[self._at : end]
         self._at = end
         return part
@@ -99,31 +102,48 @@ class _Reader:
         return self.take(self.number(size))
 
 
-def _hello(reader: _Reader) -> ClientHello:
-    reader.take(2 + 32)  # version, random
-    if len(reader.vector(1)) > 32:
-        raise Malformed("a session id of more than 32 bytes")
-    ciphers = reader.vector(2)
-    if not ciphers or len(ciphers) % 2:
-        raise Malformed("no proper list of cipher suites")
-    if not reader.vector(1):
-        raise Malformed("no compression method")
+def _hello(data: bytes) -> ClientHello:
+    """The message without its header. By index, for each connection is read here; the rarer parts by `_Reader`."""
+    size = len(data)
+    try:
+        at = 2 + 32  # version, random
+        length = data[at]
+        if length > 32:
+            raise Malformed("a session id of more than 32 bytes")
+        at += 1 + length
+        length = data[at] << 8 | data[at + 1]
+        if not length or length % 2:
+            raise Malformed("no proper list of cipher suites")
+        at += 2 + length
+        if not data[at]:
+            raise Malformed("no compression method")
+        at += 1 + data[at]
+        if at == size:
+            return ClientHello("", ())
+        length = data[at] << 8 | data[at + 1]
+        at += 2
+    except IndexError:
+        raise Malformed(_TOO_SHORT) from None
+    if at + length != size:
+        raise Malformed(_TOO_SHORT if at + length > size else "something behind the extensions")
     server_name = ""
     alpn: tuple[str, ...] = ()
-    if reader:
-        extensions = _Reader(reader.vector(2))
-        if reader:
-            raise Malformed("something behind the extensions")
-        seen: set[int] = set()
-        while extensions:
-            kind, body = extensions.number(2), extensions.vector(2)
-            if kind in seen:
-                raise Malformed(f"extension {kind} twice")
-            seen.add(kind)
-            if kind == _SERVER_NAME:
-                server_name = _server_name(_Reader(body))
-            elif kind == _ALPN:
-                alpn = _alpn(_Reader(body))
+    seen: set[int] = set()
+    while at < size:
+        if at + 4 > size:
+            raise Malformed(_TOO_SHORT)
+        kind, length = _EXTENSION.unpack_from(data, at)
+        at += 4
+        if at + length > size:
+            raise Malformed(_TOO_SHORT)
+        if kind in seen:
+            raise Malformed(f"extension {kind} twice")
+        seen.add(kind)
+        if kind == _SERVER_NAME:
+            server_name = _server_name(_Reader(data[at : at + length]))
+        elif kind == _ALPN:
+            alpn = _alpn(_Reader(data[at : at + length]))
+        at += length
     return ClientHello(server_name, alpn)
 
 
