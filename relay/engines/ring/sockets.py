@@ -90,6 +90,11 @@ def is_closed(fd: int) -> bool:
     return _int.value & 0xFF == TCP_CLOSE  # struct tcp_info begins with its state, one byte
 
 
+# What clients say first is received here and copied: a buffer of its own would be cleared each time.
+_SCRATCH_SIZE = 1 << 15
+_scratch = ctypes.create_string_buffer(_SCRATCH_SIZE)
+
+
 def send(fd: int, data: bytes) -> int:
     """Send what the kernel takes now; 0 if that is nothing. Raises OSError."""
     size: int = _send(fd, data, len(data), SEND_FLAGS)
@@ -113,9 +118,10 @@ def receive(fd: int, address: ctypes.c_void_p, size: int, flags: int = 0) -> int
 
 def receive_bytes(fd: int, size: int) -> bytes | None:
     """Receive what is there; nothing at the end, None if there is nothing now. Raises OSError."""
-    buffer = ctypes.create_string_buffer(size)
-    received = receive(fd, ctypes.c_void_p(ctypes.addressof(buffer)), size)
-    return None if received is None else buffer.raw[:received]
+    buffer = _scratch if size <= _SCRATCH_SIZE else ctypes.create_string_buffer(size)
+    address = ctypes.addressof(buffer)
+    received = receive(fd, ctypes.c_void_p(address), size)
+    return None if received is None else ctypes.string_at(address, received)
 
 
 def finish(fd: int) -> None:
