@@ -49,26 +49,26 @@ class Sources:
 
     def take(self, target: Target, now: float) -> int:
         """The number of the source with the fewest connections to `target`, one more counted; NONE near its limit."""
-        in_use, usable = target.in_use, target.usable
+        usable = target.usable
         if len(usable) == 1 and not self._others:  # as most are
             (best,) = usable
-            if in_use[best] >= self._most or target.full_until[best] > now:
+            if target.in_use[best] >= self._most or target.full_until[best] > now:
                 return NONE
-            in_use[best] += 1
-            self._block[self._first + target.upstream * self._width + best] += 1
-            return best
-        upstream = target.upstream
+        else:
+            best = self._least_used(target, now)
+            if best < 0:
+                return NONE
+        target.in_use[best] += 1
+        self._block[self._first + target.upstream * self._width + best] += 1
+        return best
+
+    def _least_used(self, target: Target, now: float) -> int:
         best, least = NONE, self._most
-        for number in usable:
-            used = in_use[number]
-            if self._others:
-                cell = self._first + upstream * self._width + number
-                used += sum([block[cell] for block in self._others]) // self._targets_of[upstream]
+        row, targets = self._first + target.upstream * self._width, self._targets_of[target.upstream]
+        for number in target.usable:
+            used = target.in_use[number] + sum([block[row + number] for block in self._others]) // targets
             if used < least and target.full_until[number] <= now:
                 best, least = number, used
-        if best >= 0:
-            in_use[best] += 1
-            self._block[self._first + upstream * self._width + best] += 1
         return best
 
     def give_back(self, target: Target, number: int) -> None:

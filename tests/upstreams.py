@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
-from tests.clients import CHUNK, TIMEOUT, drain, receive, reset
+from tests.clients import CHUNK, TIMEOUT, drain, receive, reset, until
 
 Handler = Callable[[socket.socket], None]
 
@@ -192,6 +192,14 @@ def resetter(size: int) -> Handler:
 
 def mute(sock: socket.socket) -> None:
     """Takes everything and never answers."""
+    drain(sock)
+
+
+def http_hello(sock: socket.socket) -> None:
+    """Answers one HTTP request with "hello"."""
+    until(sock, b"\r\n\r\n")
+    sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
+    sock.shutdown(socket.SHUT_WR)
     drain(sock)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import struct
 import threading
@@ -13,6 +14,8 @@ import dns.name
 import dns.rcode
 import dns.rdatatype
 import dns.rrset
+
+from relay.resolve import Lookup, Resolver
 
 
 class NameServer:
@@ -142,3 +145,12 @@ def _same_port(host: str) -> tuple[socket.socket, socket.socket]:
             continue
         listener.listen()
         return listener, datagrams
+
+
+HUB = "myhub.azure-devices.example"
+PRIVATE = "myhub.privatelink.azure-devices.example"
+
+
+async def answer(resolver: Resolver, host: str = HUB) -> Lookup:
+    """What one look-up finds."""
+    return await asyncio.wait_for(resolver.resolve(host), 10)

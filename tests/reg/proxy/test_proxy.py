@@ -18,7 +18,7 @@ from tests.harness import Relay, Start
 from tests.observe import wait_until
 from tests.programs import launched
 from tests.relay_toml import listener, settings
-from tests.upstreams import Echo, Upstream
+from tests.upstreams import Echo, Upstream, http_hello
 
 needs_haproxy = pytest.mark.skipif(shutil.which("haproxy") is None, reason="haproxy is not installed")
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
@@ -111,15 +111,7 @@ def test_haproxy_behind(start: Start, tmp_path: Path, version: str) -> None:
 
 @needs_curl
 def test_curl(start: Start) -> None:
-    def http(sock: socket.socket) -> None:
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            head += sock.recv(1)
-        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
-        sock.shutdown(socket.SHUT_WR)
-        drain(sock)
-
-    with Upstream(http) as server:
+    with Upstream(http_hello) as server:
         relay = start(settings(listener(server.address, more=ACCEPT)))
         url = "http://{}:{}/".format(*relay.address())
         for arguments in ([], ["--haproxy-protocol"]):

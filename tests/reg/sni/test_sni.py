@@ -17,7 +17,7 @@ from tests.core.hellos import by_openssl, hello, records, server_name, tls13
 from tests.harness import Json, Relay, Start
 from tests.relay_toml import listener, settings
 from tests.tls import NAME, Tls
-from tests.upstreams import Echo, Upstream
+from tests.upstreams import Echo, Upstream, http_hello
 
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
@@ -79,15 +79,7 @@ def test_openssl(tls: Tls, start: Start, arguments: list[str], served: bool, ver
 
 @needs_curl
 def test_curl(tls: Tls, start: Start) -> None:
-    def http(sock: socket.socket) -> None:
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            head += sock.recv(1)
-        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
-        sock.shutdown(socket.SHUT_WR)
-        drain(sock)
-
-    with Upstream(http, tls=tls.server) as server:
+    with Upstream(http_hello, tls=tls.server) as server:
         relay = gated(start, server.address)
         host, port = relay.address()
         for name, status in ((NAME, 0), ("other.example", 35)):  # CURLE_SSL_CONNECT_ERROR
