@@ -25,7 +25,8 @@ from relay.sources import most_in_use
 def run(settings: Settings, *, connect: bool) -> int:
     """Print the plan; with `connect` also try each upstream.
 
-    Returns 0; 1 if an upstream cannot be reached, 2 if the engine cannot run here.
+    Returns 0; 1 if an upstream cannot be reached, 2 if the engine cannot run here, or a source
+    address is not of this machine.
     """
     workers = settings.workers or usable_cpus()
     descriptors = raise_descriptor_limit()
@@ -34,6 +35,11 @@ def run(settings: Settings, *, connect: bool) -> int:
     engine = choose(settings.engine, workers)
     if settings.engine == "ring" and engine.problem:
         print(f"relay: {ring_problem(engine)}", file=sys.stderr)
+        return 2
+    problems = source_problems(settings.dial.source_addresses)
+    for problem in problems:
+        print(f"relay: {problem}", file=sys.stderr)
+    if problems:
         return 2
     print("settings: ok")
     print(f"engine: {engine.name}, {workers} worker{'s' if workers != 1 else ''}; {engine.reason}")
@@ -53,8 +59,6 @@ def run(settings: Settings, *, connect: bool) -> int:
     if dial.source_addresses:
         ports = most_in_use(source_ports())
         print(f"dialled from: {', '.join(dial.source_addresses)}; {ports} connections from each to each address")
-        for problem in source_problems(dial.source_addresses):
-            print(f"  warning: {problem}")
     for item in settings.listeners:
         names = f", TLS for {', '.join(item.sni)} only" if item.sni else ""
         if item.proxy_protocol != "off":

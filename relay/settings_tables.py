@@ -50,6 +50,13 @@ def _nameserver(text: str) -> str:
     return format_hostport(host, port)
 
 
+def _per_second(value: float) -> float:
+    # A bucket is kept as a time of 64 bits in nanoseconds: ten million tokens, a thousand seconds each, still fit.
+    if 0 < value < 0.001:
+        raise ValueError("is less than one in a thousand seconds, and not 0")
+    return value
+
+
 def _source_address(text: str) -> str:
     return parse_host(text, allow_name=False)
 
@@ -64,7 +71,7 @@ def _listener_name(text: str) -> str:
 # a year is milliseconds by mistake, or "never", which is 0.
 Count = Annotated[int, Field(ge=0, le=10_000_000)]
 Duration = Annotated[float, Field(ge=0, le=31_536_000, allow_inf_nan=False)]
-PerSecond = Annotated[float, Field(ge=0, le=10_000_000, allow_inf_nan=False)]
+PerSecond = Annotated[float, Field(ge=0, le=10_000_000, allow_inf_nan=False), AfterValidator(_per_second)]
 Bind = Annotated[str, AfterValidator(_bind)]
 BindOrOff = Annotated[str, AfterValidator(_bind_or_off)]
 Upstream = Annotated[str, AfterValidator(_upstream)]

@@ -162,3 +162,13 @@ def test_a_lock_that_is_not_to_be_had_refuses() -> None:
     assert not rates.accept()
     assert not rates.source(1)
     assert rates.dial() == Late(full=False)
+
+
+def test_the_slowest_rate_with_the_largest_burst_fits_into_its_cell() -> None:
+    clock, rate = Clock(), Rate(0.001, 10_000_000.0)
+    clock.now = 10 * 365 * 86_400 * NANO
+    cell = memoryview(bytearray(8 * SINGLES)).cast("Q")
+    rates = Rates(RatePlan(accept=rate), cell, [], [], NoLock(), clock)
+    cell[0] = clock.now + rate.tolerance
+    assert rates.accept()
+    assert not rates.accept()

@@ -313,3 +313,9 @@ def test_a_least_ttl_above_the_greatest_is_told(problems: Problems) -> None:
     assert problems(SHORT + "[dns]\n", {"RELAY_DNS__MIN_TTL": "400"}) == [
         "RELAY_DNS__MIN_TTL (dns.min_ttl): 400.0 is more than dns.max_ttl, which is 300.0"
     ]
+
+
+@pytest.mark.parametrize("rate", ["1e-12", "5e-324", "0.0009"])
+def test_a_rate_that_no_clock_can_keep_is_told(problems: Problems, rate: str) -> None:
+    (problem,) = problems(SHORT + f"[limits]\naccept_rate = {rate}\n")
+    assert problem.startswith(f"limits.accept_rate: {float(rate)} is less than one in a thousand seconds, and not 0; ")

@@ -50,7 +50,7 @@ def listener_lists(draw: st.DrawFn) -> list[dict[str, Any]]:
 
 
 NETWORKS = st.one_of(st.ip_addresses(v=4).map(str), st.sampled_from(["10.0.0.0/8", "0.0.0.0/0", "2001:DB8:0::/32"]))
-RATES = st.floats(0, 10_000_000).map(abs)
+RATES = st.one_of(st.just(0.0), st.floats(0.001, 10_000_000))
 VARIABLES: dict[str, st.SearchStrategy[str]] = {
     "RELAY_WORKERS": st.integers(0, 256).map(str),
     "RELAY_ENGINE": st.sampled_from(["auto", "ring", "stream"]),
