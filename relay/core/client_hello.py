@@ -17,6 +17,7 @@ RECORDS = 64  # clients need one or two; each piece that comes is looked at from
 _HANDSHAKE, _CLIENT_HELLO = 22, 1
 _MAX_FRAGMENT = 1 << 14  # RFC 8446 section 5.1
 _RECORD_HEADER, _MESSAGE_HEADER = 5, 4
+_HEADERS = _RECORD_HEADER + _MESSAGE_HEADER
 _SERVER_NAME, _ALPN = 0, 16
 _HOST_NAME = 0
 _EXTENSION = struct.Struct("!HH")  # type, length
@@ -41,6 +42,11 @@ class ClientHello(NamedTuple):
 
 def parse(data: bytes) -> ClientHello | None:
     """The hello at the beginning of `data`, None if it is not all there. Raises NotTls or Malformed."""
+    if len(data) > _HEADERS and data[0] == _HANDSHAKE and data[1] == 3 and data[5] == _CLIENT_HELLO:
+        # All of it in one record: nearly all come so.
+        needed = _HEADERS + (data[6] << 16 | data[7] << 8 | data[8])
+        if needed <= _RECORD_HEADER + (data[3] << 8 | data[4]) <= LIMIT and needed <= len(data):
+            return _hello(data[_HEADERS:needed])
     message = bytearray()
     at = 0
     needed = _MESSAGE_HEADER
@@ -128,33 +134,34 @@ def _hello(data: bytes) -> ClientHello:
         raise Malformed(_TOO_SHORT if at + length > size else "something behind the extensions")
     server_name = ""
     alpn: tuple[str, ...] = ()
-    seen: set[int] = set()
-    while at < size:
-        if at + 4 > size:
-            raise Malformed(_TOO_SHORT)
-        kind, length = _EXTENSION.unpack_from(data, at)
-        at += 4
-        if at + length > size:
-            raise Malformed(_TOO_SHORT)
-        if kind in seen:
-            raise Malformed(f"extension {kind} twice")
-        seen.add(kind)
-        if kind == _SERVER_NAME:
-            server_name = _server_name(_Reader(data[at : at + length]))
-        elif kind == _ALPN:
-            alpn = _alpn(_Reader(data[at : at + length]))
-        at += length
+    kinds: list[int] = []
+    unpack = _EXTENSION.unpack_from
+    try:
+        while at < size:
+            kind, length = unpack(data, at)
+            at += 4 + length
+            kinds.append(kind)
+            if kind == _SERVER_NAME:
+                server_name = _server_name(data[at - length : at])
+            elif kind == _ALPN:
+                alpn = _alpn(_Reader(data[at - length : at]))
+    except struct.error:
+        at = size + 1
+    if at != size:
+        raise Malformed(_TOO_SHORT)
+    if len(set(kinds)) != len(kinds):
+        raise Malformed("an extension twice")
     return ClientHello(server_name, alpn)
 
 
-def _server_name(body: _Reader) -> str:
+def _server_name(body: bytes) -> str:
     """RFC 6066 section 3: a list of names of different types, of which there has never been more than one."""
-    names = _Reader(body.vector(2))
-    if body or not names:
-        raise Malformed("no proper server name")
-    kind, name = names.number(1), names.vector(2)
-    if kind != _HOST_NAME or names:
+    size = len(body)
+    if size < 5 or body[0] << 8 | body[1] != size - 2 or body[3] << 8 | body[4] != size - 5:
+        raise Malformed("no proper list of one server name")
+    if body[2] != _HOST_NAME:
         raise Malformed("a server name that is no host name")
+    name = body[5:]
     if not 0 < len(name) <= _MAX_NAME or b"\0" in name:
         raise Malformed("a server name of no proper length")
     try:

@@ -179,10 +179,10 @@ class RingEngine(Life[Link]):
             if type(action) is Pump and link.settled is None:  # by far the most frequent
                 link.active = monotonic()
                 client = link.client
-                if action.first or client.poll_in or client.ended or self._waiting.careful:
+                if client.poll_in or client.ended or self._waiting.careful:
                     self._pump.start(client, side, action.first)
                 else:
-                    self._pump.begin(client, side)
+                    self._pump.begin(client, side, action.first)
             else:
                 self._perform(link, action)
         except Exception:

@@ -73,11 +73,17 @@ class Pump:
         self.watch(client)
         self.watch(upstream)
 
-    def begin(self, client: Side, upstream: Side) -> None:
-        """The same where nothing is known of either side yet, and nothing is to be sent first: nearly all."""
+    def begin(self, client: Side, upstream: Side, first: bytes) -> None:
+        """The same where both sides are read from now on and nothing is under way on them yet: nearly all."""
         client.peer, upstream.peer = upstream, client
         client.word, upstream.word = SEND_WORD | upstream.fd << 32, SEND_WORD | client.fd << 32  # FD
         client.sent = upstream.sent = -1
+        if first:
+            if not self._give(client, upstream, first):
+                return
+            if upstream.held is not None:  # the client is not
+                self.watch(upstream)
+                return
         client.armed = upstream.armed = ARMED
         client.busy += 1
         upstream.busy += 1
