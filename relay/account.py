@@ -7,7 +7,7 @@ worker ends. The access log is `access_log`'s. No byte of payload is ever looked
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 from relay.access_log import Record
@@ -26,15 +26,13 @@ class Ledger:
         self,
         block: Cells,
         layout: Layout,
-        listeners: Sequence[str],
-        upstreams: Sequence[str],
         clock: Callable[[], float],
         log: Callable[[Record, Outcome, float], None] | None,
     ) -> None:
         self._block = block
-        self._accepted = [layout.listener(i) + counters.ACCEPTED for i in range(len(listeners))]
-        self._cells = [_ListenerCells.of(layout, i) for i in range(len(listeners))]
-        self._upstreams = [layout.upstream(i) for i in range(len(upstreams))]
+        self._accepted = [layout.listener(i) + counters.ACCEPTED for i in range(layout.listeners)]
+        self._cells = [_ListenerCells.of(layout, i) for i in range(layout.listeners)]
+        self._upstreams = [layout.upstream(i) for i in range(layout.upstreams)]
         self._clock = clock
         self._log = log
 

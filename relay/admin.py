@@ -11,6 +11,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import cast
 
 from aiohttp import web
@@ -18,6 +19,7 @@ from aiohttp.http import HttpProcessingError
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from relay.plan import StartError
 from relay.status import Status
 
 PROBE_SECONDS = 30.0  # a connection to the health port lives no longer than this, whatever it does
@@ -30,9 +32,25 @@ GET /readyz    200 while new connections are welcome, else 503 with the reason
 GET /healthz   Azure Application Health, rich states: {"ApplicationHealthState": "Healthy" | "Unhealthy"}
 GET /metrics   Prometheus
 GET /status    JSON, what `relay status` shows
+POST /drain    go out of service: not ready, then no new connections, established ones closed evenly over drain.window
+POST /undrain  back to service
+POST /reload   read the settings again; 409 and what is in the way if they are not put into effect
 """
 
 Reply = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What one may tell the relay to do over the admin port.
+
+    `drain` gets the reason; `undrain` gives why it is not done, or nothing, and raises StartError; `reload` gets the
+    reason and gives what is in the way.
+    """
+
+    drain: Callable[[str], None]
+    undrain: Callable[[], Awaitable[str]]
+    reload: Callable[[str], Awaitable[list[str]]]
 
 
 def health_app(status: Status) -> web.Application:
@@ -42,8 +60,8 @@ def health_app(status: Status) -> web.Application:
     return app
 
 
-def admin_app(status: Status, registry: CollectorRegistry) -> web.Application:
-    """Everything that one may ask."""
+def admin_app(status: Status, registry: CollectorRegistry, orders: Orders) -> web.Application:
+    """Everything that one may ask, and order."""
 
     async def metrics(_request: web.Request) -> web.StreamResponse:
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -54,12 +72,39 @@ def admin_app(status: Status, registry: CollectorRegistry) -> web.Application:
     async def index(_request: web.Request) -> web.StreamResponse:
         return web.Response(text=INDEX)
 
-    app = web.Application(client_max_size=65536)
+    async def drain(_request: web.Request) -> web.StreamResponse:
+        orders.drain("admin")
+        return web.json_response(status.snapshot()["drain"], status=202)
+
+    async def undrain(_request: web.Request) -> web.StreamResponse:
+        try:
+            problem = await orders.undrain()
+        except StartError as error:
+            problem = "; ".join(error.problems)
+        return web.Response(status=409 if problem else 200, text=f"{problem or 'ok'}\n")
+
+    async def reload(_request: web.Request) -> web.StreamResponse:
+        problems = await orders.reload("admin")
+        return web.Response(status=409 if problems else 200, text="\n".join([*problems, ""]) if problems else "ok\n")
+
+    app = web.Application(client_max_size=65536, middlewares=[_own_pages_only])
     _add_health(app, status)
+    app.router.add_post("/drain", drain)
+    app.router.add_post("/undrain", undrain)
+    app.router.add_post("/reload", reload)
     app.router.add_get("/metrics", metrics)
     app.router.add_get("/status", show)
     app.router.add_get("/", index)
     return app
+
+
+@web.middleware
+async def _own_pages_only(request: web.Request, handler: Reply) -> web.StreamResponse:
+    """A browser sends a form to any address for any page: orders from other pages than this port's are refused."""
+    origin = request.headers.get("Origin")
+    if request.method == "POST" and origin is not None and origin.partition("://")[2] != request.host:
+        return web.Response(status=403, text="orders from a page of another site are refused\n")
+    return await handler(request)
 
 
 def _add_health(app: web.Application, status: Status) -> None:

@@ -16,7 +16,8 @@ from relay.cpus import usable_cpus
 from relay.dial import literal
 from relay.engines.choice import choose
 from relay.machine import raise_descriptor_limit, source_ports, source_problems
-from relay.prepare import RESERVED_DESCRIPTORS, nameservers, ring_problem
+from relay.plan import nameservers
+from relay.prepare import RESERVED_DESCRIPTORS, ring_problem
 from relay.resolve import Resolver
 from relay.settings import Settings
 from relay.sources import most_in_use

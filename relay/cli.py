@@ -20,6 +20,7 @@ examples:
   RELAY_UPSTREAM=myhub.azure-devices.net relay check --connect
   relay run --config /etc/relay/relay.toml
   relay status --admin http://127.0.0.1:9100
+  relay drain && relay undrain
 
 Settings come from the defaults, then the TOML file, then the environment (RELAY_LIMITS__MAX_CONNECTIONS=20000);
 `relay config` prints all of them with their meaning. Exit status: 0 well, 1 ran and failed, 2 wrong command or
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser.print_help()
         return 2
-    command = {"run": _run, "check": _check, "config": _config, "demo": _demo, "status": _status}[options.command]
+    command = COMMANDS[options.command]
     try:
         return command(options)
     except BrokenPipeError:
@@ -67,19 +68,25 @@ def _parser() -> argparse.ArgumentParser:
     demo = add("demo", "stand-in hub, relay and devices on loopback; no privileges, nothing to configure")
     demo.add_argument("--once", action="store_true", help="send a fixed amount, verify that all arrived, then end")
     status = add("status", "one look at a running relay")
-    status.add_argument(
-        "--admin", default="http://127.0.0.1:9100", metavar="URL", help="its admin port (default: %(default)s)"
-    )
     status.add_argument("--json", action="store_true", help="print the numbers as JSON")
+    drain = add("drain", "take a running relay out of service: not ready, then no new connections, then it closes what "
+                "is established evenly over drain.window; it goes on running")  # fmt: skip
+    drain.add_argument("--wait", action="store_true", help="until it is drained; the number of connections is shown")
+    undrain = add("undrain", "put a relay that drains, or has drained, back into service")
+    reload = add("reload", "let a running relay read its settings again; 1 if they are not put into effect, and why")
+    for command in (status, drain, undrain, reload):
+        command.add_argument(
+            "--admin", default="http://127.0.0.1:9100", metavar="URL", help="its admin port (default: %(default)s)"
+        )
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
     from relay import settings, supervisor
-    from relay.prepare import StartError
+    from relay.plan import StartError
 
     try:
-        return supervisor.run(settings.load(options.config, os.environ))
+        return supervisor.run(lambda: settings.load(options.config, os.environ))
     except (settings.SettingsError, StartError) as error:
         return _complain(error.problems)
 
@@ -116,7 +123,37 @@ def _status(options: argparse.Namespace) -> int:
     return status_view.run(options.admin, as_json=options.json)
 
 
+def _drain(options: argparse.Namespace) -> int:
+    from relay import orders
+
+    return orders.drain(options.admin, wait=options.wait)
+
+
+def _undrain(options: argparse.Namespace) -> int:
+    from relay import orders
+
+    return orders.undrain(options.admin)
+
+
+def _reload(options: argparse.Namespace) -> int:
+    from relay import orders
+
+    return orders.reload(options.admin)
+
+
 def _complain(problems: Sequence[str]) -> int:
     for problem in problems:
         print(f"relay: {problem}", file=sys.stderr)
     return 2
+
+
+COMMANDS = {
+    "run": _run,
+    "check": _check,
+    "config": _config,
+    "demo": _demo,
+    "status": _status,
+    "drain": _drain,
+    "undrain": _undrain,
+    "reload": _reload,
+}

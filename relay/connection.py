@@ -26,7 +26,7 @@ from relay.core.client_hello import ClientHello
 from relay.core.limits import Lease, Refusal
 from relay.core.proxy_header import ProxyHeader
 from relay.dial import Target
-from relay.engines.contract import Action, Address, Close, Event
+from relay.engines.contract import NEVER, Action, Address, Close, Event
 from relay.outcome import Outcome
 from relay.pacing import Pacer
 from relay.sniff import Gate
@@ -72,6 +72,7 @@ class Frontend:
     perform: Callable[[Connection, Action], None]  # the engine's, for answers that come late
     ledger: Ledger
     clock: Callable[[], float]  # monotonic seconds
+    ages: Callable[[], float] | None = None  # seconds that a connection may live; None: for ever
 
 
 class Connection:
@@ -93,6 +94,7 @@ class Connection:
         "offset",
         "outcome",
         "port_of",
+        "retire_at",
         "source",
         "started",
         "state",
@@ -116,6 +118,7 @@ class Connection:
         self.port_of = -1  # number of the source address that it holds a port of, towards the target; -1: none
         self.dialed = 0.0
         self.connected = 0.0  # monotonic seconds; 0: never
+        self.retire_at = NEVER  # monotonic seconds: when it has lived for long enough
         self.failure: Outcome | None = None  # of the last attempt to dial
         self.outcome: Outcome | None = None  # once it is accounted for
         self.source: Address | None = None  # local address towards the upstream
@@ -221,6 +224,9 @@ TRANSITIONS: dict[tuple[State, Event | Found], tuple[State, Step | Action, Outco
     (_PUMPING, Event.UPSTREAM_HALF_CLOSE): (_CLOSED, RESET_BOTH, Outcome.UPSTREAM_HALF_CLOSE_TIMEOUT),
     # Told to stop: what was received is delivered, then FIN.
     (_PUMPING, Event.STOP): (_CLOSED, CLOSE, Outcome.SHUTDOWN),
+    # Retired: what was received for the client has been delivered, and the upstream has what the client sent.
+    (_PUMPING, Event.DRAINED): (_CLOSED, CLOSE, Outcome.DRAINED),
+    (_PUMPING, Event.AGED): (_CLOSED, CLOSE, Outcome.MAX_AGE),
     (_PUMPING, Event.DEFECT): (_CLOSED, RESET_BOTH, Outcome.INTERNAL_ERROR),
     (_CLOSED, Event.DEFECT): (_CLOSED, RESET_BOTH, Outcome.INTERNAL_ERROR),
 }

@@ -11,21 +11,33 @@ import json
 import os
 import select
 import socket
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 MAX_MESSAGE = 1 << 17  # bytes; below the default net.core.wmem_default
 MAX_DESCRIPTORS = 250  # per message; the kernel takes SCM_MAX_FD = 253, net/scm.h
 START_DESCRIPTORS = 3  # of a start message before the listening sockets
+MOST_OWED = 10_000  # messages that are kept for a worker that does not read
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
     """To a worker, first of all. With descriptors: a file that has its WorkerSpec, the table, that of the rates, and
-    then its listening sockets in the listeners' order."""
+    then its listening sockets, which are at these addresses."""
 
     kind: ClassVar[str] = "start"
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """To a worker: serve like this from now on. With descriptors: a file that has its new WorkerSpec, and then its
+    listening sockets at these addresses; at others it has them."""
+
+    kind: ClassVar[str] = "apply"
+    addresses: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +68,13 @@ class Checked:
 
 
 @dataclass(frozen=True, slots=True)
+class AllUp:
+    """To a worker: whatever it was told of checks is void. Those that are down are told of next."""
+
+    kind: ClassVar[str] = "all_up"
+
+
+@dataclass(frozen=True, slots=True)
 class Failing:
     """From a worker: no address of these hosts can be connected to."""
 
@@ -65,10 +84,14 @@ class Failing:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """To a worker: stop accepting, let connections finish for so many seconds, then end."""
+    """To a worker: accept no more, close what is established evenly until then, and what is left by force.
+
+    Times are monotonic seconds, the same clock for all processes.
+    """
 
     kind: ClassVar[str] = "drain"
-    window: float
+    closed_at: float
+    over_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +112,9 @@ class Log:
     traceback: str = ""
 
 
-Message = Start | Ready | Resolved | Checked | Failing | Drain | Stop | Log
+Message = Start | Apply | Ready | Resolved | Checked | AllUp | Failing | Drain | Stop | Log
 KINDS: dict[str, type[Message]] = {
-    kind.kind: kind for kind in (Start, Ready, Resolved, Checked, Failing, Drain, Stop, Log)
+    kind.kind: kind for kind in (Start, Apply, Ready, Resolved, Checked, AllUp, Failing, Drain, Stop, Log)
 }
 
 
@@ -141,6 +164,60 @@ class Channel:
 
     def close(self) -> None:
         self._sock.close()
+
+
+class Outbox:
+    """What a worker is told over its channel: everything that holds, which `everything` gives, then each change.
+
+    One that does not read is owed the last word on each matter and no more, so it has soon caught up when it reads
+    again. Should these be more than MOST_OWED, they are forgotten, and it is told everything anew, which may be more
+    than the channel has room for.
+    """
+
+    def __init__(self, channel: Channel, everything: Callable[[], list[Message]]) -> None:
+        self._channel = channel
+        self._everything = everything
+        self._owed: OrderedDict[tuple[str | int, ...], Message] = OrderedDict()  # by what it is about, the oldest first
+        self._anew = True
+
+    def fileno(self) -> int:
+        return self._channel.fileno()
+
+    def add(self, message: Message) -> None:
+        """A change, to be sent."""
+        if not self._anew:
+            self._owed[_about(message)] = message
+            if len(self._owed) > MOST_OWED:
+                self.renew()
+
+    def renew(self) -> None:
+        """Everything is to be told anew."""
+        self._owed.clear()
+        self._anew = True
+
+    def send(self) -> bool:
+        """Send what the channel has room for; whether that was all. Raises OSError: the worker is gone."""
+        if self._anew:
+            self._anew = False
+            self._owed.update((_about(message), message) for message in self._everything())
+        while self._owed:
+            about, message = self._owed.popitem(last=False)
+            try:
+                self._channel.send(message)
+            except ChannelFull:
+                self._owed[about] = message
+                self._owed.move_to_end(about, last=False)
+                return False
+        return True
+
+
+def _about(message: Message) -> tuple[str | int, ...]:
+    """What a later message with the same makes void."""
+    if isinstance(message, Resolved):
+        return message.kind, message.host
+    if isinstance(message, Checked):
+        return message.kind, message.host, message.port
+    return (message.kind,)
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

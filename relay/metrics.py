@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 
 from prometheus_client.core import (
@@ -16,9 +17,10 @@ from prometheus_client.registry import Collector
 import relay
 from relay.core import counters
 from relay.core.counters import CONNECT_BUCKETS, DURATION_BUCKETS, OUTCOME
+from relay.core.drain import Phase
 from relay.outcome import OUTCOMES
+from relay.plan import Plan
 from relay.pool import Pool
-from relay.prepare import Plan
 from relay.status import NANO, Status
 from relay.watch import UpstreamWatch
 
@@ -45,6 +47,23 @@ class RelayCollector(Collector):
         yield engine
         draining = float(self._status.draining)
         yield GaugeMetricFamily("relay_draining", "1 while the relay drains, else 0.", value=draining)
+        reloads = CounterMetricFamily("relay_reloads", "Reloads of the settings, by result.", labels=["result"])
+        for result, count in self._status.reloads.items():
+            reloads.add_metric([result], count)
+        yield reloads
+        drain = self._status.drain
+        if drain is not None:
+            phase = GaugeMetricFamily(
+                "relay_drain_phase", "1 for the phase that the instance is in, 0 for the others.", labels=["phase"]
+            )
+            for one in Phase:
+                phase.add_metric([one.value], float(one is drain.state.phase))
+            yield phase
+            yield GaugeMetricFamily(
+                "relay_drain_seconds_left",
+                "Seconds until the last connection has been told to close; 0 while there is no drain.",
+                value=drain.state.left(time.monotonic()),
+            )
         yield GaugeMetricFamily(
             "relay_connections_limit",
             "Connections that this instance takes at most.",
@@ -64,18 +83,17 @@ class RelayCollector(Collector):
         lasted = HistogramMetricFamily(
             "relay_connection_seconds", "How long ended connections lasted.", labels=["listener"]
         )
-        for index, bound in enumerate(self._plan.listeners):
+        # Those that a reload has removed as well: counters do not vanish.
+        for name, index in self._plan.listener_numbers.items():
             start = layout.listener(index)
-            active.add_metric([bound.name], max(0, counters.unfinished(layout, totals, index)))
-            accepted.add_metric([bound.name], totals[start + counters.ACCEPTED])
+            active.add_metric([name], max(0, counters.unfinished(layout, totals, index)))
+            accepted.add_metric([name], totals[start + counters.ACCEPTED])
             for outcome in OUTCOMES:
-                ended.add_metric([bound.name, outcome.label], totals[start + OUTCOME + outcome.index])
-            moved.add_metric([bound.name, "up"], totals[start + counters.BYTES_UP])
-            moved.add_metric([bound.name, "down"], totals[start + counters.BYTES_DOWN])
+                ended.add_metric([name, outcome.label], totals[start + OUTCOME + outcome.index])
+            moved.add_metric([name, "up"], totals[start + counters.BYTES_UP])
+            moved.add_metric([name, "down"], totals[start + counters.BYTES_DOWN])
             cells = totals[layout.durations(index) :][: len(DURATION_BUCKETS) + 1]
-            lasted.add_metric(
-                [bound.name], _histogram(DURATION_BUCKETS, cells), totals[start + counters.DURATION_SUM] / NANO
-            )
+            lasted.add_metric([name], _histogram(DURATION_BUCKETS, cells), totals[start + counters.DURATION_SUM] / NANO)
         yield from (active, accepted, ended, moved, lasted)
 
     def _upstreams(self, totals: Sequence[int]) -> Iterable[Metric]:
@@ -93,8 +111,8 @@ class RelayCollector(Collector):
         address_up = GaugeMetricFamily(
             "relay_upstream_address_up", "The same for each of its addresses.", labels=["upstream", "address"]
         )
-        for index, name in enumerate(self._plan.upstreams):
-            state = self._watch.state(index)
+        for index in self._plan.dialled:
+            name, state = self._plan.upstreams[index], self._watch.state(index)
             up.add_metric([name], float(state.up))
             for address, is_up in state.addresses:
                 address_up.add_metric([name, address], float(is_up))

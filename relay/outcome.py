@@ -58,6 +58,8 @@ class Outcome(enum.Enum):
     # Ended from within.
     SHUTDOWN = ("shutdown", "KD")  # the relay was told to stop
     SHUTDOWN_DIAL = ("shutdown_dial", "KC")
+    DRAINED = ("drained", "KD")  # closed by a drain
+    MAX_AGE = ("max_age", "KD")  # lived longer than timeouts.max_age
     WORKER_DIED = ("worker_died", "ID")  # accounted by the supervisor for a worker that is no more
     INTERNAL_ERROR = ("internal_error", "ID")  # a defect in the relay; the log has the traceback
 

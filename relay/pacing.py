@@ -34,6 +34,10 @@ class Pacer(Generic[T]):
         self._turns: deque[int] = deque()  # reserved, in order, nanoseconds
         self._timer: asyncio.TimerHandle | None = None
 
+    def set_rates(self, rates: Rates) -> None:
+        """Turns that are reserved from now on are these rates'."""
+        self._rates = rates
+
     def __len__(self) -> int:
         """How many wait."""
         return len(self._queue)

@@ -12,66 +12,26 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import relay
-from relay import control
-from relay.control import Channel, ChannelFull, Drain, Failing, Log, Message, Ready, Start, Stop
+from relay.binding import bind_again
+from relay.control import Apply, Channel, ChannelFull, Drain, Failing, Log, Message, Outbox, Ready, Stop
 from relay.core import counters
 from relay.core.limit_table import clear_column
 from relay.outcome import Outcome
-from relay.prepare import Plan
+from relay.plan import Plan
+from relay.worker_process import WorkerProcess, backoff, launch
 
 STEADY = 10.0  # seconds that a worker must have lived for its end not to count as part of a crash loop
-BACKOFF_LIMIT = 30.0  # seconds
 HANG = 3.0  # seconds without a heartbeat after which a worker's loop counts as hung
-CATCH_UP = 1.0  # seconds until a worker that was not reading is told again
+CHECK = 1.0  # seconds between two looks for workers that hang
+LATE = 2.0  # seconds that such a look may be late before it says nothing: the machine itself stood still
+ABORT_GRACE = 1.0  # seconds that a worker which hangs gets to say where
+LOOP = 3  # early ends in a row that make a crash loop
 START_GRACE = 20.0  # seconds that a worker may take to its first heartbeat
 NANO = 1_000_000_000
-
-
-def backoff(failures: int) -> float:
-    """Seconds to wait before the start that follows `failures` early ends in a row: 0, 0, 0.5, 1, 2, … 30."""
-    # The exponent has a limit of its own: after a day of a crash loop the power would be too large for a float.
-    return 0.0 if failures < 2 else min(BACKOFF_LIMIT, 0.25 * 2.0 ** min(failures - 1, 10))
-
-
-@dataclass(slots=True)
-class WorkerProcess:
-    """One place in the pool and the process that fills it now."""
-
-    index: int
-    process: asyncio.subprocess.Process | None = None
-    channel: Channel | None = None
-    ready: bool = False
-    behind: bool = False  # it was not reading, and has not been told everything
-    started: float = 0.0
-    unready_since: float = 0.0
-    failures: int = 0  # early ends in a row
-    restarts: int = 0
-    watch: asyncio.Task[None] | None = field(default=None, repr=False)
-
-    @property
-    def pid(self) -> int | None:
-        return self.process.pid if self.process is not None else None
-
-
-def _environment() -> dict[str, str]:
-    """A worker imports the same relay as the supervisor, and nothing from the folder that this was started in.
-
-    `-m` would put that folder first on the path (PYTHONSAFEPATH, Python 3.11, keeps it off). Only where the supervisor
-    itself runs from a source tree (`python -m relay` in it) is that folder where relay is.
-    """
-    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
-    root = str(Path(relay.__file__).resolve().parent.parent)
-    if sys.path and sys.path[0] and Path(sys.path[0]).resolve() == Path(root):
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    return environment
 
 
 class Pool:
@@ -95,6 +55,7 @@ class Pool:
         self._log = log
         self._changed = changed
         self._stopping = asyncio.Event()
+        self._closing: Drain | None = None  # what is told to every worker while nothing is accepted
         self.retired = [0] * plan.layout.size  # counters of workers that are no more
         self.workers = [WorkerProcess(index) for index in range(plan.workers)]
 
@@ -103,6 +64,7 @@ class Pool:
         for worker in self.workers:
             worker.unready_since = time.monotonic()
             await self._spawn(worker)
+        self._look_for_hangs(time.monotonic())
 
     def hung(self, worker: WorkerProcess, now: float) -> bool:
         """Whether the worker's own loop has been silent for too long. A worker that is being replaced is not hung."""
@@ -113,11 +75,92 @@ class Pool:
             return now - worker.started > START_GRACE
         return now - beat / NANO > HANG
 
-    def drain(self, window: float) -> None:
-        """Tell every worker to finish within `window` seconds; none is replaced from now on."""
-        self._stopping.set()
+    def looping(self, worker: WorkerProcess, now: float) -> bool:
+        """Whether it has died young again and again, and has not lived long enough since."""
+        return worker.failures >= LOOP and (worker.process is None or now - worker.started < STEADY)
+
+    def _look_for_hangs(self, before: float) -> None:
+        """Replace workers whose loop has been silent for too long.
+
+        What counts is the time in which this loop could look, and not that in which the whole machine stood still, as a
+        virtual machine does that is paused by its host.
+        """
+        if self._stopping.is_set():
+            return
+        now, timeout = time.monotonic(), self._plan.settings.supervision.hang_timeout
+        for worker in self.workers:
+            if not timeout or not self.hung(worker, now):
+                worker.silent = 0.0
+            elif now - before <= LATE:
+                worker.silent += now - before
+                if worker.silent + HANG >= timeout:
+                    worker.silent = -timeout  # time for it to end
+                    self._replace_hung(worker)
+        asyncio.get_running_loop().call_later(CHECK, self._look_for_hangs, now)
+
+    def _replace_hung(self, worker: WorkerProcess) -> None:
+        process = worker.process
+        assert process is not None
+        self._log.error("worker hangs", worker=worker.index, pid=worker.pid)
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGABRT)  # it writes where it stands to standard error, if it can
+
+        def kill() -> None:
+            if worker.process is process:
+                self._kill(worker, "its loop did not answer")
+
+        asyncio.get_running_loop().call_later(ABORT_GRACE, kill)
+
+    def close_evenly(self, closed_at: float, over_at: float) -> None:
+        """Accept no more; close what is established evenly until then, what is left by force (monotonic seconds).
+
+        A worker that dies is not replaced meanwhile: there would be nothing for it to do.
+        """
+        self._closing = Drain(closed_at, over_at)
         self._plan.close_sockets()
-        self._tell(Drain(window))
+        self.tell(self._closing)
+
+    async def resume(self) -> None:
+        """Accept again. Raises StartError if the addresses cannot be had, and nothing has changed."""
+        if self._closing is None:
+            return
+        bind_again(self._plan)
+        self._closing = None
+        self.apply([binding.address for binding in self._plan.bindings()])
+        for worker in self.workers:
+            if worker.channel is None and (worker.watch is None or worker.watch.done()):
+                worker.restarts += 1
+                await self._spawn(worker)
+
+    def apply(self, addresses: list[str]) -> None:
+        """Let every worker serve as the plan says now; there are new listening sockets at these addresses."""
+        for worker in self.workers:
+            if worker.channel is None or worker.outbox is None:
+                continue  # its successor is told anyway
+            orders = self._plan.worker_spec(worker.index).to_file()
+            try:
+                sockets = self._plan.worker_sockets(worker.index, addresses)
+                descriptors = [orders, *(sock.fileno() for sock in sockets)]
+                self._order(worker, worker.channel, Apply(tuple(addresses)), descriptors)
+            finally:
+                os.close(orders)
+            worker.outbox.renew()
+            self._send(worker, worker.outbox)
+
+    def _order(self, worker: WorkerProcess, channel: Channel, message: Message, descriptors: Sequence[int]) -> None:
+        """What cannot be told later, for descriptors come with it: a worker that does not take it is replaced."""
+        try:
+            channel.send(message, descriptors)
+        except ChannelFull:
+            self._kill(worker, "does not read")
+        except OSError:
+            pass  # it has ended, and `_watch` learns of it
+
+    def _kill(self, worker: WorkerProcess, reason: str) -> None:
+        if worker.process is not None and worker.process.returncode is None:
+            self._log.error("worker killed", worker=worker.index, pid=worker.pid, reason=reason)
+            with contextlib.suppress(ProcessLookupError):
+                worker.process.kill()
 
     def stop(self) -> None:
         """Tell every worker to end now."""
@@ -136,44 +179,35 @@ class Pool:
     async def kill(self) -> None:
         """End by force what is left, and account for it."""
         for worker in self.workers:
-            if worker.process is not None and worker.process.returncode is None:
-                self._log.error("worker killed", worker=worker.index, pid=worker.pid, reason="did not end when told to")
-                with contextlib.suppress(ProcessLookupError):
-                    worker.process.kill()
+            self._kill(worker, "did not end when told to")
         await self.wait(5.0)
 
-    def tell(self, message: Message) -> None:
-        """Tell every worker that runs; one that does not take it is told everything anew later."""
-        for worker in self.workers:
-            if worker.channel is not None and not worker.behind:
-                try:
-                    worker.channel.send(message)
-                except ChannelFull:
-                    self._fall_behind(worker, worker.channel)
-                except OSError:
-                    pass  # it has ended, and `_watch` learns of it
+    def _everything(self) -> list[Message]:
+        """What a worker has to know."""
+        return [*self._greeting(), *([self._closing] if self._closing is not None else [])]
 
-    def _fall_behind(self, worker: WorkerProcess, channel: Channel) -> None:
-        if not worker.behind:
+    def tell(self, message: Message) -> None:
+        """Tell every worker that runs; one that does not take it is told when it reads again."""
+        for worker in self.workers:
+            if worker.outbox is not None:
+                worker.outbox.add(message)
+                if not worker.behind:  # else it is sent once there is room
+                    self._send(worker, worker.outbox)
+
+    def _send(self, worker: WorkerProcess, outbox: Outbox) -> None:
+        """Let a worker have what it is to be told; what it does not take now, once it has read."""
+        loop = asyncio.get_running_loop()
+        try:
+            told = outbox.send()
+        except OSError:
+            told = True  # it has ended, and `_watch` learns of it
+        if not told and not worker.behind:
             worker.behind = True
             self._log.warning("worker does not read", worker=worker.index, pid=worker.pid)
-        asyncio.get_running_loop().call_later(CATCH_UP, self._catch_up, worker, channel)
-
-    def _catch_up(self, worker: WorkerProcess, channel: Channel) -> None:
-        if worker.channel is channel:  # it is not another one by now
-            self._greet(worker, channel)
-
-    def _greet(self, worker: WorkerProcess, channel: Channel) -> None:
-        """Tell a worker everything that it has to know."""
-        try:
-            for message in self._greeting():
-                channel.send(message)
-        except ChannelFull:
-            self._fall_behind(worker, channel)
-        except OSError:
-            pass  # it has ended, and `_watch` learns of it
-        else:
+            loop.add_writer(outbox.fileno(), self._send, worker, outbox)
+        elif told and worker.behind:
             worker.behind = False
+            loop.remove_writer(outbox.fileno())
 
     def _tell(self, message: Message) -> None:
         for worker in self.workers:
@@ -186,37 +220,10 @@ class Pool:
                 worker.watch.cancel()  # it waits for its next start
 
     async def _spawn(self, worker: WorkerProcess) -> None:
-        ours, theirs = control.pair()
-        channel = Channel(ours)
-        try:
-            # The message waits in the socket until the process reads it, its descriptors with it.
-            sockets = self._plan.worker_sockets(worker.index)
-            orders = self._plan.worker_spec(worker.index).to_file()
-            try:
-                listening = [sock.fileno() for sock in sockets]
-                tables = [self._plan.table.descriptor, self._plan.rates.descriptor]
-                channel.send(Start(), [orders, *tables, *listening])
-            finally:
-                os.close(orders)
-            worker.process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "relay.worker",
-                str(theirs.fileno()),
-                pass_fds=[theirs.fileno()],
-                stdin=asyncio.subprocess.DEVNULL,
-                env=_environment(),
-                # A terminal's Ctrl-C is for the supervisor. A worker ignores it as well, but not before its interpreter
-                # has come that far, and would end with a traceback.
-                start_new_session=True,
-            )
-        except BaseException:
-            channel.close()
-            raise
-        finally:
-            theirs.close()
+        worker.process, channel = await launch(self._plan, worker.index)
         worker.channel = channel
-        self._greet(worker, channel)
+        worker.outbox = Outbox(channel, self._everything)
+        self._send(worker, worker.outbox)
         worker.started = time.monotonic()
         asyncio.get_running_loop().add_reader(channel.fileno(), self._receive, worker, channel)
         worker.watch = asyncio.create_task(self._watch(worker))
@@ -227,9 +234,9 @@ class Pool:
         assert worker.process is not None
         status = await worker.process.wait()
         self._clear(worker, status)
-        while not self._stopping.is_set():
+        while not self._stopping.is_set() and self._closing is None:
             await asyncio.sleep(backoff(worker.failures))
-            if self._stopping.is_set():
+            if self._stopping.is_set() or self._closing is not None:
                 return
             worker.restarts += 1
             try:
@@ -244,9 +251,10 @@ class Pool:
         if worker.channel is not None:
             self._drain_channel(worker, worker.channel)
             asyncio.get_running_loop().remove_reader(worker.channel.fileno())
+            asyncio.get_running_loop().remove_writer(worker.channel.fileno())
             worker.channel.close()
         pid = worker.pid
-        worker.channel = worker.process = None
+        worker.channel = worker.outbox = worker.process = None
         worker.behind = False
         worker.ready = False
         worker.unready_since = now

@@ -66,10 +66,10 @@ class RateTable:
         os.ftruncate(descriptor, _size(plan))
         return cls(descriptor, plan)
 
-    def rates(self, *, alone: bool) -> Rates:
-        """The buckets as one worker sees them; `alone`: there is no other."""
+    def rates(self, *, alone: bool, plan: RatePlan | None = None) -> Rates:
+        """The buckets as one worker sees them; `alone`: there is no other. `plan`: other rates than at the start."""
         lock = NoLock() if alone else RecordLock(self.descriptor)
-        return Rates(self.plan, self._singles, self._hashes, self._times, lock, time.monotonic_ns)
+        return Rates(plan or self.plan, self._singles, self._hashes, self._times, lock, time.monotonic_ns)
 
 
 def _size(plan: RatePlan) -> int:

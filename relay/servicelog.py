@@ -18,6 +18,26 @@ from relay.logs import LogWriter
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
+class _Threshold:
+    """Drops what is less severe than the level of this process's log, which a reload may change."""
+
+    def __init__(self) -> None:
+        self.level = logging.INFO
+
+    def __call__(self, _logger: object, method: str, event: Any) -> Any:
+        if LEVELS.get(method, logging.ERROR) < self.level:
+            raise structlog.DropEvent
+        return event
+
+
+_threshold = _Threshold()
+
+
+def set_level(level: str) -> None:
+    """Log what is at least as severe as that from now on: debug, info, warning or error."""
+    _threshold.level = LEVELS[level]
+
+
 class _Output:
     """What structlog calls a logger: takes finished lines."""
 
@@ -48,8 +68,8 @@ class _Bridge(logging.Handler):
 
 def configure(writer: LogWriter, log_format: str, level: str) -> structlog.typing.FilteringBoundLogger:
     """The logger of this process. `log_format` is json or console."""
-
-    processors: list[Any] = [structlog.processors.add_log_level, _in_order]
+    set_level(level)
+    processors: list[Any] = [_threshold, structlog.processors.add_log_level, _in_order]
     if log_format == "json":
         processors += [
             structlog.processors.format_exc_info,
@@ -64,7 +84,7 @@ def configure(writer: LogWriter, log_format: str, level: str) -> structlog.typin
     log: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
         _Output(writer),
         processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         context_class=dict,
     )
     logging.getLogger().addHandler(_Bridge(log))

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from relay.address import format_hostport
@@ -22,6 +22,7 @@ from relay.settings_sources import EnvironSource, FileSource, build
 from relay.settings_tables import (
     AccessSettings,
     AdminSettings,
+    AzureSettings,
     DialSettings,
     DnsSettings,
     DrainSettings,
@@ -32,11 +33,12 @@ from relay.settings_tables import (
     Listener,
     LogSettings,
     ShorthandUpstream,
+    SupervisionSettings,
     TcpSettings,
     TimeoutSettings,
 )
 
-__all__ = ["SHORTHAND_PORTS", "Listener", "Settings", "SettingsError", "load", "render"]
+__all__ = ["SHORTHAND_PORTS", "Listener", "Settings", "SettingsError", "load", "names", "render", "value"]
 
 # What `upstream` stands for, name and port of each listener. The ports are an IoT Hub's (Azure, "Choose a device
 # communication protocol"): HTTPS and both WebSocket flavours 443, MQTT 8883, AMQP 5671.
@@ -67,8 +69,10 @@ class Settings(BaseSettings):
     timeouts: TimeoutSettings = TimeoutSettings()
     tcp: TcpSettings = TcpSettings()
     drain: DrainSettings = DrainSettings()
+    supervision: SupervisionSettings = SupervisionSettings()
     admin: AdminSettings = AdminSettings()
     health: HealthSettings = HealthSettings()
+    azure: AzureSettings = AzureSettings()
     log: LogSettings = LogSettings()
     listeners: Annotated[tuple[Listener, ...], Listed] = Field(
         default=(),
@@ -82,6 +86,26 @@ class SettingsError(Exception):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+def names(model: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
+    """Every setting by its dotted name; `listeners` is one."""
+    found: list[str] = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found += names(kind, f"{prefix}{name}.")
+        else:
+            found.append(prefix + name)
+    return found
+
+
+def value(settings: Settings, name: str) -> object:
+    """A setting by its dotted name."""
+    found: object = settings
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
 
 
 def load(config: Path | None, environ: Mapping[str, str], *, require_listeners: bool = True) -> Settings:

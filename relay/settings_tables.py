@@ -57,6 +57,12 @@ def _per_second(value: float) -> float:
     return value
 
 
+def _url(text: str) -> str:
+    if re.fullmatch(r"https?://[^/?#\s@]+/?", text) is None:
+        raise ValueError("is not like http://169.254.169.254")
+    return text.rstrip("/")
+
+
 def _source_address(text: str) -> str:
     return parse_host(text, allow_name=False)
 
@@ -206,6 +212,17 @@ class TimeoutSettings(Section):
     half_close: Duration = Field(
         default=300.0, description="seconds a connection may be silent after one side has ended its direction, 0 = off"
     )
+    max_age: Duration = Field(
+        default=0.0,
+        description="seconds that a connection lives at most, so that load evens out after a scale-out; 0 = no limit",
+    )
+    max_age_jitter: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="part of max_age by which each connection lives shorter, at random, lest they end together",
+    )
 
 
 class TcpSettings(Section):
@@ -230,8 +247,22 @@ class TcpSettings(Section):
 class DrainSettings(Section):
     """Taking the instance out of service."""
 
+    announce: Duration = Field(
+        default=15.0,
+        description="seconds that a drain is not ready and still accepts, for the load balancer to notice: more than "
+        "its probes' interval times their threshold",
+    )
     window: Duration = Field(
-        default=60.0, description="seconds that established connections get to finish after SIGTERM; the rest is closed"
+        default=60.0, description="seconds over which established connections are then closed evenly, oldest first"
+    )
+
+
+class SupervisionSettings(Section):
+    """Watching the workers. One that crashes is replaced in any case."""
+
+    hang_timeout: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = Field(
+        default=10.0,
+        description="seconds that a worker's loop may be silent before it is killed and replaced, 0 = never",
     )
 
 
@@ -250,6 +281,19 @@ class HealthSettings(Section):
     bind: BindOrOff = Field(
         default="0.0.0.0:8080",
         description="IPv4:port or [IPv6]:port; port 0 = the kernel's choice, said at start; empty = off",
+    )
+
+
+class AzureSettings(Section):
+    """What the platform tells a virtual machine about itself."""
+
+    scheduled_events: bool = Field(
+        default=False,
+        description="watch Azure Scheduled Events, and drain when this machine is about to be evicted, ended or "
+        "rebooted",
+    )
+    metadata_url: Annotated[str, AfterValidator(_url)] = Field(
+        default="http://169.254.169.254", description="where the instance metadata service answers"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a worker is told at its start: plain values, made by the supervisor from the settings.
+"""What a worker is told at its start and by a reload: plain values, made by the supervisor from the settings.
 
 A worker never reads settings, files or the environment, and starts without the libraries that do.
 """
@@ -19,9 +19,10 @@ from relay.sniff import ProxyProtocol
 class ListenerSpec:
     """One listener, as a worker needs to know it."""
 
+    number: int
     name: str
     upstreams: tuple[tuple[int, str, int], ...]  # (number of the upstream, host, port)
-    sockets: int  # how many listening sockets come with the start message for this listener
+    addresses: tuple[tuple[str, bool], ...]  # listened on; whether others than relay have the socket too
     sni: tuple[str, ...]  # names that are let through; empty: all, unread
     proxy_protocol: ProxyProtocol
     send_proxy: int  # version of the PROXY protocol, 0: none
@@ -33,6 +34,7 @@ class WorkerSpec:
 
     index: int
     engine: str
+    slots: tuple[int, int]  # numbers that there are of listeners and of upstreams
     listeners: tuple[ListenerSpec, ...]
     upstreams: tuple[str, ...]  # host:port by number
     limits: LimitPlan
@@ -49,6 +51,9 @@ class WorkerSpec:
     eject_after: int  # failed dials in a row
     eject_seconds: float
     timeouts: Timeouts
+    max_age: float  # of a connection; 0: none
+    max_age_jitter: float
+    drain_window: float
     tcp: TcpOptions
     held_bytes: int  # 0: no limit
     access_log: bool
@@ -81,15 +86,17 @@ class WorkerSpec:
         return cls(
             listeners=tuple(
                 ListenerSpec(
+                    item["number"],
                     item["name"],
                     tuple((n, host, port) for n, host, port in item["upstreams"]),
-                    item["sockets"],
+                    tuple((address, shared) for address, shared in item["addresses"]),
                     tuple(item["sni"]),
                     item["proxy_protocol"],
                     item["send_proxy"],
                 )
                 for item in raw.pop("listeners")
             ),
+            slots=tuple(raw.pop("slots")),
             upstreams=tuple(raw.pop("upstreams")),
             access_allow=tuple(raw.pop("access_allow")),
             access_deny=tuple(raw.pop("access_deny")),

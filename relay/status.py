@@ -15,11 +15,13 @@ import relay
 from relay.core import counters
 from relay.core.counters import OUTCOME
 from relay.core.limit_table import total_held
+from relay.drain import Drainer
 from relay.outcome import OUTCOMES
-from relay.pool import Pool, WorkerProcess
-from relay.prepare import Plan
+from relay.plan import Plan
+from relay.pool import Pool
 from relay.sources import most_in_use
 from relay.watch import UpstreamWatch
+from relay.worker_process import WorkerProcess
 
 NANO = 1_000_000_000
 ANY_SOURCE = "any"  # the kernel's choice
@@ -35,16 +37,29 @@ class Health:
 
 
 class Status:
-    """Reads plan, pool, watch and table; `draining` is set by the supervisor."""
+    """Reads plan, pool, watch, drain and table."""
 
     def __init__(self, plan: Plan, pool: Pool, watch: UpstreamWatch, log_dropped: Callable[[], int]) -> None:
+        self.drain: Drainer | None = None  # the supervisor's; it asks this for numbers
+        self.reloads: dict[str, int] = {"ok": 0, "failed": 0}  # the supervisor's
         self._plan = plan
         self._pool = pool
         self._watch = watch
         self._log_dropped = log_dropped  # by the supervisor itself
         self._started = time.monotonic()
         self._was_ready = False
-        self.draining = False
+
+    @property
+    def draining(self) -> bool:
+        return self.drain is not None and self.drain.state.draining
+
+    def active(self) -> int:
+        """Connections that have not ended."""
+        totals = self.totals()
+        return sum(
+            max(0, counters.unfinished(self._plan.layout, totals, index))
+            for index in range(self._plan.layout.listeners)
+        )
 
     def totals(self) -> list[int]:
         """All workers' counters added up, those of dead ones included; gauges are not to be read from it."""
@@ -65,6 +80,10 @@ class Status:
         """New connections are welcome here."""
         if self.draining:
             return Health(False, "draining")
+        now = time.monotonic()
+        looping = [str(worker.index) for worker in self._pool.workers if self._pool.looping(worker, now)]
+        if looping:
+            return Health(False, f"worker {', '.join(looping)}: dies again and again")
         missing = [worker for worker in self._pool.workers if not worker.ready]
         if not missing:
             if not self._was_ready and self._watch.unresolved():
@@ -75,7 +94,6 @@ class Status:
             return Health(len(alone) < len(self._plan.listeners), f"no upstream: {', '.join(alone)}" if alone else "")
         if not self._was_ready:
             return Health(False, "starting")
-        now = time.monotonic()
         gone = [str(worker.index) for worker in missing if now - worker.unready_since > UNREADY_GRACE]
         if gone or len(missing) == len(self._pool.workers):
             return Health(False, f"worker {', '.join(gone) or 'processes'}: not running")
@@ -83,7 +101,7 @@ class Status:
 
     def _without_upstream(self) -> list[str]:
         """The listeners none of whose upstream addresses are up. Connections are tried there all the same."""
-        up = [self._watch.state(number).up for number in range(len(self._plan.upstreams))]
+        up = {number: self._watch.state(number).up for number in self._plan.dialled}
         return [bound.name for bound in self._plan.listeners if not any(up[number] for number, _, _ in bound.upstreams)]
 
     def state(self) -> str:
@@ -97,7 +115,8 @@ class Status:
         """What /status shows."""
         plan, totals = self._plan, self.totals()
         ready = self.ready()
-        listeners = [self._listener(index, totals) for index in range(len(plan.listeners))]
+        listeners = [self._listener(name, number, totals) for name, number in plan.listener_numbers.items()]
+        current = {bound.name for bound in plan.listeners}
         outcomes = {outcome.label: 0 for outcome in OUTCOMES}
         for listener in listeners:
             for label, count in listener["outcomes"].items():
@@ -112,6 +131,7 @@ class Status:
             "state": self.state(),
             "reason": ready.reason,
             "live": self.live().ok,
+            "drain": self.drain.snapshot() if self.drain is not None and self.draining else None,
             "max_connections": plan.limits.instance,
             "descriptors": plan.descriptors,
             "connections": {
@@ -124,24 +144,26 @@ class Status:
                 "up": sum(listener["bytes_up"] for listener in listeners),
                 "down": sum(listener["bytes_down"] for listener in listeners),
             },
-            "listeners": listeners,
-            "upstreams": [self._upstream(number, name) for number, name in enumerate(plan.upstreams)],
+            # One that a reload has removed is shown as long as it has connections.
+            "listeners": [one for one in listeners if one["name"] in current or one["active"]],
+            "upstreams": [self._upstream(number, plan.upstreams[number]) for number in plan.dialled],
             "dial_queue": self.queued(),
             "workers": [self._worker(worker, now) for worker in self._pool.workers],
+            "reloads": dict(self.reloads),
             "accept_pauses": totals[counters.ACCEPT_PAUSES],
             "log_lines_dropped": totals[counters.LOG_DROPPED],
         }
 
-    def _listener(self, index: int, totals: list[int]) -> dict[str, Any]:
-        plan = self._plan
-        bound, start = plan.listeners[index], plan.layout.listener(index)
+    def _listener(self, name: str, number: int, totals: list[int]) -> dict[str, Any]:
+        plan, start = self._plan, self._plan.layout.listener(number)
+        bound = next((one for one in plan.listeners if one.number == number), None)
         return {
-            "name": bound.name,
-            "bind": bound.addresses,
-            "upstream": [plan.upstreams[number] for number, _, _ in bound.upstreams],
-            "active": counters.unfinished(plan.layout, totals, index),
+            "name": name,
+            "bind": bound.addresses if bound is not None else [],
+            "upstream": [plan.upstreams[one] for one, _, _ in bound.upstreams] if bound is not None else [],
+            "active": counters.unfinished(plan.layout, totals, number),
             "accepted": totals[start + counters.ACCEPTED],
-            "max_connections": bound.max_connections,
+            "max_connections": bound.max_connections if bound is not None else 0,
             "bytes_up": totals[start + counters.BYTES_UP],
             "bytes_down": totals[start + counters.BYTES_DOWN],
             "outcomes": {o.label: n for o in OUTCOMES if (n := totals[start + OUTCOME + o.index])},
@@ -159,7 +181,7 @@ class Status:
         plan = self._plan
         names = [*plan.settings.dial.source_addresses, ANY_SOURCE]
         found = []
-        for number in range(len(plan.upstreams)):
+        for number in plan.dialled:
             addresses = max(1, len(self._watch.state(number).addresses))
             for source, name in enumerate(names):
                 used = sum(block[plan.layout.ports(number, source)] for block in plan.table.blocks)
@@ -188,7 +210,7 @@ class Status:
             "hung": self._pool.hung(worker, now),
             "heartbeat_age_seconds": round(max(0.0, now - beat / NANO), 3) if beat else None,
             "loop_lag_seconds": block[counters.LAG] / NANO,
-            "active": sum(counters.unfinished(plan.layout, block, i) for i in range(len(plan.listeners))),
+            "active": sum(counters.unfinished(plan.layout, block, i) for i in range(plan.layout.listeners)),
             "held_bytes": block[counters.HELD],
             "restarts": worker.restarts,
         }

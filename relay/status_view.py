@@ -19,11 +19,16 @@ class Unreachable(Exception):
     """No relay answers there; the text says where and why."""
 
 
+def admin_url(admin: str, path: str) -> str:
+    """That path of the admin port. Raises Unreachable if it is no URL."""
+    if not admin.startswith(("http://", "https://")):
+        raise Unreachable(f"--admin {admin}: not a URL; expected for instance http://127.0.0.1:9100")
+    return admin.rstrip("/") + path
+
+
 def fetch(admin: str) -> dict[str, Any]:
     """What /status says. Raises Unreachable."""
-    url = admin.rstrip("/") + "/status"
-    if not url.startswith(("http://", "https://")):
-        raise Unreachable(f"--admin {admin}: not a URL; expected for instance http://127.0.0.1:9100")
+    url = admin_url(admin, "/status")
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:  # noqa: S310 - the scheme was checked above
             status = json.load(answer)
@@ -64,6 +69,11 @@ def render(status: dict[str, Any]) -> list[str | Table]:
         f"{connections['accepted']} accepted since the start; "
         f"log lines dropped {status['log_lines_dropped']}, accept pauses {status['accept_pauses']}"
     )
+    drain = status["drain"]
+    if drain is not None:
+        left = f", {duration(drain['seconds_left'])} left" if drain["seconds_left"] else ""
+        head += f"\ndrain ({escape(drain['reason'])}): {drain['phase']}, {connections['active']} connections{left}"
+        head += "; then the process ends" if drain["ends"] else ""
     if status["dial_queue"]:
         head += f", waiting for dial.rate {status['dial_queue']}"
     return [

@@ -3,10 +3,11 @@
 It binds the listening sockets, starts and watches the workers, answers the admin and health ports, writes the service
 log, and turns signals into orders:
 
-    SIGTERM          drain: no new connections, established ones may finish within drain.window, then end
+    SIGTERM          drain, then end: not ready for drain.announce, then no new connections, and established ones are
+                     closed evenly over drain.window
     SIGTERM again    end now
     SIGINT           end now
-    SIGHUP           ignored with a line in the log
+    SIGHUP           read the settings again, and put them into effect for new connections
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -23,14 +25,18 @@ from prometheus_client import CollectorRegistry
 import relay
 from relay import servicelog
 from relay.address import format_hostport, parse_hostport
-from relay.admin import HttpServer, admin_app, health_app
+from relay.admin import HttpServer, Orders, admin_app, health_app
 from relay.control import Message
+from relay.core.drain import Order, Phase
+from relay.drain import Drainer
 from relay.logs import LogWriter
 from relay.machine import bind_error
 from relay.metrics import RelayCollector
 from relay.outcome import OUTCOMES
+from relay.plan import Plan, StartError, nameservers
 from relay.pool import Pool
-from relay.prepare import Plan, StartError, nameservers, prepare
+from relay.prepare import prepare
+from relay.reload import Reloader
 from relay.settings import Settings
 from relay.status import Status
 from relay.watch import UpstreamWatch
@@ -43,31 +49,44 @@ STDOUT = 1
 class Supervisor:
     """One run of the relay."""
 
-    def __init__(self, plan: Plan, http: dict[str, socket.socket], writer: LogWriter, log: Any) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        load: Callable[[], Settings],
+        http: dict[str, socket.socket],
+        writer: LogWriter,
+        log: Any,
+    ) -> None:
         self._plan = plan
         self._http_sockets = http
         self._writer = writer
         self._log = log
         self._watch = UpstreamWatch(
-            plan.settings, plan.upstreams, nameservers(plan.settings), self._tell, self._changed, log
+            plan.settings, self._upstreams(), nameservers(plan.settings), self._tell, self._changed, log
         )
         self._pool = Pool(plan, log, self._changed, self._watch.greeting, self._watch.failing)
         self._status = Status(plan, self._pool, self._watch, lambda: writer.dropped)
-        self._asked_to_end = asyncio.Event()
-        self._window: float | None = None  # None: end now
+        self._drain = Drainer(self._pool, self._status.active, self._ended, log)
+        self._status.drain = self._drain
+        self._reloader = Reloader(plan, load, self._apply, log)
+        self._status.reloads = self._reloader.results
+        self._reloading = asyncio.Lock()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._end = asyncio.Event()
         self._announced = False
 
     async def run(self) -> None:
         """From start to end."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._terminate)
-        loop.add_signal_handler(signal.SIGINT, self._interrupt)
+        loop.add_signal_handler(signal.SIGINT, self._drain.hurry)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         registry = CollectorRegistry()
         registry.register(RelayCollector(self._plan, self._pool, self._status, self._watch))
         servers = []
         if "admin" in self._http_sockets:
-            servers.append(HttpServer(admin_app(self._status, registry), self._http_sockets["admin"], probes=False))
+            app = admin_app(self._status, registry, Orders(self.drain, self._drain.undrain, self.reload))
+            servers.append(HttpServer(app, self._http_sockets["admin"], probes=False))
         if "health" in self._http_sockets:
             servers.append(HttpServer(health_app(self._status), self._http_sockets["health"], probes=True))
         for server in servers:
@@ -75,53 +94,54 @@ class Supervisor:
         self._log_start()
         self._watch.start()
         await self._pool.start()
-        await self._asked_to_end.wait()
-        await self._end()
-        self._log_end()
-        await self._watch.stop()
-        for server in servers:
-            await server.stop()
-
-    async def _end(self) -> None:
-        """Drain or stop the workers; a second signal cuts the drain short."""
-        self._status.draining = True
-        if self._window is not None:
-            window = self._window
-            self._log.info("draining", window_seconds=window, connections=self._active())
-            self._pool.drain(window)
-            self._asked_to_end.clear()
-            ended = asyncio.create_task(self._pool.wait(window + END_GRACE))
-            asked = asyncio.create_task(self._asked_to_end.wait())
-            await asyncio.wait([ended, asked], return_when=asyncio.FIRST_COMPLETED)
-            asked.cancel()
-            if ended.done() and ended.result():
-                return
-        self._log.info("stopping", connections=self._active())
+        await self._end.wait()
+        self._log.info("stopping", connections=self._status.active())
         self._pool.stop()
         if not await self._pool.wait(END_GRACE):
             await self._pool.kill()
+        await self._watch.stop()  # which has things to say as well
+        self._log_end()
+        for server in servers:
+            await server.stop()
+
+    def drain(self, reason: str, *, ends: bool = False, left: float | None = None) -> None:
+        """Drain as the settings say, or in the `left` seconds that there are."""
+        settings = self._plan.settings.drain
+        self._drain.begin(Order(settings.announce, settings.window, ends, reason, left))
+
+    def _ended(self) -> None:
+        self._end.set()
 
     def _tell(self, message: Message) -> None:
         self._pool.tell(message)
 
-    def _active(self) -> int:
-        active = self._status.snapshot()["connections"]["active"]
-        assert isinstance(active, int)
-        return active
-
     def _terminate(self) -> None:
-        if not self._status.draining and not self._asked_to_end.is_set():
-            self._window = self._plan.settings.drain.window
+        if self._drain.state.ends or self._drain.state.phase is Phase.ENDED:
+            self._drain.hurry()
         else:
-            self._window = None
-        self._asked_to_end.set()
-
-    def _interrupt(self) -> None:
-        self._window = None
-        self._asked_to_end.set()
+            self.drain("SIGTERM", ends=True)
 
     def _hang_up(self) -> None:
-        self._log.warning("SIGHUP ignored", reason="this version reads its settings at the start only; restart it")
+        task = asyncio.get_running_loop().create_task(self.reload("SIGHUP"))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def reload(self, reason: str) -> list[str]:
+        """Read the settings again and put them into effect; what is in the way, a line each, or nothing."""
+        async with self._reloading:
+            why_not = "draining: undrain first, or let it end" if self._drain.state.draining else ""
+            return await self._reloader.reload(reason, why_not)
+
+    async def _apply(self, addresses: list[str]) -> None:
+        """The plan has changed, and there are new listening sockets at these addresses."""
+        settings = self._plan.settings
+        servicelog.set_level(settings.log.level)
+        await self._watch.configure(settings, self._upstreams(), nameservers(settings))
+        self._pool.apply(addresses)
+        self._changed()
+
+    def _upstreams(self) -> dict[int, str]:
+        return {number: self._plan.upstreams[number] for number in self._plan.dialled}
 
     def _changed(self) -> None:
         if not self._announced and self._status.ready().ok:
@@ -191,8 +211,12 @@ def bind_http(settings: Settings) -> dict[str, socket.socket]:
     return sockets
 
 
-def run(settings: Settings) -> int:
-    """Run the relay until it is told to end; the exit status. Raises StartError before anything was started."""
+def run(load: Callable[[], Settings]) -> int:
+    """Run the relay until it is told to end; the exit status.
+
+    `load` reads the settings, now and for each reload. Raises SettingsError or StartError before anything was started.
+    """
+    settings = load()
     problems: list[str] = []
     http: dict[str, socket.socket] = {}
     plan: Plan | None = None
@@ -210,7 +234,7 @@ def run(settings: Settings) -> int:
     log = servicelog.configure(writer, settings.log.format, settings.log.level)
 
     async def main() -> None:
-        await Supervisor(plan, http, writer, log).run()
+        await Supervisor(plan, load, http, writer, log).run()
 
     started = time.monotonic()
     try:

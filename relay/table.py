@@ -41,9 +41,9 @@ class Table:
         os.ftruncate(descriptor, _offsets(plan, layout)[-1])
         return cls(descriptor, plan, layout)
 
-    def limits(self, column: int) -> Limits:
-        """The limits as the worker with this number sees them."""
-        return Limits(self.plan, column, self.counts, self.hashes, self.sources, Fence())
+    def limits(self, column: int, plan: LimitPlan | None = None) -> Limits:
+        """The limits as the worker with this number sees them. `plan`: other limits than at the start, same sizes."""
+        return Limits(plan or self.plan, column, self.counts, self.hashes, self.sources, Fence())
 
 
 class Fence:

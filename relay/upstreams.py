@@ -38,9 +38,25 @@ class Upstreams:
     def route(self, upstreams: Sequence[tuple[int, str, int]]) -> Route:
         """The way of one listener's connections; `upstreams` are (number, host, port), at least one."""
         route = Route(self, upstreams)
-        self._routes.append(route)
-        route.update(self._answers)
+        self.add(route)
         return route
+
+    def add(self, route: Route) -> None:
+        """Tell it of every answer."""
+        if route not in self._routes:
+            self._routes.append(route)
+            route.update(self._answers)
+
+    def configure(self, timeout: float) -> None:
+        """Before other routes are made: those that there are go with the connections that wait at them.
+
+        `timeout` are the seconds that each dial has from now on.
+        """
+        self._routes = [route for route in self._routes if route.waited_for]
+        self._timeout = timeout
+        for target in self._targets.values():
+            assert target.address is not None
+            target.dials[:] = [Dial(target.address, source, timeout) for source in self.sources.addresses]
 
     def resolved(self, host: str, addresses: tuple[str, ...]) -> None:
         """The supervisor's answer: literal addresses, none if the name cannot be resolved."""
@@ -58,6 +74,12 @@ class Upstreams:
         for (_, one), target in self._targets.items():
             if one == address:
                 self.balance.set_up(target, up)
+
+    def all_up(self) -> None:
+        """What the checks have found so far is void: some of it may have been missed."""
+        self._down.clear()
+        for target in self._targets.values():
+            self.balance.set_up(target, True)
 
     def failing(self, hosts: Sequence[str], now: float) -> None:
         """Every address of these hosts was tried, and none could be connected to."""
@@ -114,6 +136,11 @@ class Route:
     def wait(self, done: Callable[[], None]) -> None:
         """Call `done` once, when targets are known, or it is known that there are none."""
         self._waiting.append(done)
+        self._upstreams.add(self)  # a connection from before a reload
+
+    @property
+    def waited_for(self) -> bool:
+        return bool(self._waiting)
 
     def update(self, answers: dict[str, tuple[str, ...]]) -> None:
         """Take the addresses that are known now."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from relay.address import format_hostport, parse_hostport
-from relay.control import Checked, Message, Resolved
+from relay.control import AllUp, Checked, Message, Resolved
 from relay.dial import literal
 from relay.engines.contract import Address
 from relay.health_check import HealthChecker
@@ -39,62 +39,89 @@ class UpstreamWatch:
     def __init__(
         self,
         settings: Settings,
-        upstreams: Iterable[str],
+        upstreams: Mapping[int, str],
         nameservers: tuple[tuple[str, int], ...],
         tell: Callable[[Message], None],
         changed: Callable[[], None],
         log: Any,
     ) -> None:
-        self._upstreams = [parse_hostport(text, allow_name=True) for text in upstreams]
         self._tell = tell
         self._changed = changed
-        clock = asyncio.get_running_loop().time
-        dns, checks = settings.dns, settings.health_check
-        names = dict.fromkeys(host for host, port in self._upstreams if literal(host, port) is None)
-        self._names = NameService(
-            Resolver(nameservers),
-            names,
-            min_ttl=dns.min_ttl,
-            max_ttl=dns.max_ttl,
-            hold=dns.hold,
-            clock=clock,
-            changed=self._resolved,
-            log=log,
-        )
+        self._log = log
+        self._upstreams = _parsed(upstreams)
+        self._names = self._name_service(settings, nameservers, None)
+        self._checks = _checks(settings)
+        self._checker = self._health_checker()
         self._down: set[Address] = set()  # what workers were told of
         self._resolving: asyncio.Task[None] | None = None
-        self._checker = HealthChecker(
-            interval=checks.interval,
-            rise=checks.rise,
-            fall=checks.fall,
-            timeout=settings.dial.connect_timeout,
-            changed=self._checked,
-            log=log,
-        )
 
     def start(self) -> None:
         """Begin to resolve and to check."""
         self._resolving = asyncio.create_task(self._names.run())
         self._watch_addresses()
 
-    async def stop(self) -> None:
-        """End all of it."""
+    async def configure(
+        self, settings: Settings, upstreams: Mapping[int, str], nameservers: tuple[tuple[str, int], ...]
+    ) -> None:
+        """Watch these upstreams from now on, as the settings say; what is known of them is kept.
+
+        Workers are not told: their greeting has all of it.
+        """
+        await self._stop_resolving()
+        self._upstreams = _parsed(upstreams)
+        self._names = self._name_service(settings, nameservers, self._names)
+        if self._checks != _checks(settings):
+            await self._checker.stop()
+            self._checks = _checks(settings)
+            self._checker = self._health_checker()
+            self._down.clear()  # all begin as up
+        self.start()
+
+    def _name_service(
+        self, settings: Settings, nameservers: tuple[tuple[str, int], ...], before: NameService | None
+    ) -> NameService:
+        dns = settings.dns
+        return NameService(
+            Resolver(nameservers),
+            dict.fromkeys(host for host, port in self._upstreams.values() if literal(host, port) is None),
+            min_ttl=dns.min_ttl,
+            max_ttl=dns.max_ttl,
+            hold=dns.hold,
+            clock=asyncio.get_running_loop().time,
+            changed=self._resolved,
+            log=self._log,
+            before=before,
+        )
+
+    def _health_checker(self) -> HealthChecker:
+        interval, rise, fall, timeout = self._checks
+        return HealthChecker(
+            interval=interval, rise=rise, fall=fall, timeout=timeout, changed=self._checked, log=self._log
+        )
+
+    async def _stop_resolving(self) -> None:
         if self._resolving is not None:
             self._resolving.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._resolving
+
+    async def stop(self) -> None:
+        """End all of it."""
+        await self._stop_resolving()
         await self._checker.stop()
 
     def greeting(self) -> list[Message]:
-        """What a worker that starts has to know."""
-        answers = {host: self._names.answer(host) for host, port in self._upstreams if literal(host, port) is None}
+        """What a worker has to know that starts, or has missed something."""
+        answers = {
+            host: self._names.answer(host) for host, port in self._upstreams.values() if literal(host, port) is None
+        }
         resolved = [Resolved(host, answer.addresses) for host, answer in answers.items() if answer is not None]
         down = [address for address in self._addresses() if not self._checker.up(address)]
-        return [*resolved, *(Checked(address[0], address[1], False) for address in down)]
+        return [*resolved, AllUp(), *(Checked(address[0], address[1], False) for address in down)]
 
     def failing(self, hosts: Iterable[str]) -> None:
         """A worker could connect to no address of these hosts: ask again, check at once."""
-        for host, port in self._upstreams:
+        for host, port in self._upstreams.values():
             if host in hosts:
                 if literal(host, port) is None:
                     self._names.refresh(host)
@@ -103,7 +130,11 @@ class UpstreamWatch:
 
     def unresolved(self) -> list[str]:
         """Names without a first answer, good or bad."""
-        return [host for host, port in self._upstreams if literal(host, port) is None and not self._names.answer(host)]
+        return [
+            host
+            for host, port in self._upstreams.values()
+            if literal(host, port) is None and not self._names.answer(host)
+        ]
 
     def state(self, number: int) -> UpstreamState:
         """One upstream, by its number."""
@@ -130,7 +161,7 @@ class UpstreamWatch:
         return [address for address in found if address is not None]
 
     def _addresses(self) -> list[Address]:
-        return [address for host, port in self._upstreams for address in self._addresses_of(host, port)]
+        return [address for host, port in self._upstreams.values() for address in self._addresses_of(host, port)]
 
     def _watch_addresses(self) -> None:
         current = self._addresses()
@@ -151,3 +182,13 @@ class UpstreamWatch:
     def _tell_checked(self, address: Address, up: bool) -> None:
         (self._down.discard if up else self._down.add)(address)
         self._tell(Checked(address[0], address[1], up))
+
+
+def _parsed(upstreams: Mapping[int, str]) -> dict[int, tuple[str, int]]:
+    return {number: parse_hostport(text, allow_name=True) for number, text in upstreams.items()}
+
+
+def _checks(settings: Settings) -> tuple[float, int, int, float]:
+    """What a checker is made from: interval, rise, fall and timeout."""
+    checks = settings.health_check
+    return checks.interval, checks.rise, checks.fall, settings.dial.connect_timeout

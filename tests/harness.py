@@ -237,6 +237,20 @@ class Relay:
         finally:
             connection.close()
 
+    def post(self, path: str, headers: Mapping[str, str] | None = None) -> tuple[int, str]:
+        """An order to the admin port: status and body."""
+        connection = http.client.HTTPConnection(*self.address("admin"), timeout=PATIENCE)
+        try:
+            connection.request("POST", path, headers=dict(headers or {}))
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
+
+    def wait_phase(self, phase: str) -> Json:
+        """The status once a drain stands there."""
+        return self.wait_status(lambda status: (status["drain"] or {}).get("phase") == phase, what=phase)
+
     def status(self) -> Json:
         """GET /status."""
         code, text = self.get("/status")

@@ -24,6 +24,7 @@ bind = "127.0.0.1:{admin}"
 [health]
 bind = ""
 [drain]
+announce = 0.0
 window = 5.0
 """
 RELAY_LANE = """\

@@ -43,11 +43,15 @@ class Balance:
 
     def __init__(self, fall: int, eject: float) -> None:
         """`fall` failed dials in a row eject an address for `eject` seconds; 0 seconds: never."""
+        self._turn = 0
+        self.configure(fall, eject)
+
+    def configure(self, fall: int, eject: float) -> None:
+        """Other values, from the next failure on."""
         if fall < 1 or eject < 0:
             raise ValueError("fall is at least 1, eject at least 0")
         self._fall = fall
         self._eject = eject
-        self._turn = 0
 
     def order(self, backends: Sequence[Backend], now: float) -> list[Backend]:
         """All of them, in the order in which a new connection tries them; a list of the caller's own.

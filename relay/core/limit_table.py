@@ -35,7 +35,8 @@ class LimitPlan:
     capacity: int  # per worker: what its descriptors carry
     listeners: tuple[int, ...]
     per_source: int = 0
-    source_buckets: int = 0  # power of two, per worker; 0 when per_source is 0
+    source_buckets: int = 0  # power of two, per worker; more than 0 where per_source is or may yet be set
+    sources_counted: bool = True  # per_source is set, or was
 
     @property
     def count_cells(self) -> int:
@@ -60,7 +61,7 @@ def clear_column(plan: LimitPlan, column: int, counts: Cells, sources: Cells) ->
     """Give back what a worker held that is no more. Only for the supervisor, after the worker's process has ended."""
     for row in range(plan.count_cells // plan.workers):
         counts[row * plan.workers + column] = 0
-    region = plan.source_buckets * WAYS
+    region = plan.source_buckets * WAYS if plan.sources_counted else 0
     for cell in range(column * region, (column + 1) * region):
         if sources[cell]:
             sources[cell] = 0

@@ -115,19 +115,18 @@ class Limits:
         if self._alone:
             if held >= self._instance:
                 return Refusal.INSTANCE
-            if limit:
-                cell = self._listener_cells[listener]
-                of_listener = counts[cell]
-                if of_listener >= limit:
-                    return Refusal.LISTENER
-                counts[cell] = of_listener + 1
+            # Counted without a limit too: a reload may set one.
+            cell = self._listener_cells[listener]
+            of_listener = counts[cell]
+            if of_listener >= limit > 0:
+                return Refusal.LISTENER
+            counts[cell] = of_listener + 1
             counts[own] = held + 1
             return Lease(self, listener, NO_SLOT)
         row = self._listener_rows[listener]
         counts[column] = counts[column] + 1 & MASK  # odd: deciding
         counts[own] = held + 1
-        if limit:
-            counts[row[column]] += 1
+        counts[row[column]] += 1
         self._fence()
         total = 0
         for cell in self._instance_row:
@@ -176,7 +175,7 @@ class Limits:
 
     def _announce(self, listener: int, source: int) -> int:
         """Add one to this worker's counts; the source's slot, or NO_SLOT or BUCKET_FULL."""
-        plan, counts = self._plan, self._counts
+        counts = self._counts
         slot = NO_SLOT
         if source:
             slot = self._claim(source)
@@ -184,15 +183,13 @@ class Limits:
                 return slot
             self._sources[slot] += 1
         counts[self._own] += 1
-        if plan.listeners[listener]:
-            counts[self._listener_rows[listener][self._column]] += 1
+        counts[self._listener_cells[listener]] += 1
         return slot
 
     def _take_back(self, listener: int, slot: int) -> None:
         counts = self._counts
         counts[self._own] -= 1
-        if self._listener_limits[listener]:
-            counts[self._listener_cells[listener]] -= 1
+        counts[self._listener_cells[listener]] -= 1
         if slot >= 0:
             self._sources[slot] -= 1
 

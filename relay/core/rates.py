@@ -46,18 +46,22 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class RatePlan:
-    """What is limited. `queue` and `queue_seconds` bound who waits for a token of `dial`."""
+    """What is limited. `queue` and `queue_seconds` bound who waits for a token of `dial`.
+
+    `may_limit_sources`: there is room for them also while they are not limited.
+    """
 
     accept: Rate = Rate(0.0, 1.0)
     source: Rate = Rate(0.0, 1.0)
     dial: Rate = Rate(0.0, 1.0)
     queue: int = 0
     queue_seconds: float = 0.0
+    may_limit_sources: bool = False
 
     @property
     def source_cells(self) -> int:
         """Size of each of the two source tables in cells."""
-        return SETS * WAYS if self.source.per_second else 0
+        return SETS * WAYS if self.source.per_second or self.may_limit_sources else 0
 
 
 class Lock(Protocol):

@@ -30,6 +30,7 @@ SETTINGS = """\
 workers = {workers}
 
 [drain]
+announce = 0.0
 window = {window}
 
 [admin]

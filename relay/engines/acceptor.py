@@ -7,10 +7,12 @@ it waits for the worker's successor.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
 from collections.abc import Callable
+from typing import NamedTuple
 
 from relay.engines.contract import Accepted, Action, Address, Handler, Refuse
 from relay.listener import ACCEPT_CAPACITY_ERRNOS
@@ -22,10 +24,21 @@ ACCEPTS = 64  # connections taken from one listener before the others get their 
 Begin = Callable[[int, int, Handler, Action], None]
 
 
+class _Listener(NamedTuple):
+    """A listening socket, and what `accept` needs of it."""
+
+    accept: Callable[[], tuple[int, Address]]
+    family: int
+    accepted: Accepted
+    sock: socket.socket
+    shared: bool  # with other processes, which accept from the same queue
+
+
 class Acceptor:
     """The listening sockets of one engine.
 
-    `watch` and `unwatch` get the descriptor of a listener that is to be waited for, or not any more; `begin` the
+    `watch` and `unwatch` get the descriptor of a listener that is to be waited for, or not any more (nothing refers to
+    it then, and closing it ends it); `begin` the
     descriptor and family of each connection that was not refused, `refuse` the descriptor of each that was.
     """
 
@@ -40,7 +53,7 @@ class Acceptor:
         self._unwatch = unwatch
         self._begin = begin
         self._refuse = refuse
-        self._listeners: dict[int, tuple[socket.socket, Callable[[], tuple[int, Address]], int, Accepted]] = {}
+        self._listeners: dict[int, _Listener] = {}
         self._paused: set[int] = set()
         self.pauses = 0
 
@@ -51,18 +64,18 @@ class Acceptor:
         """Whether that listener is there and not paused."""
         return fd in self._listeners and fd not in self._paused
 
-    def add(self, sock: socket.socket, accepted: Accepted) -> None:
-        """Accept on a listening socket from now on."""
+    def add(self, sock: socket.socket, accepted: Accepted, shared: bool) -> None:
+        """Accept on a listening socket from now on; `shared`: other processes have the socket as well."""
         sock.setblocking(False)
         # `_accept` is what socket.accept() itself calls: it gives the descriptor without making a socket.socket, which
         # costs more than the system call. (The descriptor is in blocking mode: Linux does not inherit O_NONBLOCK.)
         accept: Callable[[], tuple[int, Address]] = sock._accept  # type: ignore[attr-defined]
-        self._listeners[sock.fileno()] = (sock, accept, int(sock.family), accepted)
+        self._listeners[sock.fileno()] = _Listener(accept, int(sock.family), accepted, sock, shared)
         self._watch(sock.fileno())
 
     def accept(self, fd: int) -> int:
         """Accept what is queued there, at most ACCEPTS; returns how many those were."""
-        _, accept, family, accepted = self._listeners[fd]
+        accept, family, accepted, _, _ = self._listeners[fd]
         for count in range(ACCEPTS):
             try:
                 client, address = accept()
@@ -91,22 +104,38 @@ class Acceptor:
         for fd in paused:
             self._watch(fd)
 
+    def remove(self, sock: socket.socket) -> None:
+        """Stop accepting there, and close the socket; nothing happens if it is none of these listeners."""
+        fd = sock.fileno()
+        listener = self._listeners.get(fd)
+        if listener is not None and listener.sock is sock:
+            self._remove(fd, listener)
+
     def close(self) -> None:
-        """Accept what is queued, then close every listening socket."""
-        self.resume()
-        for fd, (sock, *_) in list(self._listeners.items()):
+        """Do so for every listening socket."""
+        for fd, listener in list(self._listeners.items()):
+            self._remove(fd, listener)
+
+    def _remove(self, fd: int, listener: _Listener) -> None:
+        """Accept what is queued, unless the queue is not ours alone; then close the socket."""
+        if fd not in self._paused:
+            self._paused.add(fd)  # it is not waited for again
+            self._unwatch(fd)
+        if not listener.shared:
+            # What comes from now on is not let into the queue: its SYN is not answered, and sent again in a second.
+            with contextlib.suppress(OSError):
+                listener.sock.listen(0)
             while self.accept(fd) == ACCEPTS:
                 pass
-            del self._listeners[fd]
-            if fd not in self._paused:
-                self._unwatch(fd)
-            sock.close()
-        self._paused.clear()
+        del self._listeners[fd]
+        self._paused.discard(fd)
+        listener.sock.close()
 
     def _pause(self, fd: int, error: OSError) -> None:
         """The machine is out of descriptors or memory: leave the queue alone for a while, instead of spinning."""
-        self._unwatch(fd)
-        self._paused.add(fd)
+        if fd not in self._paused:
+            self._paused.add(fd)
+            self._unwatch(fd)
         self.pauses += 1
         if self.pauses & (self.pauses - 1) == 0:  # 1, 2, 4, 8, …: a long shortage is told of, the log is not flooded
             logger.warning("accept paused: %s (pause %d)", os.strerror(error.errno or 0), self.pauses)

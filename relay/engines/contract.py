@@ -31,6 +31,7 @@ from typing import NamedTuple, Protocol
 Address = tuple[str, int] | tuple[str, int, int, int]
 
 
+NEVER = float("inf")  # a time that does not come
 HELD_BOUND = 256 * 1024  # bytes received and not yet taken by the other side, per connection
 
 
@@ -54,6 +55,8 @@ class Event(enum.Enum):
     CLIENT_HALF_CLOSE = "client_half_close"  # the upstream ended, the client is silent and does not end
     UPSTREAM_HALF_CLOSE = "upstream_half_close"
     STOP = "stop"  # the engine was told to stop
+    DRAINED = "drained"  # it was retired, see `Engine.retire`: the relay gets rid of its connections
+    AGED = "aged"  # the same, see `Engine.retire_aged`: it has lived for long enough
     DEFECT = "defect"  # an exception: a bug in the relay
 
 
@@ -115,6 +118,7 @@ class Handler(Protocol):
     """What an engine needs of a connection. `link` is the engine's own; it is None before and after."""
 
     link: object | None
+    retire_at: float  # monotonic seconds; from then on `Engine.retire_aged` finds it. NEVER: it does not
 
     def advance(self, event: Event, value: object = None) -> Action:
         """Take the next step. After an answer of Refuse or Close the engine forgets the handler."""
@@ -159,8 +163,17 @@ class Engine(Protocol):
 
     name: str
 
-    def listen(self, sock: socket.socket, accepted: Accepted) -> None:
-        """Accept on a bound, listening socket. The engine closes it in the end."""
+    def listen(self, sock: socket.socket, accepted: Accepted, *, shared: bool = False) -> None:
+        """Accept on a bound, listening socket. The engine closes it in the end.
+
+        `shared`: other processes accept from the same queue, or will; what is queued at the end is left to them.
+        """
+
+    def configure(self, timeouts: Timeouts, tcp: TcpOptions) -> None:
+        """Timeouts of all connections from now on; options of those that are dialled or settled from now on.
+
+        The options that a client's side inherits from its listening socket stay as they are.
+        """
 
     def perform(self, handler: Handler, action: Action) -> None:
         """Carry out what a handler answered with late, after Wait. Nothing happens if the connection is gone."""
@@ -174,8 +187,32 @@ class Engine(Protocol):
         True: there is more to look at. It wants to be called again as soon as what else is waiting has had its turn.
         """
 
+    def unlisten(self, sock: socket.socket) -> None:
+        """Accept what is already queued there, unless it is shared, then close the listening socket.
+
+        So that nobody comes meanwhile, the queue is made as short as it can be first (listen(2) with 0), for every copy
+        of the socket that there is. Nothing happens if the engine does not listen there (any more).
+        """
+
     def stop_listening(self) -> None:
-        """Accept what is already queued, then close the listening sockets."""
+        """Do so for all listening sockets."""
+
+    def retire(self, count: int, event: Event) -> int:
+        """Begin to end the `count` oldest connections gracefully, by the order of accepting; returns how many it were.
+
+        Those that pump are meant, and are not being retired yet. The client is told first, so that nothing is lost of
+        what it sends: it gets what was received for it, and then FIN, as if the upstream had sent one. Its own bytes go
+        on to the upstream, and so does its FIN; what the upstream sends meanwhile is dropped, uncounted. The connection
+        is over when the upstream has ended as well, or has everything. If that takes longer than a few seconds, or if
+        one of the sides is reset, then it is over too. Whichever way, the handler is told `event` and nothing else
+        (but STOP and DEFECT, which come first if they come), and its answer is carried out.
+        """
+
+    def retire_aged(self, count: int, event: Event) -> int:
+        """The same for at most `count` of those whose `Handler.retire_at` has passed, the earliest first.
+
+        Returns how many of them are left. It may take a second until such a connection is found.
+        """
 
     def stop(self) -> None:
         """Tell every connection STOP and carry out its answer."""

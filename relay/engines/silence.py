@@ -1,11 +1,14 @@
-"""Which connections have been silent for too long. Looked at about once a second, so that a message costs nothing."""
+"""Which connections have been silent for too long, or have lived for long enough.
+
+Looked at about once a second, so that a message costs nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Generic, Protocol, TypeVar
 
-from relay.engines.contract import Event, Timeouts
+from relay.engines.contract import Event, Handler, Timeouts
 
 LONG = 10.0  # seconds; a connection that was silent for so long is likely to stay so, and worth being kept cheaply
 CHANGED = -1  # for `Link.seen`: something moved that the byte counts do not show
@@ -21,6 +24,7 @@ class Side(Protocol):
 class Link(Protocol):
     """What is needed of a connection."""
 
+    handler: Handler
     active: float  # when a byte was last seen to have moved, monotonic seconds; 0: not pumping
     seen: int  # bytes received both ways when `active` was set
 
@@ -42,12 +46,13 @@ def interval(timeouts: Timeouts) -> float:
 class Seen(Generic[L]):
     """What a look found."""
 
-    __slots__ = ("expired", "long", "moved", "quiet")
+    __slots__ = ("aged", "expired", "long", "moved", "quiet")
 
     def __init__(self) -> None:
         self.moved: list[L] = []  # since the last look
         self.quiet: list[L] = []  # had moved then, and have not since
         self.long: list[L] = []  # are silent for LONG now, and were not yet then
+        self.aged: list[L] = []  # have lived as long as they may, and are found again by every look
         self.expired: list[tuple[L, Event]] = []  # whose time is up, with the event to tell them
 
 
@@ -64,6 +69,8 @@ def look(links: Iterable[L], timeouts: Timeouts, now: float, before: float) -> S
         upstream = link.upstream
         if not link.active or upstream is None:
             continue
+        if link.handler.retire_at <= now:
+            seen.aged.append(link)
         client = link.client
         total = client.received + upstream.received
         if total != link.seen:

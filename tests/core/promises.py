@@ -58,8 +58,7 @@ def table_of(system: System, held: list[tuple[Place, ...]]) -> tuple[tuple[int, 
     for column, places in enumerate(held):
         for place in places:
             counts[column] += 1
-            if plan.listeners[place.listener]:
-                counts[(1 + place.listener) * plan.workers + column] += 1
+            counts[(1 + place.listener) * plan.workers + column] += 1
             if place.slot >= 0:
                 sources[place.slot] += 1
     return tuple(counts), tuple(sources)

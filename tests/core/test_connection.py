@@ -146,6 +146,8 @@ def test_every_state_can_be_reached() -> None:
     [
         (Event.FINISHED, Close()),
         (Event.STOP, Close()),
+        (Event.DRAINED, Close()),
+        (Event.AGED, Close()),
         (Event.CLIENT_RESET, Close(reset_client=False, reset_upstream=True)),
         (Event.UPSTREAM_RESET, Close(reset_client=True, reset_upstream=False)),
         (Event.IDLE, Close(True, True)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -102,12 +103,18 @@ def test_the_column_must_be_one_of_the_plans() -> None:
             Limits(plan, column, [], [], [], lambda: None)
 
 
-def test_an_unlimited_listener_needs_no_cells_of_its_own_to_be_counted() -> None:
-    shared = Shared(LimitPlan(1, instance=9, capacity=9, listeners=(0, 1)))
-    for _ in range(5):
-        admitted(shared.workers[0].acquire(0))
-    admitted(shared.workers[0].acquire(1))
-    assert shared.workers[0].acquire(1) is Refusal.LISTENER
+def test_a_limit_that_comes_later_counts_those_who_were_there_before() -> None:
+    before = LimitPlan(1, instance=9, capacity=9, listeners=(0, 1))
+    shared = Shared(before)
+    (worker,) = shared.workers
+    leases = [worker.acquire(0) for _ in range(3)]
+    assert all(isinstance(lease, Lease) for lease in leases)
+    after = replace(before, listeners=(3, 1))
+    later = Limits(after, 0, shared.counts, shared.hashes, shared.sources, lambda: None)
+    assert later.acquire(0) is Refusal.LISTENER
+    assert isinstance(leases[0], Lease)
+    leases[0].release()
+    assert isinstance(later.acquire(0), Lease)
 
 
 # --- sources ---------------------------------------------------------------------------------------------------------

@@ -141,7 +141,11 @@ class ChecksThenCounts(Limits):
     """Looks whether there is room before it announces itself."""
 
     def acquire(self, listener: int, source: int = 0) -> Lease | Refusal:
-        if self._counts[self._own] + self._counts[self._own ^ 1] >= self._plan.instance:
+        room = self._counts[self._own] + self._counts[self._own ^ 1] < self._plan.instance
+        # Else the rival's announcement, of which there is only half, would be found to have refused without need.
+        while not room and self._counts[self._own ^ 1] != self._counts[(self._own ^ 1) + self._plan.workers]:
+            pass
+        if not room:
             return Refusal.INSTANCE
         return Lease(self, listener, self._announce(listener, source))
 

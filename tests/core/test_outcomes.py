@@ -130,6 +130,8 @@ PRODUCED: dict[Outcome, Callable[[], Outcome]] = {
     Outcome.UPSTREAM_HALF_CLOSE_TIMEOUT: lambda: after(Event.UPSTREAM_HALF_CLOSE, connected=True),
     Outcome.SHUTDOWN: lambda: after(Event.STOP, connected=True),
     Outcome.SHUTDOWN_DIAL: lambda: after(Event.STOP),
+    Outcome.DRAINED: lambda: after(Event.DRAINED, connected=True),
+    Outcome.MAX_AGE: lambda: after(Event.AGED, connected=True),
     Outcome.INTERNAL_ERROR: lambda: after(Event.DEFECT, connected=True),
 }
 

@@ -42,6 +42,8 @@ LEGAL: dict[type[Action], tuple[Event, ...]] = {
         Event.IDLE,
         Event.CLIENT_HALF_CLOSE,
         Event.UPSTREAM_HALF_CLOSE,
+        Event.DRAINED,
+        Event.AGED,
     ),
 }
 CLIENT: Address = ("192.0.2.1", 40000)
@@ -114,7 +116,6 @@ class World:
             rates, [0] * SINGLES, [0] * rates.source_cells, [0] * rates.source_cells, NoLock(), lambda: NANO
         )
         pacer = Queue(buckets, self.turns)
-        names, upstream_names = ["mqtt"], ["a", "b", "c"]
         self.frontend = Frontend(
             index=0,
             name="mqtt",
@@ -127,7 +128,7 @@ class World:
             sources=self.sources,
             pacer=pacer if rates.dial.per_second else None,  # type: ignore[arg-type]  # its one subset
             perform=self.perform,
-            ledger=Ledger(self.block, self.layout, names, upstream_names, clock, self.log),
+            ledger=Ledger(self.block, self.layout, clock, self.log),
             clock=clock,
         )
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any, TypeVar
 
-from relay.engines.contract import Accepted, Action, Address, Handler, TcpOptions, Timeouts
+from relay.engines.contract import Accepted, Action, Address, Event, Handler, TcpOptions, Timeouts
 from tests.engines.kinds import Kind
 from tests.engines.script import Script, ScriptedHandler
 from tests.programs import PATIENCE
@@ -141,8 +141,12 @@ class RunningEngine:
         self.wait(lambda: self.engine.connections == 0, "no connections")
         assert self.call(lambda: self.engine.held) == 0  # asked in between, it may still count what is being closed
 
-    def listen(self, sock: socket.socket, script: Script) -> None:
+    def listen(self, sock: socket.socket, script: Script, *, shared: bool = False) -> None:
         """Accept on a listening socket, with a scripted handler for each connection."""
+        self.listen_with(sock, self.accepting(script), shared=shared)
+
+    def accepting(self, script: Script) -> Accepted:
+        """What gives each accepted connection a handler that follows the script."""
 
         def accepted(address: Address) -> tuple[Handler, Action]:
             handler = ScriptedHandler(script, address, self.changed)
@@ -151,11 +155,15 @@ class RunningEngine:
                 self.changed.notify_all()
             return handler, script.first
 
-        self.listen_with(sock, accepted)
+        return accepted
 
-    def listen_with(self, sock: socket.socket, accepted: Accepted) -> None:
+    def listen_with(self, sock: socket.socket, accepted: Accepted, *, shared: bool = False) -> None:
         """Accept on a listening socket, with any callback."""
-        self.call(self.engine.listen, sock, accepted)
+        self.call(lambda: self.engine.listen(sock, accepted, shared=shared))
+
+    def retire(self, count: int, event: Event = Event.DRAINED) -> int:
+        """Begin to end the oldest ones gracefully."""
+        return self.call(self.engine.retire, count, event)
 
     def perform(self, handler: ScriptedHandler, action: Action) -> None:
         """Answer late."""

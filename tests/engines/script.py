@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from relay.engines.contract import Action, Address, Close, Event, Pump, Wait
+from relay.engines.contract import NEVER, Action, Address, Close, Event, Pump, Wait
 
 ANSWERS: Mapping[Event, Action] = {
     Event.SNIFF_ENDED: Close(True, True),
@@ -27,6 +27,8 @@ ANSWERS: Mapping[Event, Action] = {
     Event.CLIENT_HALF_CLOSE: Close(True, True),
     Event.UPSTREAM_HALF_CLOSE: Close(True, True),
     Event.STOP: Close(),
+    Event.DRAINED: Close(),
+    Event.AGED: Close(),
     Event.DEFECT: Close(True, True),
 }
 SNIFFS = frozenset({Event.SNIFFED, Event.SNIFF_ENDED, Event.SNIFF_TIMEOUT})
@@ -57,6 +59,7 @@ class ScriptedHandler:
 
     def __init__(self, script: Script, client: Address, changed: threading.Condition) -> None:
         self.link: object | None = None
+        self.retire_at = NEVER
         self.client = client
         self.events: list[tuple[Event, object]] = []
         self.up = 0  # bytes, as last told by the engine

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import itertools
 import random
 import socket
-from collections import Counter
-from pathlib import Path
 from time import monotonic, thread_time
 
 import pytest
@@ -17,8 +14,8 @@ from relay.engines import life
 from relay.engines.contract import Action, Close, Dial, Event, Wait
 from tests.engines.kinds import Kind
 from tests.engines.lab import Couple, Lab, fill
+from tests.engines.leaks import descriptors, drop_queued, records
 from tests.engines.peers import Receiving, Sending, blocks, end, receive, reset
-from tests.engines.running import DEADLINE
 from tests.engines.script import Script, ScriptedHandler
 from tests.programs import PATIENCE
 
@@ -104,18 +101,6 @@ def test_a_look_at_a_crowd_leaves_others_their_turn(lab: Lab, monkeypatch: pytes
     assert max(after - before for before, after in itertools.pairwise(at_turn)) <= 2 * FEW
 
 
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
-def records(kind: Kind) -> Counter[str]:
-    """The objects alive that belong to the engine's package, by type."""
-    gc.collect()
-    return Counter(
-        type(item).__name__ for item in gc.get_objects() if str(type(item).__module__).startswith(kind.package)
-    )
-
-
 def test_thousands_of_short_connections_leave_nothing_behind(lab: Lab, kind: Kind) -> None:
     """With endings of every kind, many in one turn of the engine's, while others are being accepted."""
     engine = lab.start()
@@ -149,15 +134,6 @@ def test_thousands_of_short_connections_leave_nothing_behind(lab: Lab, kind: Kin
     engine.wait_turns()
     assert records(kind) == before_records
     assert descriptors() == before_descriptors
-
-
-def drop_queued(listener: socket.socket) -> None:
-    """Close what nobody has accepted."""
-    listener.setblocking(False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            listener.accept()[0].close()
-    listener.settimeout(DEADLINE)
 
 
 def _let_go(couple: Couple) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from relay.engines.contract import TcpOptions
 from relay.listener import bind_listener
-from tests.engines.lab import IPV4, IPV6, Couple, Lab
+from tests.engines.lab import IPV4, IPV6, NO_TIMEOUTS, Couple, Lab
 from tests.engines.peers import address_of
 from tests.engines.running import RunningEngine
 from tests.engines.script import Script
@@ -88,3 +88,14 @@ def test_ipv6_upstream_of_an_ipv4_client_has_them_too(lab: Lab) -> None:
     peer = lab.accepted(server)
     wait_until(lambda: (options_of(peer)["keepalive"], options_of(peer)["idle"]) == (1, 99))
     assert options_of(peer)["nodelay"] == 1
+
+
+def test_new_options_are_those_of_connections_that_come_later(lab: Lab) -> None:
+    engine = lab.start(tcp=TcpOptions(keepalive_idle=66))
+    before = lab.couple(engine)
+    wait_until(lambda: options_of(before.upstream)["idle"] == 66)
+    engine.call(engine.engine.configure, NO_TIMEOUTS, TcpOptions(keepalive_idle=88))
+    after = lab.couple(engine)
+    wait_until(lambda: options_of(after.upstream)["idle"] == 88)
+    assert options_of(after.upstream)["keepalive"] == options_of(after.client)["keepalive"] == 1
+    assert options_of(before.upstream)["idle"] == 66

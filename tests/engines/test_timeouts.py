@@ -7,7 +7,7 @@ from time import monotonic
 import pytest
 
 from relay.engines.contract import Event, Timeouts
-from tests.engines.lab import Couple, Lab, fill
+from tests.engines.lab import TCP, Couple, Lab, fill
 from tests.engines.peers import end, pattern, push, receive, receive_to_reset, repeated
 from tests.engines.running import RunningEngine
 from tests.engines.script import Script
@@ -116,6 +116,37 @@ def test_half_closed_connection_that_still_carries_bytes_goes_on(lab: Lab) -> No
     assert not couple.handler.endings
     end(couple.upstream)
     assert engine.ended(couple.handler) == (Event.FINISHED,)
+
+
+def test_a_new_idle_timeout_holds_for_established_connections(lab: Lab) -> None:
+    engine = lab.start(timeouts=Timeouts(idle=600.0, half_close=0.0))
+    couple = lab.couple(engine)
+    engine.wait_ticks(10)
+    began = monotonic()
+    couple.client.sendall(b"x")
+    assert receive(couple.upstream, 1) == b"x"
+    engine.call(engine.engine.configure, Timeouts(idle=IDLE, half_close=0.0), TCP)
+    ends(engine, couple, Event.IDLE, began, IDLE)
+
+
+def test_a_new_half_close_timeout_holds_for_established_connections(lab: Lab) -> None:
+    engine = lab.start(timeouts=Timeouts(idle=600.0, half_close=0.0))
+    couple = lab.couple(engine)
+    end(couple.client)
+    assert couple.upstream.recv(1) == b""
+    engine.call(engine.engine.configure, Timeouts(idle=600.0, half_close=IDLE), TCP)
+    receive_to_reset(couple.client)
+    assert engine.ended(couple.handler) == (Event.UPSTREAM_HALF_CLOSE,)
+
+
+def test_timeouts_can_be_turned_off_while_they_run(lab: Lab) -> None:
+    engine = lab.start(timeouts=Timeouts(idle=IDLE, half_close=0.0))
+    clock = lab.start(timeouts=Timeouts(idle=IDLE, half_close=0.0))
+    couple = lab.couple(engine)
+    engine.call(engine.engine.configure, Timeouts(idle=0.0, half_close=0.0), TCP)
+    for _ in range(2):
+        assert clock.ended(lab.couple(clock).handler) == (Event.IDLE,)
+    assert not couple.handler.endings
 
 
 def test_zero_turns_timeouts_off(lab: Lab) -> None:

@@ -52,7 +52,8 @@ def start(tmp_path: Path, engine: str) -> Iterator[Start]:
             count += 1
             directory = tmp_path / f"relay{count}"
             directory.mkdir()
-            environ = {"RELAY_ENGINE": engine, **options.pop("environ", {})}
+            # Nothing looks whether a test's relay is ready, that a drain would have to be announced to.
+            environ = {"RELAY_ENGINE": engine, "RELAY_DRAIN__ANNOUNCE": "0.0", **options.pop("environ", {})}
             return stack.enter_context(Relay(directory, toml, environ=environ, **options))
 
         yield start_one

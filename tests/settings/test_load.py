@@ -44,11 +44,19 @@ def test_the_defaults_are_the_documented_ones(load_text: Load) -> None:
         },
         "dns": {"nameservers": (), "min_ttl": 5.0, "max_ttl": 300.0, "hold": 3600.0},
         "health_check": {"interval": 5.0, "rise": 2, "fall": 3},
-        "timeouts": {"client_hello": 5.0, "idle": 3600.0, "half_close": 300.0},
+        "timeouts": {
+            "client_hello": 5.0,
+            "idle": 3600.0,
+            "half_close": 300.0,
+            "max_age": 0.0,
+            "max_age_jitter": 0.1,
+        },
         "tcp": {"keepalive_idle": 60, "keepalive_interval": 15, "keepalive_count": 4, "user_timeout": 30.0},
-        "drain": {"window": 60.0},
+        "drain": {"announce": 15.0, "window": 60.0},
+        "supervision": {"hang_timeout": 10.0},
         "admin": {"bind": "127.0.0.1:9100"},
         "health": {"bind": "0.0.0.0:8080"},
+        "azure": {"scheduled_events": False, "metadata_url": "http://169.254.169.254"},
         "log": {"format": "json", "level": "info", "access": True},
     }
 

@@ -103,18 +103,6 @@ def test_an_unknown_name_in_the_file_is_told_the_nearest(problems: Problems, tom
 
 
 @pytest.mark.parametrize(
-    "later",
-    [
-        "timeouts.max_age = 0.0",
-        "drain.announce = 15.0",
-    ],
-)
-def test_a_setting_that_does_not_exist_yet_is_unknown(problems: Problems, later: str) -> None:
-    (problem,) = problems(SHORT + later + "\n")
-    assert ": unknown setting" in problem
-
-
-@pytest.mark.parametrize(
     ("variable", "hint"),
     [
         ("RELAY_LIMITS__MAX_CONECTIONS", "did you mean RELAY_LIMITS__MAX_CONNECTIONS?"),

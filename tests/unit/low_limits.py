@@ -12,7 +12,8 @@ import resource
 import sys
 from pathlib import Path
 
-from relay.prepare import StartError, prepare
+from relay.plan import StartError
+from relay.prepare import prepare
 from relay.settings import load
 
 

@@ -12,6 +12,9 @@ from relay.control import (
     KINDS,
     MAX_DESCRIPTORS,
     MAX_MESSAGE,
+    MOST_OWED,
+    AllUp,
+    Apply,
     Channel,
     ChannelFull,
     Checked,
@@ -19,6 +22,7 @@ from relay.control import (
     Failing,
     Log,
     Message,
+    Outbox,
     Ready,
     Resolved,
     Start,
@@ -36,14 +40,17 @@ def ends() -> Iterator[tuple[Channel, Channel]]:
         channel.close()
 
 
+START = Start(("127.0.0.1:8883",))
 MESSAGES = [
-    Start(),
+    START,
+    Apply(("127.0.0.1:8883", "[::1]:8883")),
     Ready(4711),
     Resolved("hub.example", ("203.0.113.1", "2001:db8::1")),
     Resolved("hub.example", ()),
     Checked("2001:db8::1", 8883, False),
+    AllUp(),
     Failing(("hub.example",)),
-    Drain(60.0),
+    Drain(60.0, 65.0),
     Stop(),
     Log("warning", "relay.resolve", "cannot resolve häb\n", "Traceback …"),
     Log("error", "relay", "\udcff"),  # what a name that is not UTF-8 looks like
@@ -67,12 +74,12 @@ def test_descriptors_arrive_with_their_message_in_order(ends: tuple[Channel, Cha
     sender, receiver = ends
     pipes = [os.pipe() for _ in range(3)]
     sender.send(Stop())
-    sender.send(Start(), [writing for _, writing in pipes])
+    sender.send(START, [writing for _, writing in pipes])
     assert receiver.receive() == (Stop(), [])
     received = receiver.receive()
     assert received is not None
     message, descriptors = received
-    assert message == Start()
+    assert message == START
     for number, descriptor in enumerate(descriptors):
         assert not os.get_inheritable(descriptor)
         os.write(descriptor, bytes([number]))
@@ -86,14 +93,14 @@ def test_descriptors_arrive_with_their_message_in_order(ends: tuple[Channel, Cha
 def test_as_many_descriptors_as_allowed_and_no_more(ends: tuple[Channel, Channel]) -> None:
     sender, receiver = ends
     with socket.socket() as sock:
-        sender.send(Start(), [sock.fileno()] * MAX_DESCRIPTORS)
+        sender.send(START, [sock.fileno()] * MAX_DESCRIPTORS)
         received = receiver.receive()
         assert received is not None
         assert len(received[1]) == MAX_DESCRIPTORS
         for descriptor in received[1]:
             os.close(descriptor)
         with pytest.raises(ValueError, match=f"251 descriptors in one control message; at most {MAX_DESCRIPTORS}"):
-            sender.send(Start(), [sock.fileno()] * (MAX_DESCRIPTORS + 1))
+            sender.send(START, [sock.fileno()] * (MAX_DESCRIPTORS + 1))
 
 
 def test_the_longest_message_fits_and_a_longer_one_is_refused(ends: tuple[Channel, Channel]) -> None:
@@ -154,3 +161,133 @@ def test_a_side_that_goes_without_having_read(ends: tuple[Channel, Channel]) -> 
     sender.send(Stop())
     receiver.close()
     assert sender.receive() is None
+
+
+# --- what a worker is told --------------------------------------------------------------------------------------------
+
+
+class Names:
+    """So many names, each with one address, and who has to know of them."""
+
+    def __init__(self, channel: Channel, count: int) -> None:
+        self.addresses = {f"hub{number}.example": "127.0.0.0" for number in range(count)}
+        self.outbox = Outbox(channel, lambda: [Resolved(host, (text,)) for host, text in self.addresses.items()])
+
+    def change(self, host: str, address: str) -> None:
+        self.addresses[host] = address
+        self.outbox.add(Resolved(host, (address,)))
+
+
+def heard(channel: Channel, known: dict[str, str], most: int = 1_000_000) -> int:
+    """Take what is there; how many messages that were."""
+    count = 0
+    while count < most and channel.wait(0):
+        received = channel.receive()
+        assert received is not None
+        assert isinstance(received[0], Resolved)
+        known[received[0].host] = received[0].addresses[0]
+        count += 1
+    return count
+
+
+def test_a_worker_is_told_everything_and_then_each_change(ends: tuple[Channel, Channel]) -> None:
+    known: dict[str, str] = {}
+    names = Names(ends[0], 3)
+    assert names.outbox.send()
+    assert heard(ends[1], known) == 3
+    names.change("hub1.example", "127.0.0.1")
+    assert names.outbox.send()
+    assert heard(ends[1], known) == 1
+    assert known == names.addresses
+
+
+def test_one_that_does_not_read_is_told_what_holds_when_it_does(ends: tuple[Channel, Channel]) -> None:
+    known: dict[str, str] = {}
+    names = Names(ends[0], 3)
+    changes = 0
+    while names.outbox.send():
+        changes += 1
+        names.change("hub1.example", f"127.0.0.{changes % 250}")
+        assert changes < 100_000
+    for _ in range(10_000):
+        names.change("hub2.example", "127.0.1.1")
+        assert not names.outbox.send()
+    assert heard(ends[1], known) < changes + 3
+    assert names.outbox.send()
+    assert heard(ends[1], known) == 2, "the last change of each; not every one"
+    assert known == names.addresses
+    names.change("hub0.example", "127.0.2.2")
+    assert names.outbox.send()
+    assert heard(ends[1], known) == 1
+
+
+def test_one_that_reads_slowly_catches_up_though_there_are_ever_more_changes(ends: tuple[Channel, Channel]) -> None:
+    known: dict[str, str] = {}
+    names = Names(ends[0], 2000)
+    assert not names.outbox.send()
+    for number in range(4000):
+        names.change(f"hub{number % 2000}.example", f"127.0.0.{number % 250}")
+        if names.outbox.send():
+            break
+        heard(ends[1], known, 2)
+    else:
+        raise AssertionError("two messages are read for each change, and still there are as many")
+    heard(ends[1], known)
+    assert known == names.addresses
+
+
+def test_what_is_kept_for_one_that_does_not_read_is_bounded(ends: tuple[Channel, Channel]) -> None:
+    asked = 0
+
+    def everything() -> list[Message]:
+        nonlocal asked
+        asked += 1
+        return [AllUp()]
+
+    outbox = Outbox(ends[0], everything)
+    for number in range(3 * MOST_OWED):
+        outbox.add(Checked("127.0.0.1", number, False))
+        outbox.send()
+    assert 2 <= asked <= 4
+    told: list[Message] = []
+    done = False
+    while not done:
+        done = outbox.send()
+        while ends[1].wait(0):
+            received = ends[1].receive()
+            assert received is not None
+            told.append(received[0])
+    assert told[-1] == Checked("127.0.0.1", 3 * MOST_OWED - 1, False)
+    assert told.count(AllUp()) == 2, "everything: at first, and the last time that it was asked for"
+
+
+def test_more_than_the_channel_has_room_for_is_told_in_parts(ends: tuple[Channel, Channel]) -> None:
+    known: dict[str, str] = {}
+    names = Names(ends[0], 2000)
+    parts, count = 1, 0
+    while not names.outbox.send():
+        parts += 1
+        count += heard(ends[1], known)
+    count += heard(ends[1], known)
+    assert known == names.addresses
+    assert count == 2000, "each once"
+    assert parts > 1
+
+
+def test_what_changes_while_everything_is_told_is_not_lost(ends: tuple[Channel, Channel]) -> None:
+    known: dict[str, str] = {}
+    names = Names(ends[0], 2000)
+    assert not names.outbox.send()
+    names.change("hub0.example", "127.0.0.1")
+    names.change("hub1999.example", "127.0.0.1")
+    while not names.outbox.send():
+        assert heard(ends[1], known)
+    heard(ends[1], known)
+    assert known == names.addresses
+
+
+def test_an_outbox_to_a_worker_that_is_gone(ends: tuple[Channel, Channel]) -> None:
+    names = Names(ends[0], 1)
+    ends[1].close()
+    with pytest.raises(OSError, match="Broken pipe"):
+        names.outbox.send()

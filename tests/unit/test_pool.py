@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relay.pool import BACKOFF_LIMIT, backoff
+from relay.worker_process import BACKOFF_LIMIT, backoff
 
 
 def test_the_first_restart_is_at_once_and_the_pauses_double() -> None:

@@ -23,15 +23,17 @@ SPECS = st.builds(
     listeners=st.lists(
         st.builds(
             ListenerSpec,
+            NUMBERS,
             st.text(),
             UPSTREAMS,
-            NUMBERS,
+            st.lists(st.tuples(st.text(), st.booleans()), max_size=3).map(tuple),
             st.lists(st.text(), max_size=3).map(tuple),
             st.sampled_from(["off", "accept", "require"]),
             st.sampled_from([0, 1, 2]),
         ),
         max_size=4,
     ).map(tuple),
+    slots=st.tuples(NUMBERS, NUMBERS),
     upstreams=st.lists(st.text(), max_size=4).map(tuple),
     access_allow=st.lists(st.text(), max_size=4).map(tuple),
     access_deny=st.lists(st.text(), max_size=4).map(tuple),

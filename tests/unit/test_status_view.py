@@ -103,6 +103,7 @@ def sample(**changes: Any) -> dict[str, Any]:
             {"name": "[fd00::6]:8883", "up": True, "addresses": [], "error": "", "answer_age_seconds": None},
         ],
         "dial_queue": 0,
+        "drain": None,
         "workers": [
             {
                 "index": 0,

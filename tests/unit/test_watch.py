@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from relay.control import Checked, Message, Resolved
+from relay.control import AllUp, Checked, Message, Resolved
 from relay.settings import load
 from relay.watch import UpstreamWatch
 from tests.dns_server import NameServer
@@ -46,7 +46,7 @@ def watch(path: Path, names: NameServer, port: int, told: Told) -> UpstreamWatch
     file = path / "relay.toml"
     file.write_text(TOML)
     log: Any = structlog.get_logger()
-    return UpstreamWatch(load(file, {}), [f"{NAME}:{port}"], (names.address,), told, lambda: None, log)
+    return UpstreamWatch(load(file, {}), {0: f"{NAME}:{port}"}, (names.address,), told, lambda: None, log)
 
 
 async def test_an_address_that_was_down_when_it_vanished_is_not_down_when_it_comes_back(tmp_path: Path) -> None:
@@ -68,12 +68,13 @@ async def test_a_worker_that_starts_is_told_everything(tmp_path: Path) -> None:
     with Echo() as echo, NameServer({NAME: ["127.0.0.1", "127.0.0.2"]}, ttl=300) as names:
         told = Told()
         watched = watch(tmp_path, names, echo.address[1], told)
-        assert watched.greeting() == []
+        assert watched.greeting() == [AllUp()]
         assert watched.unresolved() == [NAME]
         watched.start()
         try:
             await told.wait(Checked("127.0.0.2", echo.address[1], False))  # the echo is on the other one
-            resolved, checked = watched.greeting()
+            resolved, all_up, checked = watched.greeting()
+            assert all_up == AllUp(), "a worker that is told anew may have missed that something came up"
             assert isinstance(resolved, Resolved)
             assert set(resolved.addresses) == {"127.0.0.1", "127.0.0.2"}
             assert checked == Checked("127.0.0.2", echo.address[1], False)

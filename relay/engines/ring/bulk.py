@@ -40,8 +40,8 @@ class Bulk:
         self._memory = bytearray(READ)
         self._address = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(self._memory)))
 
-    def read(self, side: Side, peer: Side) -> None:
-        """Pass on what there is, then wait for more."""
+    def read(self, side: Side, peer: Side) -> bool:
+        """Pass on what there is, then wait for more; False if the side has ended or the connection is over."""
         total = 0
         for _ in range(ROUNDS):
             try:
@@ -51,17 +51,37 @@ class Bulk:
                     break
                 if not size:
                     self._keeper.ended(side)
-                    return
+                    return False
             except OSError as error:
                 self._keeper.broken(side, error.errno)
-                return
+                return False
             if not self._pass_on(side, peer, size):
-                return
+                return False
             total += size
             if size < READ or peer.held is not None:
                 break
         if total < SMALL and peer.held is None:
             side.bulk = False
+        self._waiting.watch(side)
+        return True
+
+    def drop(self, side: Side) -> None:
+        """Take what still comes from a side that was cut, then wait for more.
+
+        Not read, it would have the kernel close the socket with a reset; and an upstream that cannot get rid of what it
+        sends might not read either.
+        """
+        for _ in range(ROUNDS):
+            try:
+                size = sockets.receive(side.fd, self._address, READ, abi.MSG_TRUNC)
+            except OSError as error:
+                self._keeper.broken(side, error.errno)
+                return
+            if size is None:
+                break
+            if not size:
+                self._keeper.ended(side)
+                return
         self._waiting.watch(side)
 
     def _pass_on(self, side: Side, peer: Side, size: int) -> bool:

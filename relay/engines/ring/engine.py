@@ -5,25 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import socket
 from time import monotonic
 
-from relay.engines.acceptor import Acceptor
-from relay.engines.contract import Accepted, Action, Address, Dial, Event, Handler, Pump, TcpOptions, Timeouts
-from relay.engines.life import CLIENT_RESET, CONNECTED, RESET_ERRNOS, UPSTREAM_RESET, Life, Sniffing
-from relay.engines.ring import abi, sockets
-from relay.engines.ring.abi import IORING_CQE_F_MORE, IORING_OP_CONNECT
+from relay.engines.actions import CLIENT_RESET, CONNECTED, RESET_ERRNOS, UPSTREAM_RESET, Sniffing
+from relay.engines.contract import Action, Address, Dial, Event, Handler, Pump, TcpOptions, Timeouts
+from relay.engines.life import Life
+from relay.engines.ring import sockets
+from relay.engines.ring.abi import IORING_CQE_F_MORE
 from relay.engines.ring.closing import Closing
+from relay.engines.ring.dialer import Dialer
 from relay.engines.ring.link import Link, Side
+from relay.engines.ring.listening import Listening
 from relay.engines.ring.pump import BUFFERS
 from relay.engines.ring.pump import Pump as BytePump
-from relay.engines.ring.reactor import ACCEPT, CONNECT, POLL_IN, POLL_OUT, RECV, SEND, SEND_MANY, SLOT_BITS, SLOT_MASK
+from relay.engines.ring.reactor import CONNECT, POLL_IN, POLL_OUT, RECV, SEND, SEND_MANY, SLOT_BITS, SLOT_MASK
 from relay.engines.ring.selector import RingLoop
-from relay.engines.ring.slots import CONNECT_TAG, Slots
+from relay.engines.ring.slots import Slots
 from relay.engines.ring.waiting import READABLE, Waiting
 from relay.listener import engine_options
 
-TARGETS = 1024  # upstream addresses that are kept
 END_SECONDS = 1.0  # that the last operations may take to report when the engine closes
 
 
@@ -47,10 +47,6 @@ class RingEngine(Life[Link]):
         super().__init__(timeouts)
         if not isinstance(loop, RingLoop):
             raise TypeError("the ring engine needs a RingLoop")
-        options = engine_options(tcp)
-        self._first_options = options.upstream_first
-        self._client_later = sockets.Options(options.client_later)
-        self._upstream_later = sockets.Options(options.upstream_later)
         self._report_source = report_source
         self._reactor = reactor = loop.ring_selector.reactor
         self._slots = Slots(reactor)
@@ -58,12 +54,10 @@ class RingEngine(Life[Link]):
         self._pump = BytePump(reactor, self._waiting, self._ended, self._broken, held_limit, buffers)
         self._closing = Closing(reactor, self._slots, self._waiting, self._pump)
         self._close_socket = self._closing.close
-        self._acceptor = Acceptor(
-            self._watch_listener, self._unwatch_listener, self._begin, self._closing.reset_descriptor
-        )
+        self._acceptor = Listening(reactor, self._slots, self._begin, self._closing.reset_descriptor).acceptor
         self._sides = reactor.sides
-        self._targets: dict[Address, sockets.Sockaddr] = {}
-        reactor.handlers[ACCEPT] = self._on_accept
+        self._dialer = Dialer(reactor, self._slots, self._closing)
+        self._set_options(tcp)
         reactor.handlers[RECV] = self._on_receive
         reactor.handlers[SEND] = self._on_send
         reactor.handlers[SEND_MANY] = self._on_send
@@ -76,16 +70,6 @@ class RingEngine(Life[Link]):
     @property
     def held(self) -> int:
         return self._pump.held
-
-    @property
-    def accept_pauses(self) -> int:
-        return self._acceptor.pauses
-
-    def listen(self, sock: socket.socket, accepted: Accepted) -> None:
-        self._acceptor.add(sock, accepted)
-
-    def stop_listening(self) -> None:
-        self._acceptor.close()
 
     def close(self) -> None:
         self.stop_listening()
@@ -188,22 +172,6 @@ class RingEngine(Life[Link]):
         except Exception:
             self._defect(link)
 
-    def _on_accept(self, user_data: int, _result: int, _flags: int) -> None:
-        """A listener has something in its queue."""
-        fd = user_data & SLOT_MASK
-        if fd in self._acceptor:
-            self._acceptor.accept(fd)
-            if self._acceptor.waits(fd):
-                self._watch_listener(fd)
-
-    def _watch_listener(self, fd: int) -> None:
-        self._reactor.push(
-            abi.IORING_OP_POLL_ADD | fd << abi.FD, 0, 0, abi.POLLIN << abi.OP_FLAGS, fd | ACCEPT << SLOT_BITS
-        )
-
-    def _unwatch_listener(self, fd: int) -> None:
-        self._slots.cancel(fd | ACCEPT << SLOT_BITS)
-
     def _begin(self, fd: int, _family: int, handler: Handler, action: Action) -> None:
         """A connection was accepted, and not refused."""
         link = Link(handler)
@@ -232,29 +200,17 @@ class RingEngine(Life[Link]):
             self._pump.watch(link.client)
         self._waiting.tick()
 
+    def _set_options(self, tcp: TcpOptions) -> None:
+        options = engine_options(tcp)
+        self._dialer.options = options.upstream_first
+        self._client_later = sockets.Options(options.client_later)
+        self._upstream_later = sockets.Options(options.upstream_later)
+
     def _dial(self, link: Link, action: Dial) -> None:
         try:
-            target = self._targets.get(action.address) or self._target(action.address)
-            fd = sockets.open_stream(target, action.source, self._first_options)
+            self._dialer.dial(link, action)
         except OSError as error:
             self._failed(link, Event.DIAL_FAILED, error.errno or errno.EINVAL)
-            return
-        try:
-            side = link.upstream = self._slots.take(link, fd)
-        except OSError as error:
-            self._closing.close_descriptor(fd)
-            self._failed(link, Event.DIAL_FAILED, error.errno or errno.EINVAL)
-            return
-        side.busy = 1
-        self._reactor.push(IORING_OP_CONNECT | fd << 32, target.size, target.address, 0, side.slot | CONNECT_TAG)
-
-    def _target(self, address: Address) -> sockets.Sockaddr:
-        """The address in memory, where the kernel reads it when the connect is submitted. Raises OSError."""
-        if len(self._targets) >= TARGETS:
-            self._reactor.flush()
-            self._targets.clear()
-        target = self._targets[address] = sockets.sockaddr(address)
-        return target
 
     def _sniff(self, link: Link, sniffing: Sniffing) -> None:
         self._pump.watch(link.client)
@@ -274,6 +230,10 @@ class RingEngine(Life[Link]):
     def _start(self, link: Link, first: bytes) -> None:
         assert link.upstream is not None
         self._pump.start(link.client, link.upstream, first)
+
+    def _cut(self, link: Link) -> None:
+        assert link.upstream is not None
+        self._pump.cut(link.upstream)
 
     def _drop_upstream(self, link: Link) -> None:
         side, link.upstream = link.upstream, None

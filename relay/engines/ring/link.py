@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from relay.engines.actions import Sniffing
 from relay.engines.contract import Handler
-from relay.engines.life import Sniffing
 from relay.engines.ring.reactor import NEVER
 from relay.engines.silence import CHANGED
 
@@ -22,6 +22,7 @@ class Side:
         "broken",
         "bulk",
         "busy",
+        "dropping",
         "ended",
         "fd",
         "finished",
@@ -52,7 +53,8 @@ class Side:
         self.poll_in = 0  # what else is waited for: WATCH, or the operations READABLE and ENDING
         self.poll_out = 0  # it is waited for room: POLLED (an operation) or IN_EPOLL
         self.bulk = False  # is read in large pieces, at once, when a poll says that there is something
-        self.ended = False  # FIN read
+        self.ended = False  # FIN read, or cut: what comes later is not passed on
+        self.dropping = False  # cut, and its FIN has not come: it is read, and what comes is dropped
         self.finished = False  # FIN sent
         self.broken = False  # reset or lost: nothing more can be given to it
 

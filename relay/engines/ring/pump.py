@@ -15,10 +15,10 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
-from relay.engines.contract import HELD_BOUND, Event
-from relay.engines.life import FINISHED
+from relay.engines.contract import HELD_BOUND
 from relay.engines.ring import abi, sockets
 from relay.engines.ring.bulk import Bulk
+from relay.engines.ring.ends import End, Ends
 from relay.engines.ring.link import ARMED, Link, Side
 from relay.engines.ring.reactor import BUFFER_MASK, LENGTH, NEVER, SEND_WORD, VALUE, Reactor
 from relay.engines.ring.waiting import READABLE, Waiting
@@ -29,7 +29,6 @@ BUFFERS = 2048  # what one turn may bring, and the turn before has not given bac
 BUFFER = HELD_BOUND // (2 * 2 * GO) // 64 * 64  # bytes; two directions, two goes each, whole cache lines
 BULK = 16  # messages of one turn, behind the first, that make a direction bulk
 
-End = Callable[[Link, Event, object], None]
 Broken = Callable[[Link, bool, int], None]
 
 
@@ -46,12 +45,13 @@ class Pump:
         buffers: int = BUFFERS,
     ) -> None:
         self._reactor = reactor
-        self._end = end
         self._broken = broken
         self._waiting = waiting
         self.watch = self._waiting.watch
         self._buffers = reactor.provide(buffers, BUFFER)
         self._bulk = Bulk(waiting, self)
+        self._ends = Ends(reactor, waiting, self._bulk, end, self.broken)
+        self.cut = self._ends.cut
         self._turn = -1  # in which `_chunks` were counted
         self._chunks: dict[int, int] = {}  # messages of one turn that came behind its first, by slot
         self.held = 0  # bytes, all connections together
@@ -67,7 +67,7 @@ class Pump:
         if first and not self._give(client, upstream, first):
             return
         if client.ended and upstream.held is None:
-            self._finish(client, upstream)
+            self._ends.finish(client, upstream)
             if client.link is None:
                 return
         self.watch(client)
@@ -99,8 +99,9 @@ class Pump:
         if not flags & abi.IORING_CQE_F_MORE:
             side.armed = 0
         if flags & abi.IORING_CQE_F_BUFFER:
-            side.received += result
-            self._message(side, flags >> abi.IORING_CQE_BUFFER_SHIFT, result)
+            if not side.ended:
+                side.received += result
+                self._message(side, flags >> abi.IORING_CQE_BUFFER_SHIFT, result)
             if not side.armed and side.fd >= 0:
                 # A receive of one message, or one that ended with it. More than fits is likely to go on.
                 side.bulk = side.bulk or (self._waiting.one_by_one and result == BUFFER)
@@ -131,7 +132,9 @@ class Pump:
     def readable(self, side: Side, was: int, result: int) -> None:
         """A poll for what may come from `side` has ended."""
         peer = side.peer
-        if result >= 0 and was == READABLE and peer is not None and peer.held is None and not side.short:
+        if side.dropping:
+            self._bulk.drop(side)
+        elif result >= 0 and was == READABLE and peer is not None and peer.held is None and not side.short:
             self._bulk.read(side, peer)
         else:
             self.watch(side)
@@ -168,7 +171,7 @@ class Pump:
         if self._waiting.careful and self.held <= self._held_limit // 2 < self._held_limit:
             self._waiting.careful = False
         if source.ended:
-            self._finish(source, side)
+            self._ends.finish(source, side)
             return
         if not source.short:
             source.sent = -1
@@ -238,37 +241,7 @@ class Pump:
 
     def ended(self, side: Side) -> None:
         """`side` seems to have sent FIN; all before it was passed on or is held."""
-        peer, link = side.peer, side.link
-        assert peer is not None
-        assert link is not None
-        if not side.finished and sockets.is_closed(side.fd):
-            # The kernel tells of a reset once. A send to this side in the same entry may have been told, and its
-            # failure is still to be heard of; what was received next looks like an end.
-            self.broken(side, 0)
-            return
-        side.ended = True
-        link.seen = CHANGED  # the half-close timeout begins now
-        if peer.held is None and self._reactor.known(side):
-            self._finish(side, peer)
-        else:
-            self.watch(side)
-
-    def _finish(self, side: Side, peer: Side) -> None:
-        """`side` has ended and its peer has taken everything: pass the FIN on; the second one ends it."""
-        assert side.link is not None
-        if peer.ended and side.held is None and self._reactor.known(peer):
-            self._end(side.link, FINISHED, None)
-        elif not peer.finished:
-            peer.finished = True
-            try:
-                # At once: the ring leaves it to another thread, which looks the descriptor up when it comes to it, and
-                # may find it closed by then, or another connection's (io_shutdown_prep: REQ_F_FORCE_ASYNC).
-                sockets.finish(peer.fd)
-            except OSError as error:
-                self.broken(peer, error.errno)
-                return
-            self.watch(side)
-            self.watch(peer)
+        self._ends.ended(side)
 
     def last(self, side: Side) -> bool:
         """One try to give `side` everything before it is closed; whether it has taken it."""

@@ -18,7 +18,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from relay.engines.contract import Action, Address, Close, Dial, Event, Handler, Pump, TcpOptions, Timeouts
+from relay.engines.contract import NEVER, Action, Address, Close, Dial, Event, Handler, Pump, TcpOptions, Timeouts
 from relay.engines.ring import kernels
 from relay.engines.ring.engine import RingEngine
 from relay.engines.ring.reactor import Reactor
@@ -46,6 +46,7 @@ class _Handler:
 
     def __init__(self, ended: list[Event]) -> None:
         self.link: object | None = None
+        self.retire_at = NEVER
         self._ended = ended
 
     def advance(self, event: Event, value: object = None) -> Action:

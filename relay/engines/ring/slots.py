@@ -72,7 +72,7 @@ class Slots:
         """The end of a turn; whether the next one's is to be told as well."""
         for side in self._rested:
             side.received = side.armed = side.poll_in = side.poll_out = 0
-            side.short = side.bulk = side.ended = side.finished = side.broken = False
+            side.short = side.bulk = side.ended = side.dropping = side.finished = side.broken = False
         self.free += self._rested
         self._rested, self.resting = self.resting, []
         return bool(self._rested)

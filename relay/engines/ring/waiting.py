@@ -68,6 +68,8 @@ class Waiting:
         elif peer is None or side.ended or peer.held is not None:
             if side.armed:
                 self._end_receive(side)
+            elif side.dropping:
+                self._poll_in(side, READABLE)
             elif not (side.ended and side.finished):  # both ends closed in good order look like a reset to a poll
                 self._watch_for_reset(side)
         elif side.bulk or self.careful:

@@ -9,8 +9,9 @@ import socket
 from collections import deque
 
 from relay.engines.acceptor import Acceptor
-from relay.engines.contract import Accepted, Action, Address, Dial, Event, Handler, TcpOptions, Timeouts
-from relay.engines.life import CONNECTED, Life, Sniffing
+from relay.engines.actions import CONNECTED, Sniffing
+from relay.engines.contract import Action, Address, Dial, Event, Handler, TcpOptions, Timeouts
+from relay.engines.life import Life
 from relay.engines.stream.dialer import pending_error, start_dial
 from relay.engines.stream.link import RESET_ON_CLOSE, Link, Side
 from relay.engines.stream.pump import Pump
@@ -44,9 +45,7 @@ class StreamEngine(Life[Link]):
     ) -> None:
         super().__init__(timeouts)
         self._loop = loop
-        # What only matters to a connection that lives on is set when it has: a relay of short connections would spend a
-        # twentieth of its time on it.
-        self._options = engine_options(tcp)
+        self._set_options(tcp)
         self._report_source = report_source
         self._epoll = select.epoll()
         self._acceptor = Acceptor(self._watch_listener, self._epoll.unregister, self._begin, self._refuse)
@@ -63,17 +62,6 @@ class StreamEngine(Life[Link]):
     @property
     def held(self) -> int:
         return self._pump.held
-
-    @property
-    def accept_pauses(self) -> int:
-        return self._acceptor.pauses
-
-    def listen(self, sock: socket.socket, accepted: Accepted) -> None:
-        self._acceptor.add(sock, accepted)
-
-    def stop_listening(self) -> None:
-        self._acceptor.close()
-        self._close_sockets()
 
     def close(self) -> None:
         self.stop_listening()
@@ -119,8 +107,14 @@ class StreamEngine(Life[Link]):
             self._close_sockets()
             if len(events) < BUSY or self._again:
                 break
-        # Bulk is worth a pass of uvloop's loop for each turn: its timers are the worker's heartbeat. One pass at a
-        # time, however often this function was called in between.
+        self._schedule()
+
+    def _schedule(self) -> None:
+        """Come back for those that have more to read.
+
+        Bulk is worth a pass of uvloop's loop for each turn: its timers are the worker's heartbeat. One pass at a time,
+        however often this function is called in between.
+        """
         if self._again and not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._ready_again)
@@ -197,6 +191,12 @@ class StreamEngine(Life[Link]):
 
     def _after(self) -> None:
         self._close_sockets()
+        self._schedule()
+
+    def _set_options(self, tcp: TcpOptions) -> None:
+        # What only matters to a connection that lives on is set when it has: a relay of short connections would spend a
+        # twentieth of its time on it.
+        self._options = engine_options(tcp)
 
     def _sniff(self, link: Link, sniffing: Sniffing) -> None:
         side = link.client
@@ -230,6 +230,10 @@ class StreamEngine(Life[Link]):
     def _connected(self, link: Link, side: Side) -> None:
         source: Address | None = side.sock.getsockname() if self._report_source else None
         self._perform(link, link.handler.advance(CONNECTED, source))
+
+    def _cut(self, link: Link) -> None:
+        assert link.upstream is not None
+        self._pump.cut(link.upstream)
 
     def _drop_upstream(self, link: Link) -> None:
         side, link.upstream = link.upstream, None

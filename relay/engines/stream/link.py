@@ -6,8 +6,8 @@ import socket
 import struct
 from collections.abc import Callable
 
+from relay.engines.actions import Sniffing
 from relay.engines.contract import Handler
-from relay.engines.life import Sniffing
 from relay.engines.silence import CHANGED
 
 # Zero seconds of lingering: close(2) then sends RST, socket(7).
@@ -18,6 +18,7 @@ class Side:
     """One of a connection's two sockets, with what is known of its direction: the bytes that come from it."""
 
     __slots__ = (
+        "dropping",
         "ended",
         "ending",
         "fd",
@@ -46,7 +47,8 @@ class Side:
         self.readable = False  # an edge was seen that has not been read to its end
         self.queued = False  # has another turn coming
         self.ending = False  # FIN is in the kernel's queue: read until the end, a short read is not the last
-        self.ended = False  # FIN read
+        self.ended = False  # FIN read, or cut: what comes later is not passed on
+        self.dropping = False  # cut, and its FIN has not come: it is read, and what comes is dropped
         self.finished = False  # FIN sent
 
 

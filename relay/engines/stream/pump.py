@@ -15,8 +15,8 @@ import sys
 from collections import deque
 from collections.abc import Callable
 
+from relay.engines.actions import FINISHED
 from relay.engines.contract import Event
-from relay.engines.life import FINISHED
 from relay.engines.silence import CHANGED
 from relay.engines.stream.link import Link, Side
 
@@ -60,7 +60,10 @@ class Pump:
         """Pass on what `side` has sent, as long as it has something and the peer takes it."""
         peer = side.peer
         if peer is None or peer.held is not None or side.ended:
-            side.readable = True
+            if side.dropping and peer is not None:
+                self._drop(side, peer)
+            else:
+                side.readable = True
             return
         if self.held > self._tight:
             self._read_what_is_taken(side, peer)
@@ -152,6 +155,42 @@ class Pump:
         elif peer.readable:
             self.read(peer)
 
+    def cut(self, side: Side) -> None:
+        """Pass on what `side` has sent by now, as far as its peer takes it; then go on as if it had sent FIN."""
+        if not side.ended:
+            self.read(side)
+        peer = side.peer
+        if peer is None or side.ended:
+            return
+        side.ended = side.dropping = True
+        if peer.held is None:
+            self._finish(side, peer)
+        if side.readable and side.peer is not None:
+            self._once_more(side)
+
+    def _drop(self, side: Side, peer: Side) -> None:
+        """Take what still comes from a side that was cut.
+
+        Not read, it would have the kernel close the socket with a reset; and an upstream that cannot get rid of what it
+        sends might not read either.
+        """
+        for _ in range(ROUNDS):
+            try:
+                size = side.recv_into(self._buffer, BUFFER, RECV_FLAGS | socket.MSG_TRUNC)
+            except BlockingIOError:
+                side.readable = False
+                return
+            except OSError as error:
+                self.broken(side, error.errno)
+                return
+            if not size:
+                side.dropping = False
+                if peer.held is None:
+                    self._finish(side, peer)
+                return
+        side.readable = True
+        self._once_more(side)
+
     def broken(self, side: Side, number: int | None) -> None:
         """`side` failed with that errno (0 or None: hung up without one): the connection is over."""
         self._broken(side.link, side is side.link.client, number or 0)
@@ -189,7 +228,7 @@ class Pump:
 
     def _finish(self, side: Side, peer: Side) -> None:
         """`side` has ended and its peer has taken everything: pass the FIN on; the second one ends it."""
-        if peer.ended and side.held is None:
+        if peer.ended and side.held is None and not side.dropping and not peer.dropping:
             self._end(side.link, FINISHED, None)
             return
         if peer.finished:

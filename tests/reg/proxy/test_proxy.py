@@ -16,7 +16,7 @@ from relay.core import proxy_header
 from tests.clients import connect, drain, exchange, receive, refused, was_reset
 from tests.harness import Relay, Start
 from tests.observe import wait_until
-from tests.programs import launched
+from tests.programs import free_port, launched
 from tests.relay_toml import listener, settings
 from tests.upstreams import Echo, Upstream, http_hello
 
@@ -53,11 +53,6 @@ def haproxy(directory: Path, bind: str, server: str, port: int) -> Iterator[None
 def _answers(port: int) -> bool:
     with socket.socket() as sock:
         return sock.connect_ex(("127.0.0.1", port)) == 0
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 def say(relay: Relay, data: bytes) -> bytes:

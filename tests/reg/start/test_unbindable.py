@@ -1,4 +1,4 @@
-"""A port that cannot be had stops the start: exit status 2, one line for each mistake, nothing started."""
+"""A port or an address that cannot be had stops the start: exit status 2, a line for each mistake, nothing started."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def taken() -> Iterator[str]:
         yield f"127.0.0.1:{sock.getsockname()[1]}"
 
 
-def complaints(path: Path, toml: str) -> list[str]:
-    """What `relay run` says on standard error, having started nothing."""
+def complaints(path: Path, toml: str, by: str = "run") -> list[str]:
+    """What `relay run`, or another command, says on standard error, having started nothing."""
     path.write_text(toml)
-    result = command("run", "--config", path)
+    result = command(by, "--config", path)
     assert result.returncode == 2, result
     assert result.stdout == ""
     return result.stderr.splitlines()
@@ -62,6 +62,15 @@ def test_every_port_that_cannot_be_had_is_named_at_once(tmp_path: Path, taken: s
         f"relay: listeners.a.bind: {taken}: {IN_USE}",
         "relay: listeners.main.bind: 192.0.2.1:1: this machine has no such address; see `ip address`",
         "relay: admin.bind: 192.0.2.1:2: this machine has no such address; see `ip address`",
+    ]
+
+
+@pytest.mark.parametrize("by", ["run", "check"])
+def test_a_source_address_that_this_machine_does_not_have(tmp_path: Path, by: str) -> None:
+    """`check` binds no port, but it tries this."""
+    toml = settings(listener("127.0.0.1:9"), tables='[dial]\nsource_addresses = ["127.0.0.1", "192.0.2.7"]\n')
+    assert complaints(tmp_path / "relay.toml", toml, by) == [
+        "relay: dial.source_addresses: 192.0.2.7: this machine has no such address; see `ip address`"
     ]
 
 

@@ -1,4 +1,4 @@
-"""How a relay ends: SIGTERM lets connections finish, a second one or SIGINT does not, SIGHUP changes nothing."""
+"""How a relay ends: SIGTERM closes connections one after the other, a second one or SIGINT all at once."""
 
 from __future__ import annotations
 
@@ -109,9 +109,9 @@ def test_what_is_left_when_the_window_is_over_is_closed_with_all_that_came(start
         assert relay.wait() == 0
         stuck.release()
     relay.check()
-    assert stopped(relay) == {"shutdown": 1}
+    assert stopped(relay) == {"drained": 1}
     (line,) = relay.access(1)
-    assert (line["outcome"], line["state"], line["bytes_down"]) == ("shutdown", "KD", 30_000)
+    assert (line["outcome"], line["state"], line["bytes_down"]) == ("drained", "KD", 30_000)
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
@@ -169,18 +169,6 @@ def test_sigint_while_a_connection_is_being_dialled(start: Start) -> None:
     assert (line["outcome"], line["state"]) == ("shutdown_dial", "KC")
 
 
-def test_sighup_changes_nothing_and_is_said(echo: Echo, start: Start) -> None:
-    relay = start(settings(listener(echo.address), workers=2))
-    with connect(relay.address()) as client:
-        assert exchange(client) == b"ping"
-        for _ in range(2):
-            relay.signal(signal.SIGHUP, to="unit")
-        wait_until(lambda: relay.events("SIGHUP ignored"), what="the log saying so")
-        assert exchange(client) == b"ping"
-        assert echoes(relay.address())
-        assert relay.get("/readyz")[0] == 200
-
-
 def test_connections_in_the_queue_at_sigterm_are_served(echo: Echo, start: Start) -> None:
     relay = start(settings(listener(echo.address), tables=window(60)))
     (worker,) = relay.worker_pids()
@@ -194,7 +182,8 @@ def test_connections_in_the_queue_at_sigterm_are_served(echo: Echo, start: Start
         assert all(exchange(client) == b"ping" for client in clients)
     assert relay.wait() == 0
     relay.check()
-    assert stopped(relay) == {"ok": QUEUED}
+    # The oldest may have had their turn to be closed by then.
+    assert sum(count for label, count in stopped(relay).items() if label in ("ok", "drained")) == QUEUED
 
 
 def test_a_worker_that_does_not_answer_is_ended_by_force(echo: Echo, start: Start) -> None:

@@ -1,0 +1,82 @@
+"""Listening sockets for the listeners of the settings: made, made again, or taken over from the service manager."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Mapping
+
+from relay import listener
+from relay.address import format_hostport, parse_hostport
+from relay.engines.contract import TcpOptions
+from relay.machine import bind_error
+from relay.plan import Binding, Plan, StartError, tcp_options
+from relay.settings import Listener
+
+ADDRESS_MISSING = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
+
+Kept = Mapping[str, Binding]  # what is listened on already, by `key`
+
+
+def key(name: str, text: str) -> str:
+    """What an address of a listener is kept by: itself, so that it may move to another listener, if it names a port."""
+    return f"{name} {text}" if text.endswith(":0") else text
+
+
+def bind(
+    item: Listener, workers: int, tcp: TcpOptions, kept: Kept, problems: list[str], notes: list[str]
+) -> list[Binding]:
+    """The addresses of one listener, one socket per worker for each that is not in `kept`.
+
+    What cannot be bound becomes a problem, or a note if others are left.
+    """
+    bindings: list[Binding] = []
+    before = len(problems)
+    for text in item.bind:
+        if key(item.name, text) in kept:
+            bindings.append(kept[key(item.name, text)])
+            continue
+        host, port = parse_hostport(text, allow_name=False)
+        sockets: list[socket.socket] = []
+        try:
+            port = listener.claim_port(host, port)
+            for _ in range(workers):  # those that were made are closed if another cannot be
+                sockets += [listener.bind_listener(host, port, tcp)]
+        except OSError as error:
+            for sock in sockets:
+                sock.close()
+            # A machine without IPv6 is no mistake as long as the listener has another address.
+            if ":" in host and error.errno in ADDRESS_MISSING and len(item.bind) > 1:
+                notes.append(f"listeners.{item.name}.bind: {text}: no IPv6 on this machine; not listening there")
+                continue
+            problems.append(f"listeners.{item.name}.bind: {text}: {bind_error(error, port)}")
+            continue
+        bindings.append(Binding(key(item.name, text), format_hostport(host, port), sockets))
+    if not bindings and len(problems) == before:
+        problems.append(f"listeners.{item.name}.bind: none of its addresses can be had on this machine")
+    return bindings
+
+
+def bind_again(plan: Plan) -> None:
+    """New listening sockets at the same addresses, in place of those that were closed. Raises StartError."""
+    tcp, problems = tcp_options(plan.settings), []
+    made: list[tuple[Binding, list[socket.socket]]] = []
+    for bound in plan.listeners:
+        for binding in bound.bindings:
+            if binding.inherited is not None:
+                continue
+            host, port = parse_hostport(binding.address, allow_name=False)
+            sockets: list[socket.socket] = []
+            made.append((binding, sockets))
+            try:
+                for _ in range(plan.workers):
+                    sockets += [listener.bind_listener(host, port, tcp)]
+            except OSError as error:
+                problems.append(f"listeners.{bound.name}.bind: {binding.address}: {bind_error(error, port)}")
+    if problems:
+        for _, sockets in made:
+            for sock in sockets:
+                sock.close()
+        raise StartError(problems)
+    for binding, sockets in made:
+        binding.sockets = sockets

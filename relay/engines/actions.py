@@ -1,0 +1,254 @@
+"""One connection of an engine: what its handler answers is carried out, and what happens to it is told.
+
+An engine inherits from `life.Life`, which inherits from this and adds what is due for all connections now and then.
+What is here touches no socket and knows no event loop: the engine adds that.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from time import monotonic
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from relay.engines import silence
+from relay.engines.ages import Ages
+from relay.engines.contract import NEVER, Action, Address, Close, Dial, Event, Pump, Refuse, Sniff, Wait
+
+logger = logging.getLogger("relay.engine")
+
+# The peer's reset, or what the kernel makes of it at the next operation.
+RESET_ERRNOS = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.ESHUTDOWN, errno.ECONNABORTED})
+
+
+class Sniffing:
+    """What was received from a client before anything was dialled."""
+
+    __slots__ = ("data", "limit")
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.limit = 0  # bytes in all
+
+    @property
+    def room(self) -> int:
+        """Bytes that may still come."""
+        return self.limit - len(self.data)
+
+
+class Side(silence.Side, Protocol):
+    """What is needed of one of a connection's two sides."""
+
+    fd: int
+    finished: bool  # FIN sent
+
+
+class Link(silence.Link, Protocol):
+    """What is needed of an engine's record of a connection."""
+
+    settled: bool | None  # seen by a tick: None not yet, False with no bytes flowing yet, True and settled
+    deadline: float  # of the dial or sniff under way, monotonic seconds; infinite while the handler is waited for
+    sniffing: Sniffing | None
+
+    @property
+    def client(self) -> Side: ...
+    @property
+    def upstream(self) -> Side | None: ...
+
+
+class Retirement(NamedTuple):
+    """A graceful end under way."""
+
+    event: Event  # what the handler is to be told, however it ends
+    deadline: float  # monotonic seconds
+
+
+# Read from the class once: on Python 3.11 each look at an enumeration's member goes through its metaclass.
+CONNECTED, FINISHED = Event.CONNECTED, Event.FINISHED
+CLIENT_RESET, UPSTREAM_RESET, STOP = Event.CLIENT_RESET, Event.UPSTREAM_RESET, Event.STOP
+
+L = TypeVar("L", bound=Link)
+
+
+class Actions(ABC, Generic[L]):
+    """The engine-independent part of what happens to one connection."""
+
+    def __init__(self) -> None:
+        self._links: dict[L, None] = {}  # as accepted; those that are being retired have been moved to the end
+        self._new: list[L] = []  # since the last tick; most are over by the next one
+        self._early: set[L] = set()  # those that lived to see a tick and no bytes flow yet: waiting or dialling
+        self._retiring: dict[L, Retirement] = {}
+        self._aged: Ages[L] = Ages()  # those that have lived long enough, and are not being retired yet
+
+    # --- what the engine adds -------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _dial(self, link: L, action: Dial) -> None:
+        """Begin to connect; the handler is told CONNECTED, or `_failed` called, later or at once."""
+
+    @abstractmethod
+    def _sniff(self, link: L, sniffing: Sniffing) -> None:
+        """Receive from the client; `_sniffed` comes later, or at once."""
+
+    @abstractmethod
+    def _start(self, link: L, first: bytes) -> None:
+        """Let bytes flow, `first` towards the upstream before anything else."""
+
+    @abstractmethod
+    def _end(self, link: L, reset_client: bool, reset_upstream: bool) -> None:
+        """Close both sides as `contract.Close` says. The link is no longer among `_links`."""
+
+    @abstractmethod
+    def _cut(self, link: L) -> None:
+        """From now on as if the upstream had sent FIN: pass on what it has sent by now, drop what comes later.
+
+        The connection is not over before its FIN has come, or `life` says so.
+        """
+
+    @abstractmethod
+    def _drop_upstream(self, link: L) -> None:
+        """Close the upstream side, if there is one: a dial came to nothing."""
+
+    @abstractmethod
+    def _local_address(self, link: L) -> Address | None:
+        """This end of the client's side; None if the socket has none any more."""
+
+    @abstractmethod
+    def _settle(self, link: L) -> None:
+        """The connection has lived for a while: set what only matters to one that lives on."""
+
+    def _quiet(self, link: L) -> None:
+        """Bytes moved until the last sweep, and none since."""
+
+    def _park(self, link: L) -> None:
+        """No byte has moved for long, and none may for longer."""
+
+    def _add(self, link: L) -> None:
+        """A connection was accepted, and not refused."""
+        link.handler.link = link
+        self._links[link] = None
+        self._new.append(link)
+
+    # --- actions --------------------------------------------------------------------------------------------------
+
+    def _perform(self, link: L, action: Action) -> None:
+        kind = type(action)
+        if kind is Dial:
+            assert isinstance(action, Dial)
+            link.deadline = monotonic() + action.timeout
+            self._dial(link, action)
+        elif kind is Pump:
+            assert isinstance(action, Pump)
+            link.active = monotonic()
+            if link.settled is False:
+                self._early.discard(link)
+                self._new.append(link)
+            self._start(link, action.first)
+        elif kind is Sniff:
+            assert isinstance(action, Sniff)
+            self._begin_sniff(link, action)
+        elif kind is Close:
+            assert isinstance(action, Close)
+            self._close(link, action.reset_client, action.reset_upstream)
+        elif kind is Refuse:
+            self._close(link, reset_client=True, reset_upstream=True)
+        elif kind is Wait:
+            link.deadline = NEVER
+        else:
+            raise TypeError(f"not an action: {action!r}")
+
+    def _begin_sniff(self, link: L, action: Sniff) -> None:
+        if link.client.ended:
+            raise TypeError("there is nothing more to sniff: the client has ended")
+        if link.sniffing is None:
+            link.sniffing = Sniffing()
+            link.deadline = monotonic() + action.timeout if action.timeout else NEVER
+        link.sniffing.limit = action.limit
+        if link.sniffing.room <= 0:
+            raise TypeError(f"there is nothing more to sniff: {action.limit} bytes were received")
+        self._sniff(link, link.sniffing)
+
+    def _received_early(self, link: L, part: bytes) -> None:
+        """Something came from a client that is sniffed; nothing: it has ended its direction."""
+        assert link.sniffing is not None
+        if part:
+            link.sniffing.data += part
+            link.client.received += len(part)
+            self._sniffed(link, Event.SNIFFED)
+        else:
+            link.client.ended = True
+            self._sniffed(link, Event.SNIFF_ENDED)
+
+    def _sniffed(self, link: L, event: Event) -> None:
+        assert link.sniffing is not None
+        action = link.handler.advance(event, link.sniffing.data)
+        if type(action) is not Sniff or event is Event.SNIFF_TIMEOUT:
+            link.sniffing = None
+        self._perform(link, action)
+
+    def _failed(self, link: L, event: Event, number: int | None) -> None:
+        """A dial came to nothing; the handler may have another address."""
+        self._drop_upstream(link)
+        self._perform(link, link.handler.advance(event, number))
+
+    def _ended(self, link: L, event: Event, value: object) -> None:
+        if self._retiring and event is not STOP and link in self._retiring:
+            event, value = self._retiring[link].event, None
+        upstream = link.upstream
+        up, down = link.client.received, upstream.received if upstream is not None else 0
+        reset_client, reset_upstream = link.handler.end(event, value, up, down)
+        self._close(link, reset_client, reset_upstream)
+
+    def _broken(self, link: L, is_client: bool, number: int) -> None:
+        """One side failed with that errno (0: hung up without one): the connection is over."""
+        if not number or number in RESET_ERRNOS:
+            self._ended(link, CLIENT_RESET if is_client else UPSTREAM_RESET, None)
+        else:
+            self._ended(link, Event.CLIENT_LOST if is_client else Event.UPSTREAM_LOST, number)
+
+    def _close(self, link: L, reset_client: bool, reset_upstream: bool) -> None:
+        if link not in self._links:
+            return
+        link.handler.link = None
+        del self._links[link]
+        if link.settled is False:
+            self._early.discard(link)
+        if self._retiring:
+            self._retiring.pop(link, None)
+        if self._aged:
+            self._aged.discard(link)
+        self._end(link, reset_client, reset_upstream)
+
+    def _report(self, link: L) -> None:
+        upstream = link.upstream
+        link.handler.moved(link.client.received, upstream.received if upstream is not None else 0)
+
+    # --- defects --------------------------------------------------------------------------------------------------
+
+    def _guarded(self, link: L, step: Callable[..., None], *args: object) -> None:
+        """Take a step for one connection, unless it is gone; if the step fails, only this connection ends."""
+        if link in self._links:
+            try:
+                step(*args)
+            except Exception:
+                self._defect(link)
+
+    def _defect(self, link: L) -> None:
+        """An exception while handling one connection: log it, end that one, go on with the others.
+
+        Never raises, whatever the handler does: the events of a batch come once, and another connection's may be next.
+        """
+        logger.exception("internal error while handling a connection")
+        if link not in self._links:
+            return
+        try:
+            self._report(link)
+        except Exception:
+            logger.exception("internal error while counting a connection's bytes")
+        try:
+            self._perform(link, link.handler.advance(Event.DEFECT, None))
+        except Exception:
+            logger.exception("internal error while ending a connection after an internal error")
+        self._close(link, reset_client=True, reset_upstream=True)

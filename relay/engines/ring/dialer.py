@@ -1,0 +1,47 @@
+"""The ring engine's sockets towards an upstream: made, bound and on their way. A completion tells if they arrive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from relay.engines.contract import Address, Dial
+from relay.engines.ring import sockets
+from relay.engines.ring.abi import IORING_OP_CONNECT
+from relay.engines.ring.closing import Closing
+from relay.engines.ring.link import Link
+from relay.engines.ring.reactor import Reactor
+from relay.engines.ring.slots import CONNECT_TAG, Slots
+from relay.listener import Option
+
+TARGETS = 1024  # upstream addresses that are kept
+
+
+class Dialer:
+    """Begins to connect. `options` are set on every socket before that."""
+
+    def __init__(self, reactor: Reactor, slots: Slots, closing: Closing) -> None:
+        self.options: Sequence[Option] = ()
+        self._reactor = reactor
+        self._slots = slots
+        self._closing = closing
+        self._targets: dict[Address, sockets.Sockaddr] = {}
+
+    def dial(self, link: Link, action: Dial) -> None:
+        """Give the link an upstream side that is connecting. Raises OSError if that cannot even begin."""
+        target = self._targets.get(action.address) or self._target(action.address)
+        fd = sockets.open_stream(target, action.source, self.options)
+        try:
+            side = link.upstream = self._slots.take(link, fd)
+        except OSError:
+            self._closing.close_descriptor(fd)
+            raise
+        side.busy = 1
+        self._reactor.push(IORING_OP_CONNECT | fd << 32, target.size, target.address, 0, side.slot | CONNECT_TAG)
+
+    def _target(self, address: Address) -> sockets.Sockaddr:
+        """The address in memory, where the kernel reads it when the connect is submitted. Raises OSError."""
+        if len(self._targets) >= TARGETS:
+            self._reactor.flush()
+            self._targets.clear()
+        target = self._targets[address] = sockets.sockaddr(address)
+        return target

@@ -1,0 +1,81 @@
+"""How a direction ends in the ring engine: the FIN of one side is passed on when the other has taken all before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from relay.engines.actions import FINISHED
+from relay.engines.contract import Event
+from relay.engines.ring import sockets
+from relay.engines.ring.bulk import Bulk
+from relay.engines.ring.link import Link, Side
+from relay.engines.ring.reactor import NEVER, Reactor
+from relay.engines.ring.waiting import Waiting
+from relay.engines.silence import CHANGED
+
+End = Callable[[Link, Event, object], None]
+
+
+class Ends:
+    """Passes ends on; tells `end` when both directions have ended, and `broken` when a side is."""
+
+    def __init__(
+        self, reactor: Reactor, waiting: Waiting, bulk: Bulk, end: End, broken: Callable[[Side, int | None], None]
+    ) -> None:
+        self._known = reactor.known
+        self._watch = waiting.watch
+        self._bulk = bulk
+        self._end = end
+        self._broken = broken
+
+    def ended(self, side: Side) -> None:
+        """`side` seems to have sent FIN; all before it was passed on or is held."""
+        if not side.finished and sockets.is_closed(side.fd):
+            # The kernel tells of a reset once. A send to this side in the same entry may have been told, and its
+            # failure is still to be heard of; what was received next looks like an end.
+            self._broken(side, 0)
+            return
+        side.dropping = False
+        self._over(side)
+
+    def cut(self, side: Side) -> None:
+        """Pass on what `side` has sent by now, as far as its peer takes it; then go on as if it had sent FIN."""
+        peer = side.peer
+        if side.ended or peer is None:
+            return
+        # If something is held, or about to be, that is the last.
+        if peer.held is None and self._known(side) and not self._bulk.read(side, peer):
+            return
+        side.dropping = True
+        side.sent = NEVER  # what a receive still brings is not to go straight through
+        self._over(side)
+
+    def _over(self, side: Side) -> None:
+        peer, link = side.peer, side.link
+        assert peer is not None
+        assert link is not None
+        side.ended = True
+        link.seen = CHANGED  # the half-close timeout begins now
+        if peer.held is None and self._known(side):
+            self.finish(side, peer)
+        else:
+            self._watch(side)
+
+    def finish(self, side: Side, peer: Side) -> None:
+        """`side` has ended and its peer has taken everything: pass the FIN on; the second one ends it."""
+        assert side.link is not None
+        if peer.ended and side.held is None and not (side.dropping or peer.dropping) and self._known(peer):
+            self._end(side.link, FINISHED, None)
+        elif not peer.finished:
+            peer.finished = True
+            try:
+                # At once: the ring leaves it to another thread, which looks the descriptor up when it comes to it, and
+                # may find it closed by then, or another connection's (io_shutdown_prep: REQ_F_FORCE_ASYNC).
+                sockets.finish(peer.fd)
+            except OSError as error:
+                self._broken(peer, error.errno)
+                return
+            self._watch(side)
+            self._watch(peer)
+        else:  # it was cut before, and its own FIN has come now
+            self._watch(side)

@@ -1,0 +1,204 @@
+"""What one run of the relay is made of: its settings, listeners with their sockets, shared memory, numbers of things.
+
+Made by `prepare`, changed by `reload`, and read by all of the supervisor. Listeners and upstreams have a number each,
+which is where their counters stand, and keep it as long as the process lives, whatever becomes of the others.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, field
+
+from relay.address import parse_hostport
+from relay.core.counters import Layout
+from relay.core.limit_table import LimitPlan, source_buckets
+from relay.core.rates import Rate, RatePlan
+from relay.engines.contract import TcpOptions, Timeouts
+from relay.rate_table import RateTable
+from relay.settings import Settings
+from relay.sniff import ProxyProtocol
+from relay.spec import ListenerSpec, WorkerSpec
+from relay.table import Table
+
+EJECT_SECONDS = 10.0  # without checks: how long an address is left alone after failures
+# What a reload may add to the listeners and upstreams of the start, over the life of the process.
+SPARE_LISTENERS, SPARE_UPSTREAMS = 16, 48
+
+
+class StartError(Exception):
+    """The settings are right in themselves, but not on this machine. `problems` has one line for each mistake."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+@dataclass(slots=True)
+class Binding:
+    """One address that a listener listens on, with a socket for each worker.
+
+    `inherited`: the service manager's socket, which is then every worker's, and is never closed.
+    """
+
+    asked: str  # `binding.key` of what the settings have
+    address: str  # with the port that the kernel chose
+    sockets: list[socket.socket]
+    inherited: socket.socket | None = None
+
+    def close(self) -> None:
+        """Close this process's copies."""
+        if self.inherited is None:
+            for sock in self.sockets:
+                sock.close()
+
+
+@dataclass(slots=True)
+class BoundListener:
+    """A listener of the settings with its sockets."""
+
+    number: int
+    name: str
+    bindings: list[Binding]
+    upstreams: tuple[tuple[int, str, int], ...]  # (number, host, port)
+    max_connections: int
+    sni: tuple[str, ...]
+    proxy_protocol: ProxyProtocol
+    send_proxy: int
+
+    @property
+    def addresses(self) -> list[str]:
+        return [binding.address for binding in self.bindings]
+
+
+@dataclass(slots=True)
+class Plan:
+    """All that the supervisor needs to run."""
+
+    settings: Settings
+    workers: int
+    listeners: list[BoundListener]
+    listener_numbers: dict[str, int]  # those of former listeners as well
+    upstream_numbers: dict[str, int]  # host:port, the same
+    limits: LimitPlan
+    layout: Layout
+    table: Table
+    rates: RateTable
+    descriptors: int
+    capacity: int  # connections that a worker's descriptors carry
+    source_ports: int  # local ports for each pair of source and upstream address
+    source_key: str
+    engine: str
+    engine_reason: str
+    notes: list[str] = field(default_factory=list)  # for the log: what an operator should know
+
+    @property
+    def upstreams(self) -> list[str]:
+        """host:port by number, former ones included."""
+        return list(self.upstream_numbers)
+
+    @property
+    def dialled(self) -> list[int]:
+        """The numbers of the upstreams that listeners have now."""
+        return sorted({number for bound in self.listeners for number, _, _ in bound.upstreams})
+
+    def bindings(self) -> list[Binding]:
+        """All addresses, in the listeners' order."""
+        return [binding for bound in self.listeners for binding in bound.bindings]
+
+    def worker_spec(self, index: int) -> WorkerSpec:
+        """What worker number `index` has to know."""
+        settings = self.settings
+        return WorkerSpec(
+            index=index,
+            engine=self.engine,
+            slots=(self.layout.listeners, self.layout.upstreams),
+            listeners=tuple(
+                ListenerSpec(
+                    bound.number,
+                    bound.name,
+                    bound.upstreams,
+                    tuple((binding.address, binding.inherited is not None) for binding in bound.bindings),
+                    bound.sni,
+                    bound.proxy_protocol,
+                    bound.send_proxy,
+                )
+                for bound in self.listeners
+            ),
+            upstreams=tuple(self.upstreams),
+            limits=self.limits,
+            rates=self.rates.plan,
+            source_key=self.source_key,
+            source_prefix_v4=settings.limits.source_prefix_v4,
+            source_prefix_v6=settings.limits.source_prefix_v6,
+            access_allow=settings.access.allow,
+            access_deny=settings.access.deny,
+            client_hello_timeout=settings.timeouts.client_hello,
+            connect_timeout=settings.dial.connect_timeout,
+            source_addresses=settings.dial.source_addresses,
+            source_ports=self.source_ports,
+            eject_after=settings.health_check.fall,
+            eject_seconds=settings.health_check.interval or EJECT_SECONDS,
+            timeouts=Timeouts(settings.timeouts.idle, settings.timeouts.half_close),
+            max_age=settings.timeouts.max_age,
+            max_age_jitter=settings.timeouts.max_age_jitter,
+            drain_window=settings.drain.window,
+            tcp=tcp_options(settings),
+            held_bytes=settings.limits.held_bytes,
+            access_log=settings.log.access,
+            log_format=settings.log.format,
+            debug=settings.log.level == "debug",
+        )
+
+    def worker_sockets(self, index: int, addresses: list[str] | None = None) -> list[socket.socket]:
+        """One worker's listening sockets, in the order of the bindings; those at `addresses` only."""
+        return [
+            binding.sockets[index] for binding in self.bindings() if addresses is None or binding.address in addresses
+        ]
+
+    def close_sockets(self) -> None:
+        """Close this process's copies of the listening sockets."""
+        for binding in self.bindings():
+            binding.close()
+
+
+def limit_plan(settings: Settings, plan: LimitPlan | None, workers: int, capacity: int, limits: list[int]) -> LimitPlan:
+    """What is limited; `limits` are the listeners' by number. The sources' table stays as large as that of `plan`."""
+    wanted = settings.limits.max_connections
+    return LimitPlan(
+        workers=workers,
+        instance=min(wanted, capacity * workers) if wanted else capacity * workers,
+        capacity=capacity,
+        listeners=tuple(limits),
+        per_source=settings.limits.max_connections_per_source,
+        # There from the beginning, for a reload may turn it on; it takes memory only as sources come.
+        source_buckets=plan.source_buckets if plan is not None else source_buckets(capacity),
+        sources_counted=bool(settings.limits.max_connections_per_source) or (plan is not None and plan.sources_counted),
+    )
+
+
+def rate_plan(settings: Settings) -> RatePlan:
+    """The rates of the settings.
+
+    The instance's allows one second's worth at once, for clients do not come evenly; that of dials less, for those that
+    come too early can wait.
+    """
+    limits, dial = settings.limits, settings.dial
+    return RatePlan(
+        accept=Rate(limits.accept_rate, limits.accept_rate),
+        source=Rate(limits.connect_rate_per_source, limits.connect_burst_per_source),
+        dial=Rate(dial.rate, max(1.0, dial.rate / 10)),
+        queue=dial.queue,
+        queue_seconds=dial.queue_timeout,
+        may_limit_sources=True,
+    )
+
+
+def tcp_options(settings: Settings) -> TcpOptions:
+    """The socket options of both sides, as the settings want them."""
+    tcp = settings.tcp
+    return TcpOptions(tcp.keepalive_idle, tcp.keepalive_interval, tcp.keepalive_count, tcp.user_timeout)
+
+
+def nameservers(settings: Settings) -> tuple[tuple[str, int], ...]:
+    """The configured name servers as (address, port)."""
+    return tuple(parse_hostport(text, allow_name=False) for text in settings.dns.nameservers)

@@ -1,0 +1,180 @@
+"""What a worker does for clients: accepts at its addresses and carries connections through, as the latest orders say.
+
+A reload gives each address another `Frontend`. Connections that were accepted before keep the one that they came
+through, and end with the account, the counts and the ports that they began with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import random
+import socket
+import time
+from collections.abc import Callable, Sequence
+
+from relay import connection, steps
+from relay.access_log import AccessLog
+from relay.account import Ledger
+from relay.admit import Admission, SourceHash
+from relay.core.access import AccessList
+from relay.core.balance import Balance
+from relay.core.rates import Rates
+from relay.engines.choice import make_engine
+from relay.engines.contract import Action, Address, Engine
+from relay.pacing import Pacer
+from relay.rate_table import RateTable
+from relay.refusals import RefusalLog
+from relay.sniff import Gate
+from relay.sources import Sources
+from relay.spec import ListenerSpec, WorkerSpec
+from relay.table import Table
+from relay.upstreams import Upstreams
+
+
+class Service:
+    """The engine of one worker and what stands above it.
+
+    `write` takes lines for the access log, or is None where there is none; `report` is told of hosts none of whose
+    addresses can be connected to.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        spec: WorkerSpec,
+        table: Table,
+        rates: RateTable,
+        write: Callable[[str], None] | None,
+        report: Callable[[list[str]], None],
+    ) -> None:
+        self._loop = loop
+        self._spec = spec
+        self._table, self._rates = table, rates
+        self._clock = time.monotonic
+        self._names: list[str] = []  # of upstreams, by number
+        self.engine: Engine = make_engine(
+            spec.engine,
+            loop,
+            spec.timeouts,
+            spec.tcp,
+            report_source=spec.access_log,
+            held_limit=spec.held_bytes,
+        )
+        self.access_log: RefusalLog | None = None
+        if write is not None:
+            lines = AccessLog(write, self._names, spec.log_format)
+            self.access_log = RefusalLog(lines, write, spec.log_format, self._clock)
+        block = table.blocks[spec.index]
+        self._ledger = Ledger(block, table.layout, self._clock, self.access_log)
+        self._sources = Sources(spec.source_addresses, spec.source_ports, table.layout, table.blocks, spec.index)
+        self._balance = Balance(spec.eject_after, spec.eject_seconds)
+        self.upstreams = Upstreams(self._balance, self._sources, spec.connect_timeout, report)
+        self._pacer: Pacer[connection.Connection] | None = None
+        self._doors: dict[str, _Door] = {}  # by address
+        self.ages: Callable[[], float] | None = None  # seconds that a connection may live
+
+    @property
+    def queued(self) -> int:
+        """Connections that wait for their turn to be dialled."""
+        return len(self._pacer) if self._pacer is not None else 0
+
+    def apply(self, spec: WorkerSpec, addresses: Sequence[str], sockets: list[socket.socket]) -> None:
+        """Serve as `spec` says from now on; established connections stay as they are.
+
+        `addresses` are those that a socket has come for.
+        """
+        self._spec = spec
+        self._names[:] = spec.upstreams
+        logging.getLogger().setLevel(logging.DEBUG if spec.debug else logging.WARNING)
+        self.engine.configure(spec.timeouts, spec.tcp)
+        self._balance.configure(spec.eject_after, spec.eject_seconds)
+        self.upstreams.configure(spec.connect_timeout)
+        self.ages = _ages(spec.max_age, spec.max_age_jitter) if spec.max_age else None
+        buckets = self._rates.rates(alone=spec.limits.workers == 1, plan=spec.rates)
+        admission, pacer = self._admission(spec, buckets), self._paced(spec, buckets)
+        new = dict(zip(addresses, sockets, strict=True))
+        doors, self._doors = self._doors, {}
+        for listener in spec.listeners:
+            frontend = self._frontend(listener, admission, pacer)
+            for address, shared in listener.addresses:
+                door = doors.pop(address, None)
+                if door is not None:
+                    door.frontend = frontend
+                    if address in new:  # it had been closed
+                        door.sock = new[address]
+                        self.engine.listen(door.sock, door, shared=shared)
+                else:
+                    door = _Door(frontend, new[address])
+                    self.engine.listen(door.sock, door, shared=shared)
+                self._doors[address] = door
+        for door in doors.values():
+            self.engine.unlisten(door.sock)
+
+    def _frontend(
+        self, listener: ListenerSpec, admission: Admission, pacer: Pacer[connection.Connection] | None
+    ) -> connection.Frontend:
+        gate = None
+        if listener.sni or listener.proxy_protocol != "off":
+            gate = Gate(listener.sni, self._spec.client_hello_timeout, listener.proxy_protocol)
+        return connection.Frontend(
+            index=listener.number,
+            name=listener.name,
+            admission=admission,
+            gate=gate,
+            send_proxy=listener.send_proxy,
+            local_address=self.engine.local_address,
+            route=self.upstreams.route(listener.upstreams),
+            balance=self._balance,
+            sources=self._sources,
+            pacer=pacer,
+            perform=self.engine.perform,
+            ledger=self._ledger,
+            clock=self._clock,
+            ages=self.ages,
+        )
+
+    def _admission(self, spec: WorkerSpec, buckets: Rates) -> Admission:
+        source_hash = None
+        if spec.limits.per_source or spec.rates.source.per_second:
+            key = bytes.fromhex(spec.source_key)
+            source_hash = SourceHash(key, spec.source_prefix_v4, spec.source_prefix_v6)
+        access = None
+        if spec.access_allow or spec.access_deny:
+            access = AccessList(spec.access_allow, spec.access_deny)
+        limited = spec.rates.source.per_second or spec.rates.accept.per_second
+        limits = self._table.limits(spec.index, spec.limits)
+        return Admission(limits, source_hash, access, buckets if limited else None)
+
+    def _paced(self, spec: WorkerSpec, buckets: Rates) -> Pacer[connection.Connection] | None:
+        """The queue for dials, if there is one; those that wait in it go on waiting for the turns that they have."""
+        if not spec.rates.dial.per_second:
+            return None
+        if self._pacer is None:
+            turn = functools.partial(steps.late, found=steps.Found.TURN)
+            self._pacer = Pacer(buckets, self._loop, time.monotonic_ns, turn)
+        self._pacer.set_rates(buckets)
+        return self._pacer
+
+
+class _Door:
+    """What accepts at one address: called by the engine for each connection. A reload puts another frontend there."""
+
+    __slots__ = ("frontend", "sock")
+
+    def __init__(self, frontend: connection.Frontend, sock: socket.socket) -> None:
+        self.frontend = frontend
+        self.sock = sock
+
+    def __call__(self, client: Address) -> tuple[connection.Connection, Action]:
+        return connection.accept(self.frontend, client)
+
+
+def _ages(longest: float, jitter: float) -> Callable[[], float]:
+    """Gives the seconds that a connection may live, `longest` at most and less by up to that part of it."""
+
+    def seconds() -> float:
+        return longest * (1.0 - jitter * random.random())
+
+    return seconds

@@ -1,0 +1,90 @@
+"""One place in the pool of workers: the process that fills it, how one is started, and when the next one is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import relay
+from relay import control
+from relay.control import Channel, Outbox, Start
+from relay.plan import Plan
+
+BACKOFF_LIMIT = 30.0  # seconds
+
+
+def backoff(failures: int) -> float:
+    """Seconds to wait before the start that follows `failures` early ends in a row: 0, 0, 0.5, 1, 2, … 30."""
+    # The exponent has a limit of its own: after a day of a crash loop the power would be too large for a float.
+    return 0.0 if failures < 2 else min(BACKOFF_LIMIT, 0.25 * 2.0 ** min(failures - 1, 10))
+
+
+@dataclass(slots=True)
+class WorkerProcess:
+    """One place in the pool and the process that fills it now."""
+
+    index: int
+    process: asyncio.subprocess.Process | None = None
+    channel: Channel | None = None
+    ready: bool = False
+    outbox: Outbox | None = None
+    behind: bool = False  # it was not reading, and has not been told everything
+    started: float = 0.0
+    unready_since: float = 0.0
+    silent: float = 0.0  # seconds that its loop has been seen to be silent for
+    failures: int = 0  # early ends in a row
+    restarts: int = 0
+    watch: asyncio.Task[None] | None = field(default=None, repr=False)
+
+    @property
+    def pid(self) -> int | None:
+        return self.process.pid if self.process is not None else None
+
+
+def environment() -> dict[str, str]:
+    """A worker imports the same relay as the supervisor, and nothing from the folder that this was started in.
+
+    `-m` would put that folder first on the path (PYTHONSAFEPATH, Python 3.11, keeps it off). Only where the supervisor
+    itself runs from a source tree (`python -m relay` in it) is that folder where relay is.
+    """
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    root = str(Path(relay.__file__).resolve().parent.parent)
+    if sys.path and sys.path[0] and Path(sys.path[0]).resolve() == Path(root):
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    return environment
+
+
+async def launch(plan: Plan, index: int) -> tuple[asyncio.subprocess.Process, Channel]:
+    """Start worker number `index`; its process, and the channel to it. Raises OSError."""
+    ours, theirs = control.pair()
+    channel = Channel(ours)
+    try:
+        # The message waits in the socket until the process reads it, its descriptors with it.
+        orders = plan.worker_spec(index).to_file()
+        try:
+            listening = [sock.fileno() for sock in plan.worker_sockets(index)]
+            addresses = tuple(binding.address for binding in plan.bindings())
+            channel.send(Start(addresses), [orders, plan.table.descriptor, plan.rates.descriptor, *listening])
+        finally:
+            os.close(orders)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "relay.worker",
+            str(theirs.fileno()),
+            pass_fds=[theirs.fileno()],
+            stdin=asyncio.subprocess.DEVNULL,
+            env=environment(),
+            # A terminal's Ctrl-C is for the supervisor. A worker ignores it as well, but not before its interpreter
+            # has come that far, and would end with a traceback.
+            start_new_session=True,
+        )
+    except BaseException:
+        channel.close()
+        raise
+    finally:
+        theirs.close()
+    return process, channel

@@ -1,0 +1,188 @@
+"""relay.service on a real systemd: privileges, readiness, reload, crashes, hangs, the end."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from relay.engines.choice import choose
+from tests.observe import wait_until
+from tests.packaging.installed import PATIENCE, PORTS, Installed
+
+pytestmark = pytest.mark.timeout(300)  # the first one may have to make the machine's root
+
+BIND_SERVICE = 1 << 10  # capabilities(7)
+
+
+def notifications(relay: Installed) -> list[str]:
+    """Every field that systemd has got, in order; it says so at log level debug."""
+    lines = relay.machine.journal("_PID=1")
+    fields = re.findall(r"relay\.service: Got notification message from PID \d+ \((.*)\)", lines)
+    return [field for message in fields for field in message.split(", ")]
+
+
+@contextlib.contextmanager
+def talkative(relay: Installed) -> Iterator[None]:
+    """With systemd saying what it gets."""
+    relay.machine.systemctl("log-level", "debug")
+    yield
+    relay.machine.systemctl("log-level", "info")
+
+
+# --- as installed ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_it_serves_all_ports_as_soon_as_it_has_been_started(relay: Installed, host: str) -> None:
+    relay.start()
+    assert all(relay.echoes(port, host) for port in PORTS.values())
+
+
+def test_it_may_bind_ports_and_nothing_else(relay: Installed) -> None:
+    relay.start()
+    for pid in relay.pids():
+        found = relay.process(pid)
+        capabilities = {name: int(found[name], 16) for name in ("CapPrm", "CapEff", "CapBnd", "CapAmb")}
+        assert set(capabilities.values()) == {BIND_SERVICE}, capabilities
+        assert "0" not in found["Uid"].split()
+        assert "0" not in found["Gid"].split()
+        assert (found["NoNewPrivs"], found["Seccomp"]) == ("1", "2")
+
+
+def test_its_sandbox_takes_no_engine_away(relay: Installed) -> None:
+    relay.start()
+    status = relay.status()
+    assert status["engine"] == choose("auto", 2).name, status["engine_reason"]
+
+
+def test_the_upstreams_need_not_answer_for_a_start(relay: Installed) -> None:
+    relay.configure(upstream="nowhere.invalid")
+    relay.start()
+    assert relay.machine.show("ActiveState") == "active"
+
+
+def test_mistakes_in_the_settings_are_in_the_journal(relay: Installed) -> None:
+    relay.configure("[tcp]\nkeepalive_idle = -1\n")
+    relay.machine.systemctl("daemon-reload")
+    relay.machine.systemctl("start", "--no-block", "relay")
+    wait_until(lambda: relay.restarts > 1, PATIENCE)
+    assert "tcp.keepalive_idle" in relay.machine.journal()
+
+
+# --- what it tells systemd ------------------------------------------------------------------------------------------
+
+
+def test_it_says_when_it_is_ready_and_how_it_is(relay: Installed) -> None:
+    with talkative(relay):
+        relay.start()
+    assert notifications(relay).count("READY=1") == 1
+    wait_until(lambda: "2 of 2 workers" in relay.machine.show("StatusText"), PATIENCE)
+    with relay.machine.connect(("127.0.0.1", 443)):
+        wait_until(lambda: "1 connection" in relay.machine.show("StatusText"), PATIENCE)
+
+
+def test_a_reload_begins_and_ends(relay: Installed) -> None:
+    relay.start()
+    relay.configure(ports={**PORTS, "more": 9443})
+    with talkative(relay):
+        relay.machine.systemctl("reload", "relay")
+        wait_until(lambda: "READY=1" in notifications(relay), PATIENCE, lambda: str(notifications(relay)))
+    said = [field.partition("=")[0] for field in notifications(relay)]
+    assert said[said.index("RELOADING") :][:3] == ["RELOADING", "MONOTONIC_USEC", "READY"]
+    assert relay.echoes(9443)
+    assert relay.machine.show("ActiveState") == "active"
+
+
+def test_a_reload_with_mistakes_fails_and_changes_nothing(relay: Installed) -> None:
+    relay.start()
+    relay.configure("[tcp]\nkeepalive_idle = -1\n")
+    said = relay.machine.systemctl("reload", "relay", check=False)
+    assert "failed" in said
+    assert "tcp.keepalive_idle" in relay.machine.journal()
+    assert relay.echoes()
+    assert relay.machine.show("ActiveState") == "active"
+
+
+def test_a_reload_that_only_a_start_can_carry_out_leaves_the_unit_up(relay: Installed) -> None:
+    relay.start()
+    relay.configure('[log]\nformat = "console"\n')
+    relay.machine.systemctl("reload", "relay")
+    wait_until(lambda: relay.log("reload failed"), PATIENCE)
+    wait_until(lambda: relay.machine.show("SubState") == "running", PATIENCE)
+    assert relay.echoes()
+
+
+# --- crashes and hangs ----------------------------------------------------------------------------------------------
+
+
+def test_a_supervisor_that_is_killed_comes_back(relay: Installed) -> None:
+    relay.start()
+    relay.machine.signal(relay.pid, signal.SIGKILL)
+    relay.wait_ready(1)
+    assert relay.echoes()
+
+
+def test_a_supervisor_that_hangs_is_replaced(relay: Installed) -> None:
+    relay.drop_in("[Service]\nWatchdogSec=2\nTimeoutAbortSec=1\n")
+    relay.start()
+    time.sleep(4)  # it gives life signs
+    assert relay.restarts == 0
+    relay.machine.signal(relay.pid, signal.SIGSTOP)
+    relay.wait_ready(1)
+    assert "Watchdog timeout" in relay.machine.journal("_PID=1")
+    assert relay.echoes()
+
+
+def test_a_worker_that_hangs_is_the_supervisors_affair(relay: Installed) -> None:
+    relay.configure("[supervision]\nhang_timeout = 3.0\n")
+    relay.drop_in("[Service]\nWatchdogSec=5\n")
+    relay.start()
+    supervisor, worker, _ = relay.pids()
+    relay.machine.signal(worker, signal.SIGSTOP)
+    wait_until(lambda: relay.log("worker died"), PATIENCE)
+    wait_until(lambda: len(relay.log("worker ready")) == 3, PATIENCE)
+    assert (relay.pid, relay.restarts) == (supervisor, 0)
+    assert all(relay.echoes() for _ in range(8))
+
+
+def test_a_worker_that_is_killed_for_memory_ends_nothing_else(relay: Installed) -> None:
+    relay.start()
+    supervisor, worker, _ = relay.pids()
+    relay.machine.signal(worker, signal.SIGKILL)
+    wait_until(lambda: len(relay.log("worker ready")) == 3, PATIENCE)
+    assert (relay.pid, relay.restarts) == (supervisor, 0)
+    assert relay.machine.show("OOMPolicy") == "continue"
+
+
+# --- the end --------------------------------------------------------------------------------------------------------
+
+
+def test_a_drain_may_take_longer_than_the_unit_allows(relay: Installed) -> None:
+    relay.machine.write("/etc/default/relay", "RELAY_DRAIN__ANNOUNCE=3.0\nRELAY_DRAIN__WINDOW=3.0\n")
+    relay.drop_in("[Service]\nTimeoutStopSec=2\n")
+    relay.start()
+    with talkative(relay):
+        with relay.machine.connect(("127.0.0.1", 443), PATIENCE) as client:
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+            began = time.monotonic()
+            relay.machine.systemctl("stop", "--no-block", "relay")
+            assert client.recv(1) == b""
+        assert time.monotonic() - began > 3
+        wait_until(lambda: relay.machine.show("ActiveState") == "inactive", PATIENCE)
+    assert relay.machine.show("Result") == "success"
+    assert "STOPPING=1" in notifications(relay)
+    (last,) = relay.log("stopped")
+    assert last["outcomes"] == {"drained": 1}, last
+
+
+def test_nothing_is_left_of_it(relay: Installed) -> None:
+    relay.start()
+    relay.machine.systemctl("stop", "relay")
+    assert "relay" not in relay.machine.run("ps", "-eo", "args")
+    assert relay.machine.show("Result") == "success"
