@@ -181,7 +181,7 @@ class ScheduledEvents:
             else:
                 after = asking.worked(clock())
                 if after is not None:
-                    self._log.warning("Azure metadata service answers again", about=about, after_seconds=round(after, 3))
+                    self._log.warning("Azure metadata service answers again", about=about, seconds=round(after, 3))
             if more:
                 await asyncio.sleep(asking.pause())
 

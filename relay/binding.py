@@ -33,8 +33,9 @@ def bind(
     bindings: list[Binding] = []
     before = len(problems)
     for text in item.bind:
-        if key(item.name, text) in kept:
-            bindings.append(kept[key(item.name, text)])
+        if (made := kept.get(key(item.name, text))) is not None:
+            if not any(made is other for other in bindings):  # one socket of the service manager's for two addresses
+                bindings.append(made)
             continue
         host, port = parse_hostport(text, allow_name=False)
         sockets: list[socket.socket] = []

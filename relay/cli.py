@@ -82,11 +82,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from relay import settings, supervisor
+    from relay import settings, start
     from relay.plan import StartError
 
     try:
-        return supervisor.run(lambda: settings.load(options.config, os.environ))
+        return start.run(lambda: settings.load(options.config, os.environ))
     except (settings.SettingsError, StartError) as error:
         return _complain(error.problems)
 

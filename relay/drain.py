@@ -27,9 +27,21 @@ class Workers(Protocol):
 
 
 class Drainer:
-    """The drains of one run. `active` counts connections, `ended` is called when the process is to end."""
+    """The drains of one run.
 
-    def __init__(self, workers: Workers, active: Callable[[], int], ended: Callable[[], None], log: Any) -> None:
+    `active` counts connections; `ended` is called when the process is to end, `finished` when it is drained and lives
+    on.
+    """
+
+    def __init__(
+        self,
+        workers: Workers,
+        active: Callable[[], int],
+        ended: Callable[[], None],
+        finished: Callable[[], None],
+        log: Any,
+    ) -> None:
+        self._finished = finished
         self._workers = workers
         self._active = active
         self._ended = ended
@@ -68,6 +80,10 @@ class Drainer:
             await self._workers.resume()
         self._do(self._step(Event.UNDRAIN, time.monotonic()), time.monotonic())
         return ""
+
+    @property
+    def drained(self) -> bool:
+        return self.state.phase is Phase.DRAINED
 
     def snapshot(self) -> dict[str, Any]:
         """What /status shows of it."""
@@ -108,6 +124,7 @@ class Drainer:
             self._do(self._step(Event.EMPTY, now), now)
         if before is Phase.CLOSING and self.state.phase is Phase.DRAINED:
             self._log.info("drained", reason=self.state.reason)
+            self._finished()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -51,6 +51,16 @@ class RelayCollector(Collector):
         for result, count in self._status.reloads.items():
             reloads.add_metric([result], count)
         yield reloads
+        if self._status.evictions is not None:
+            events = self._status.evictions()
+            yield GaugeMetricFamily(
+                "relay_scheduled_events_up",
+                "1 while Azure's metadata service answers, else 0.",
+                value=float(events["ok"] or 0),
+            )
+            yield GaugeMetricFamily(
+                "relay_scheduled_events", "Events announced for this machine.", value=len(events["events"])
+            )
         drain = self._status.drain
         if drain is not None:
             phase = GaugeMetricFamily(

@@ -7,6 +7,7 @@ which is where their counters stand, and keep it as long as the process lives, w
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from relay.address import parse_hostport
@@ -89,6 +90,7 @@ class Plan:
     source_key: str
     engine: str
     engine_reason: str
+    inherited: Mapping[str, Binding]  # the service manager's sockets, by `binding.key`; one may have two of them
     notes: list[str] = field(default_factory=list)  # for the log: what an operator should know
 
     @property

@@ -74,12 +74,19 @@ class Reloader:
     def _change(self, settings: Settings) -> list[str]:
         """Make the plan a new one; the addresses that are listened on anew. Raises StartError, and nothing changed."""
         plan = self._plan
-        kept: dict[str, Binding] = {binding.asked: binding for binding in plan.bindings()}
+        kept: dict[str, Binding] = {**plan.inherited, **{binding.asked: binding for binding in plan.bindings()}}
         listeners, upstreams = dict(plan.listener_numbers), dict(plan.upstream_numbers)
         problems: list[str] = []
         notes: list[str] = []
         bound = bind_all(settings, plan.workers, listeners, upstreams, kept, problems, notes)
         new = [binding for one in bound for binding in one.bindings if binding.asked not in kept]
+        used = {binding.asked for one in bound for binding in one.bindings}
+        problems += [
+            f"listeners: {binding.address} is systemd's socket and would be left without a listener: take it out of "
+            "ListenStream=, and restart both units"
+            for binding in {id(item): item for item in plan.inherited.values()}.values()
+            if binding.asked not in used
+        ]
         for what, count, room in (
             ("listeners", len(listeners), plan.layout.listeners),
             ("upstreams", len(upstreams), plan.layout.upstreams),

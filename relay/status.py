@@ -42,6 +42,7 @@ class Status:
     def __init__(self, plan: Plan, pool: Pool, watch: UpstreamWatch, log_dropped: Callable[[], int]) -> None:
         self.drain: Drainer | None = None  # the supervisor's; it asks this for numbers
         self.reloads: dict[str, int] = {"ok": 0, "failed": 0}  # the supervisor's
+        self.evictions: Callable[[], dict[str, Any]] | None = None  # where scheduled events are watched
         self._plan = plan
         self._pool = pool
         self._watch = watch
@@ -149,6 +150,7 @@ class Status:
             "upstreams": [self._upstream(number, plan.upstreams[number]) for number in plan.dialled],
             "dial_queue": self.queued(),
             "workers": [self._worker(worker, now) for worker in self._pool.workers],
+            "scheduled_events": self.evictions() if self.evictions is not None else None,
             "reloads": dict(self.reloads),
             "accept_pauses": totals[counters.ACCEPT_PAUSES],
             "log_lines_dropped": totals[counters.LOG_DROPPED],

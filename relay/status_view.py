@@ -74,6 +74,12 @@ def render(status: dict[str, Any]) -> list[str | Table]:
         left = f", {duration(drain['seconds_left'])} left" if drain["seconds_left"] else ""
         head += f"\ndrain ({escape(drain['reason'])}): {drain['phase']}, {connections['active']} connections{left}"
         head += "; then the process ends" if drain["ends"] else ""
+    events = status["scheduled_events"]
+    if events is not None:
+        if not events["ok"]:
+            head += f"\n[yellow]scheduled events: no answer yet or none any more {escape(events['error'])}[/yellow]"
+        for event in events["events"]:
+            head += f"\nscheduled event: {escape(event['type'])}, in {duration(event['seconds_left'])}"
     if status["dial_queue"]:
         head += f", waiting for dial.rate {status['dial_queue']}"
     return [

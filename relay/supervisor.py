@@ -24,26 +24,24 @@ from prometheus_client import CollectorRegistry
 
 import relay
 from relay import servicelog
-from relay.address import format_hostport, parse_hostport
+from relay.address import format_hostport
 from relay.admin import HttpServer, Orders, admin_app, health_app
 from relay.control import Message
 from relay.core.drain import Order, Phase
 from relay.drain import Drainer
+from relay.eviction import Evictions
 from relay.logs import LogWriter
-from relay.machine import bind_error
 from relay.metrics import RelayCollector
 from relay.outcome import OUTCOMES
-from relay.plan import Plan, StartError, nameservers
+from relay.plan import Plan, nameservers
 from relay.pool import Pool
-from relay.prepare import prepare
 from relay.reload import Reloader
 from relay.settings import Settings
 from relay.status import Status
+from relay.systemd.notify import Look, Notifier, Reporter
 from relay.watch import UpstreamWatch
 
 END_GRACE = 5.0  # seconds that workers get to end after they were told to, before they are killed
-LOG_FLUSH = 2.0  # seconds that the end waits for whoever reads the log
-STDOUT = 1
 
 
 class Supervisor:
@@ -56,8 +54,11 @@ class Supervisor:
         http: dict[str, socket.socket],
         writer: LogWriter,
         log: Any,
+        notifier: Notifier,
     ) -> None:
         self._plan = plan
+        self._notifier = notifier
+        self._reporter = Reporter(notifier, self._look)
         self._http_sockets = http
         self._writer = writer
         self._log = log
@@ -66,8 +67,13 @@ class Supervisor:
         )
         self._pool = Pool(plan, log, self._changed, self._watch.greeting, self._watch.failing)
         self._status = Status(plan, self._pool, self._watch, lambda: writer.dropped)
-        self._drain = Drainer(self._pool, self._status.active, self._ended, log)
+        self._drain = Drainer(self._pool, self._status.active, self._ended, self._drained, log)
         self._status.drain = self._drain
+        self._evictions: Evictions | None = None
+        if plan.settings.azure.scheduled_events:
+            url = plan.settings.azure.metadata_url
+            self._evictions = Evictions(url, self._evict, self._drain, log)
+            self._status.evictions = self._evictions.snapshot
         self._reloader = Reloader(plan, load, self._apply, log)
         self._status.reloads = self._reloader.results
         self._reloading = asyncio.Lock()
@@ -93,21 +99,35 @@ class Supervisor:
             await server.start()
         self._log_start()
         self._watch.start()
+        reports = asyncio.create_task(self._reporter.run())
         await self._pool.start()
+        if self._evictions is not None:
+            self._evictions.start()
         await self._end.wait()
         self._log.info("stopping", connections=self._status.active())
         self._pool.stop()
         if not await self._pool.wait(END_GRACE):
             await self._pool.kill()
+        if self._evictions is not None:
+            await self._evictions.stop()
         await self._watch.stop()  # which has things to say as well
         self._log_end()
         for server in servers:
             await server.stop()
+        reports.cancel()
 
     def drain(self, reason: str, *, ends: bool = False, left: float | None = None) -> None:
         """Drain as the settings say, or in the `left` seconds that there are."""
         settings = self._plan.settings.drain
         self._drain.begin(Order(settings.announce, settings.window, ends, reason, left))
+        self._reporter.update()
+
+    def _evict(self, reason: str, left: float) -> None:
+        self.drain(reason, left=left)
+
+    def _drained(self) -> None:
+        if self._evictions is not None:
+            self._evictions.drained()
 
     def _ended(self) -> None:
         self._end.set()
@@ -130,7 +150,11 @@ class Supervisor:
         """Read the settings again and put them into effect; what is in the way, a line each, or nothing."""
         async with self._reloading:
             why_not = "draining: undrain first, or let it end" if self._drain.state.draining else ""
-            return await self._reloader.reload(reason, why_not)
+            self._notifier.reloading()
+            try:
+                return await self._reloader.reload(reason, why_not)
+            finally:
+                self._notifier.reloaded()
 
     async def _apply(self, addresses: list[str]) -> None:
         """The plan has changed, and there are new listening sockets at these addresses."""
@@ -143,7 +167,18 @@ class Supervisor:
     def _upstreams(self) -> dict[int, str]:
         return {number: self._plan.upstreams[number] for number in self._plan.dialled}
 
+    def _look(self) -> Look:
+        """What `systemctl status` shows, and what systemd acts on."""
+        state, workers = self._drain.state, self._pool.workers
+        ready, active = sum(worker.ready for worker in workers), self._status.active()
+        text = f"{self._status.state()}: {active} connection{'s' if active != 1 else ''}, "
+        text += f"{ready} of {len(workers)} workers"
+        ends_in = state.left(time.monotonic()) if state.ends or self._end.is_set() else None
+        # Not what load balancers call ready: a start must not fail because an upstream does.
+        return Look(ready == len(workers), self._status.live().ok, ends_in, text)
+
     def _changed(self) -> None:
+        self._reporter.update()
         if not self._announced and self._status.ready().ok:
             self._announced = True
             self._log.info("ready", workers=self._plan.workers)
@@ -183,67 +218,3 @@ class Supervisor:
             uptime_seconds=snapshot["uptime_seconds"],
             log_lines_dropped=snapshot["log_lines_dropped"],
         )
-
-
-def bind_http(settings: Settings) -> dict[str, socket.socket]:
-    """The admin and the health port's sockets, those that are on. Raises StartError."""
-    sockets: dict[str, socket.socket] = {}
-    problems = []
-    for name, text in (("admin", settings.admin.bind), ("health", settings.health.bind)):
-        if not text:
-            continue
-        host, port = parse_hostport(text, allow_name=False)
-        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((host, port))
-            sock.listen(128)
-            sock.setblocking(False)
-        except OSError as error:
-            sock.close()
-            problems.append(f"{name}.bind: {text}: {bind_error(error, port)}")
-            continue
-        sockets[name] = sock
-    if problems:
-        for sock in sockets.values():
-            sock.close()
-        raise StartError(problems)
-    return sockets
-
-
-def run(load: Callable[[], Settings]) -> int:
-    """Run the relay until it is told to end; the exit status.
-
-    `load` reads the settings, now and for each reload. Raises SettingsError or StartError before anything was started.
-    """
-    settings = load()
-    problems: list[str] = []
-    http: dict[str, socket.socket] = {}
-    plan: Plan | None = None
-    try:
-        plan = prepare(settings)
-    except StartError as error:
-        problems += error.problems
-    try:
-        http = bind_http(settings)
-    except StartError as error:
-        problems += error.problems
-    if problems or plan is None:
-        raise StartError(problems)
-    writer = LogWriter(STDOUT)
-    log = servicelog.configure(writer, settings.log.format, settings.log.level)
-
-    async def main() -> None:
-        await Supervisor(plan, load, http, writer, log).run()
-
-    started = time.monotonic()
-    try:
-        # Not uvloop, which the workers use without its transports: under load those have crashed the
-        # interpreter (0.23.0, docs/performance.md), and this process has ports that strangers can reach.
-        asyncio.run(main())
-    except Exception:
-        log.exception("supervisor failed", uptime_seconds=round(time.monotonic() - started, 3))
-        return 1
-    finally:
-        writer.flush(LOG_FLUSH)
-    return 0

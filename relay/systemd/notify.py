@@ -112,9 +112,14 @@ def _watchdog(microseconds: str, pid: str) -> float:
 
 
 class Look(NamedTuple):
-    """What there is to say now. `ends_in`: seconds to the end of a drain after which the process ends, else None."""
+    """What there is to say now.
+
+    `serving`: every worker accepts; `alive`: the loop of each that runs answers. `ends_in`: seconds to the end of a
+    drain after which the process ends, else None.
+    """
 
     serving: bool
+    alive: bool
     ends_in: float | None
     text: str
 
@@ -122,7 +127,8 @@ class Look(NamedTuple):
 class Reporter:
     """Says when the service is ready, stops, and how it is. `look` is asked for it.
 
-    Life signs come from the supervisor's own loop, so that they end when it hangs; a worker that hangs is its affair.
+    Life signs come from the supervisor's own loop, so that they end when it hangs, and they end while a worker hangs:
+    the supervisor replaces that one long before the manager does anything, unless it cannot.
     """
 
     def __init__(self, notifier: Notifier, look: Callable[[], Look]) -> None:
@@ -130,12 +136,14 @@ class Reporter:
         self._look = look
         self._ready = self._stopping = False
         self._text = ""
+        self._alive = False
 
     def update(self) -> float:
         """Say what has changed; seconds until there may be more to say."""
         look, notifier = self._look(), self._notifier
         news = look.text if look.text != self._text else ""
         self._text = look.text
+        self._alive = look.alive
         if look.ends_in is not None:
             if not self._stopping:
                 self._stopping = True
@@ -156,5 +164,6 @@ class Reporter:
         """Look now and then, and give life signs, until cancelled. Without a manager it ends at once."""
         while self._notifier.active:
             wait = self.update()
-            self._notifier.watchdog()
+            if self._alive:
+                self._notifier.watchdog()
             await asyncio.sleep(wait)

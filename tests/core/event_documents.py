@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from relay.core.scheduled_events import COMPLETED, SCHEDULED, STARTED, Document, parse
@@ -13,6 +14,8 @@ RECEIVED = 1474309757.0  # Mon, 19 Sep 2016 18:29:17 GMT
 IN_30 = "Mon, 19 Sep 2016 18:29:47 GMT"  # the source's example
 IN_38 = "Mon, 19 Sep 2016 18:29:55 GMT"
 IN_8 = "Mon, 19 Sep 2016 18:29:25 GMT"
+# A busy machine is not a slow test.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 GONE = Document([], [])
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core.asking import Asking
+from tests.core.event_documents import PATIENT
 
 
 def test_pauses_grow_with_failures_in_a_row() -> None:
@@ -44,6 +45,7 @@ def test_failing_is_said_when_it_begins_and_when_it_is_over() -> None:
     assert [asking.worked(now) for now in (16.0, 17.0, 18.0, 19.0)] == [None, None, 7.0, None]
 
 
+@settings(PATIENT)
 @given(st.lists(st.booleans(), max_size=200), st.integers(1, 5))
 def test_what_is_said_alternates_and_is_rare(answers: list[bool], steady: int) -> None:
     asking = Asking(1.0, 10.0, steady)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core.scheduled_events import LEAST_NOTICE, MOST_TEXT, SCHEDULED, STARTED, MalformedDocument, Notice, parse
-from tests.core.event_documents import GONE, IN_8, IN_30, JSON, NEARLY, OWN, RECEIVED, event, read
+from tests.core.event_documents import GONE, IN_8, IN_30, JSON, NEARLY, OWN, PATIENT, RECEIVED, event, read
 
 
 def only(*events: object) -> Notice:
@@ -131,9 +131,10 @@ def test_remarks_are_bounded_and_on_one_line() -> None:
 )
 def test_what_is_no_document(document: object) -> None:
     with pytest.raises(MalformedDocument, match="not an"):
-        parse(document, OWN, RECEIVED)
+        parse(document, OWN, PATIENT, RECEIVED)
 
 
+@settings(PATIENT)
 @given(JSON | st.fixed_dictionaries({"Events": st.lists(NEARLY | JSON, max_size=4) | JSON}), st.text(), st.floats())
 def test_no_json_raises_anything_else(document: object, own: str, received: float) -> None:
     try:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core.scheduled_events import COMPLETED, ENDS_CONNECTIONS, STARTED, Do, Document, Watchlist
-from tests.core.event_documents import IN_8, IN_30, IN_38, LIKELY, RECEIVED, event, read
+from tests.core.event_documents import IN_8, IN_30, IN_38, LIKELY, PATIENT, RECEIVED, event, read
 
 
 @dataclass
@@ -108,6 +108,7 @@ def test_an_unreadable_time_that_stays_so_comes_nearer() -> None:
     assert run.see(event(NotBefore=IN_30)) == [(Do.UPDATE, 18.0)]
 
 
+@settings(PATIENT)
 @given(st.lists(st.floats(-1e9, 1e9), min_size=1))
 def test_steps_of_the_wall_clock_change_nothing_of_what_is_known(steps: list[float]) -> None:
     run = Run()
@@ -179,6 +180,7 @@ def test_several_events_are_kept_apart() -> None:
     assert run.watchlist.get("b", run.now + 8.0) == read(both[1]).notices[0]._replace(seconds_left=20.0)
 
 
+@settings(PATIENT)
 @given(
     st.lists(st.tuples(st.lists(LIKELY, max_size=4), st.floats(0.0, 60.0), st.floats(-1e6, 1e6)), max_size=12),
     st.sampled_from([math.inf, 20.0, 0.0]),

@@ -12,7 +12,8 @@ import pytest
 from relay.core.drain import GRACE, LATE
 from relay.listener import BACKLOG
 from relay.settings_tables import DrainSettings, TcpSettings
-from relay.supervisor import END_GRACE, LOG_FLUSH
+from relay.start import LOG_FLUSH
+from relay.supervisor import END_GRACE
 from tests.programs import ROOT
 
 UNITS = ROOT / "deploy/systemd"

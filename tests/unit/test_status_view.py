@@ -104,6 +104,7 @@ def sample(**changes: Any) -> dict[str, Any]:
         ],
         "dial_queue": 0,
         "drain": None,
+        "scheduled_events": None,
         "workers": [
             {
                 "index": 0,

@@ -188,7 +188,7 @@ def test_the_watchdog_is_for_whom_the_manager_names(usec: str, pid: str, seconds
 
 
 def test_a_life_in_order(manager: Manager) -> None:
-    now = Look(False, None, "starting")
+    now = Look(False, True, None, "starting")
     reporter = Reporter(Notifier(manager.environ), lambda: now)
 
     def says(look: Look) -> tuple[list[dict[str, str]], float]:
@@ -199,34 +199,34 @@ def test_a_life_in_order(manager: Manager) -> None:
 
     assert says(now) == ([{"STATUS": "starting"}], LOOK_OFTEN)
     assert says(now) == ([], LOOK_OFTEN)
-    assert says(Look(True, None, "ready")) == ([{"READY": "1", "STATUS": "ready"}], LOOK)
+    assert says(Look(True, True, None, "ready")) == ([{"READY": "1", "STATUS": "ready"}], LOOK)
     assert says(now) == ([], LOOK)
     # Ready is said once: a worker that is being replaced is no other state of the unit.
-    assert says(Look(False, None, "a worker died")) == ([{"STATUS": "a worker died"}], LOOK)
-    assert says(Look(True, None, "ready")) == ([{"STATUS": "ready"}], LOOK)
+    assert says(Look(False, True, None, "a worker died")) == ([{"STATUS": "a worker died"}], LOOK)
+    assert says(Look(True, True, None, "ready")) == ([{"STATUS": "ready"}], LOOK)
     usec = str(int((90 + GRACE) * 1e6))
-    assert says(Look(True, 90.0, "draining")) == (
+    assert says(Look(True, True, 90.0, "draining")) == (
         [{"STOPPING": "1", "STATUS": "draining"}, {"EXTEND_TIMEOUT_USEC": usec}],
         LOOK_OFTEN,
     )
-    assert says(Look(True, 0.0, "draining")) == ([{"EXTEND_TIMEOUT_USEC": str(int(GRACE * 1e6))}], LOOK_OFTEN)
+    assert says(Look(True, True, 0.0, "draining")) == ([{"EXTEND_TIMEOUT_USEC": str(int(GRACE * 1e6))}], LOOK_OFTEN)
 
 
 def test_an_end_before_the_start_is_over(manager: Manager) -> None:
-    reporter = Reporter(Notifier(manager.environ), lambda: Look(False, 0.0, ""))
+    reporter = Reporter(Notifier(manager.environ), lambda: Look(False, True, 0.0, ""))
     reporter.update()
     assert [list(message) for message in manager.received()] == [["STOPPING"], ["EXTEND_TIMEOUT_USEC"]]
 
 
 @pytest.mark.parametrize(("usec", "wait"), [("60000000", LOOK), ("4000000", 4 / PINGS)])
 def test_life_signs_come_in_time(manager: Manager, usec: str, wait: float) -> None:
-    reporter = Reporter(Notifier(manager.environ | {"WATCHDOG_USEC": usec}), lambda: Look(True, None, ""))
+    reporter = Reporter(Notifier(manager.environ | {"WATCHDOG_USEC": usec}), lambda: Look(True, True, None, ""))
     assert reporter.update() == wait
 
 
 async def test_it_goes_on_until_it_is_cancelled(manager: Manager) -> None:
     notifier = Notifier(manager.environ | {"WATCHDOG_USEC": "200000"})
-    task = asyncio.create_task(Reporter(notifier, lambda: Look(True, None, "")).run())
+    task = asyncio.create_task(Reporter(notifier, lambda: Look(True, True, None, "")).run())
     signs = 0
     while signs < 3:
         await asyncio.sleep(0.01)
@@ -237,4 +237,4 @@ async def test_it_goes_on_until_it_is_cancelled(manager: Manager) -> None:
 
 
 async def test_without_a_manager_there_is_nothing_to_do() -> None:
-    await asyncio.wait_for(Reporter(Notifier({}), lambda: Look(True, None, "")).run(), 5)
+    await asyncio.wait_for(Reporter(Notifier({}), lambda: Look(True, True, None, "")).run(), 5)

@@ -187,7 +187,7 @@ def test_an_address_may_move_to_another_listener(start: Start) -> None:
         assert who((host, int(port))) == b"first"
         assert change(relay, settings(listener(second.address, name="b", bind=[address])))[0] == 200
         wait_until(lambda: who((host, int(port))) == b"second", what="the other listener")
-    assert relay.metrics().outcomes("b")
+    wait_until(lambda: relay.metrics().outcomes("b"), what="its account")
 
 
 def test_sighup_reloads(start: Start) -> None:

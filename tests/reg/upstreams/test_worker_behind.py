@@ -5,10 +5,12 @@ goes on it is told what holds by then.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import dns.message
 import dns.rdatatype
@@ -36,15 +38,19 @@ RESTLESS = long_names(60)
 
 
 class Restless(NameServer):
-    """Gives the restless names another address each time; a relay asks every second, as often as it does at all."""
+    """Gives the restless names another address each time; a relay asks every second, as often as it does at all.
+
+    `calm` ends that.
+    """
 
     def __init__(self) -> None:
         super().__init__({name: ["127.0.0.1"] for name in (NAME, *RESTLESS)})
+        self.calm = False
 
     def _answer(self, query: dns.message.Message) -> dns.message.Message:
         question = query.question[0]
         name = str(question.name).rstrip(".")
-        if name in RESTLESS and question.rdtype == dns.rdatatype.A:
+        if not self.calm and name in RESTLESS and question.rdtype == dns.rdatatype.A:
             self.addresses[name] = ["127.0.0.2" if self.addresses[name] == ["127.0.0.1"] else "127.0.0.1"]
         return super()._answer(query)
 
@@ -64,12 +70,18 @@ def start_two(start: Start, names: NameServer, port: int, *listeners: str, check
     return start(settings(*listeners, restless, workers=2, tables=tables, checks=checks))
 
 
+def logged(relay: Relay, *words: str) -> list[dict[str, Any]]:
+    """The log's lines that have these words. There are many others, which take long to parse."""
+    lines = relay.log.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if all(word in line for word in words) and line.endswith("\n")]
+
+
 @contextlib.contextmanager
 def not_reading(relay: Relay, worker: int) -> Iterator[None]:
     """The worker is stopped, and the channel to it is full."""
     os.kill(worker, signal.SIGSTOP)
     try:
-        wait_until(lambda: relay.events("worker does not read"), FULL, what="the channel full")
+        wait_until(lambda: logged(relay, "worker does not read"), FULL, what="the channel full")
         yield
     finally:
         os.kill(worker, signal.SIGCONT)
@@ -81,7 +93,7 @@ def active(relay: Relay, worker: int) -> int:
 
 def address_of(relay: Relay, client: str) -> str:
     """Where that client's connection went, which has ended."""
-    lines = wait_until(lambda: [line for line in relay.events("connection") if line["client"] == client])
+    lines = wait_until(lambda: logged(relay, f'"client": "{client}"'), what="its line")
     return str(lines[0]["address"])
 
 
@@ -122,11 +134,12 @@ def test_it_disturbs_nobody_and_is_told_the_address_of_by_then(echo: Echo, names
         wait_until(lambda: not relay.status()["live"], what="the supervisor aware that it is stopped")
         assert relay.metrics().value("relay_upstream_up", upstream=f"{NAME}:{port}") == 1
         assert address_by_anyone(relay) == new
-    wait_until(lambda: address_by(relay, victim) == new, what="the new address")
-    assert {address_by(relay, victim) for _ in range(5)} == {new}
+    wait_until(lambda: address_by(relay, victim) == new, what="the new address, though more changes come")
+    names.calm = True
+    assert {address_by(relay, victim) for _ in range(3)} == {new}
     names.addresses[NAME] = ["127.0.0.1"]
     wait_until(lambda: address_by(relay, victim) == old, what="a change after that")
-    (line,) = relay.events("worker does not read")
+    (line,) = logged(relay, "worker does not read")
     assert line["pid"] == victim
 
 
@@ -137,17 +150,18 @@ def test_it_is_told_that_an_address_has_come_up_meanwhile(echo: Echo, names: Res
             both = listener(echo.address, address)
             relay = start_two(start, names, echo.address[1], both, checks=CHECKS)
         name = f"{address[0]}:{address[1]}"
-        wait_until(lambda: [line for line in relay.events("upstream down") if line["address"] == name], what="down")
+        wait_until(lambda: logged(relay, "upstream down", name), what="down")
         victim, _ = relay.worker_pids()
         with not_reading(relay, victim):
+            names.calm = True
             stack.enter_context(Echo(*address))
-            wait_until(lambda: [line for line in relay.events("upstream up") if line["address"] == name], what="up")
+            wait_until(lambda: logged(relay, "upstream up", name), what="up")
         wait_until(lambda: address_by(relay, victim) == name, what="dialled again")
         relay.stop()
 
 
 def test_one_that_starts_is_told_more_than_fits_at_once(echo: Echo, start: Start) -> None:
-    many, port = long_names(250), echo.address[1]
+    many, port = long_names(200), echo.address[1]
     with NameServer({name: ["127.0.0.1"] for name in (*many, NAME)}, ttl=3600) as names:
         listeners = [listener(*(f"{name}:{port}" for name in many), name="many"), listener(f"{NAME}:{port}")]
         relay = start(settings(*listeners, tables=names.table() + "max_ttl = 3600.0\n"))

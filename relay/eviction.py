@@ -1,0 +1,100 @@
+"""What Azure announces for this machine becomes a drain: evicted, ended, rebooted or moved, nobody is cut off.
+
+The drain fits the time that is left. Once nobody is connected the event is approved, so that the platform need not wait
+for its time; if it is called off, or over and this machine still there, the instance serves again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from relay.azure import ScheduledEvents
+from relay.core.scheduled_events import Notice
+from relay.drain import Drainer
+from relay.plan import StartError
+
+AHEAD = 900.0  # seconds; hardware that begins to fail is told of days before, a reboot a quarter of an hour
+PREFIX = "scheduled event: "
+
+
+class Evictions:
+    """Follows the events of one machine. `drain(reason, left)` begins a drain that is over in `left` seconds."""
+
+    def __init__(
+        self, metadata_url: str, drain: Callable[[str, float], None], drainer: Drainer, log: Any, own_name: str = ""
+    ) -> None:
+        self._drain = drain
+        self._drainer = drainer
+        self._log = log
+        self._begun: dict[str, Notice] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._events = ScheduledEvents(
+            metadata_url,
+            self._begin,
+            self._called_off,
+            log,
+            updated=self._begin,
+            completed=self._called_off,
+            ahead=AHEAD,
+            own_name=own_name,
+        )
+
+    def start(self) -> None:
+        """Begin to ask."""
+        self._events.start()
+
+    async def stop(self) -> None:
+        """Ask no more."""
+        await self._events.stop()
+
+    def drained(self) -> None:
+        """Nobody is connected any more: the platform may begin."""
+        for event_id in self._begun:
+            self._spawn(self._events.approve(event_id))
+
+    def snapshot(self) -> dict[str, Any]:
+        """What /status shows."""
+        state = self._events.state
+        return {
+            "ok": state.ok,
+            "answer_age_seconds": None if state.answer_age is None else round(state.answer_age, 3),
+            "error": state.error,
+            "own_name": state.own_name,
+            "own_name_error": state.own_name_error,
+            "events": [
+                {
+                    "id": notice.event_id,
+                    "type": notice.kind,
+                    "status": notice.status,
+                    "seconds_left": round(notice.seconds_left, 1),
+                }
+                for notice in state.events
+            ],
+        }
+
+    def _begin(self, notice: Notice) -> None:
+        self._begun[notice.event_id] = notice
+        self._drain(PREFIX + notice.kind, notice.seconds_left)
+        if self._drainer.drained:
+            self.drained()
+
+    def _called_off(self, notice: Notice) -> None:
+        self._begun.pop(notice.event_id, None)
+        # Not what an operator began, or another event still wants.
+        if not self._begun and self._drainer.state.reason.startswith(PREFIX):
+            self._spawn(self._undrain())
+
+    async def _undrain(self) -> None:
+        try:
+            problem = await self._drainer.undrain()
+        except StartError as error:
+            problem = "; ".join(error.problems)
+        if problem:
+            self._log.warning("still draining", reason=problem)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
