@@ -131,7 +131,7 @@ def test_remarks_are_bounded_and_on_one_line() -> None:
 )
 def test_what_is_no_document(document: object) -> None:
     with pytest.raises(MalformedDocument, match="not an"):
-        parse(document, OWN, PATIENT, RECEIVED)
+        parse(document, OWN, RECEIVED)
 
 
 @settings(PATIENT)

@@ -140,7 +140,7 @@ def test_a_supervisor_that_hangs_is_replaced(relay: Installed) -> None:
 
 def test_a_worker_that_hangs_is_the_supervisors_affair(relay: Installed) -> None:
     relay.configure("[supervision]\nhang_timeout = 3.0\n")
-    relay.drop_in("[Service]\nWatchdogSec=5\n")
+    relay.drop_in("[Service]\nWatchdogSec=20\n")
     relay.start()
     supervisor, worker, _ = relay.pids()
     relay.machine.signal(worker, signal.SIGSTOP)

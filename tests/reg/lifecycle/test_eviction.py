@@ -1,0 +1,141 @@
+"""Azure's Scheduled Events: an eviction becomes a drain that fits, and a bad metadata service disturbs nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.clients import connect, drain, echoes, exchange
+from tests.harness import Relay, Start
+from tests.metadata_server import OWN, Answer, MetadataServer, document, event
+from tests.observe import wait_until
+from tests.relay_toml import listener, settings
+from tests.upstreams import Echo
+
+ID = "C7061BAC-AFDC-4513-B24B-AA5F13A16123"
+
+
+@pytest.fixture
+def metadata() -> Iterator[MetadataServer]:
+    with MetadataServer() as server:
+        yield server
+
+
+def watching(metadata: MetadataServer, more: str = "[drain]\nwindow = 60.0\n") -> str:
+    return f'[azure]\nscheduled_events = true\nmetadata_url = "{metadata.url}"\n{more}'
+
+
+def wait_known(relay: Relay) -> None:
+    """Until it knows what it is called, and has an answer."""
+    relay.wait_status(
+        lambda status: status["scheduled_events"]["ok"] and status["scheduled_events"]["own_name"] == OWN, what="known"
+    )
+
+
+@pytest.mark.parametrize("left", [8.0, 3.0, None], ids=["8 s", "3 s", "none"])
+def test_an_eviction_closes_everything_in_the_time_that_is_left(
+    echo: Echo, start: Start, metadata: MetadataServer, left: float | None
+) -> None:
+    relay = start(settings(listener(echo.address), tables=watching(metadata)))
+    wait_known(relay)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connect(relay.address())) for _ in range(10)]
+        assert all(exchange(client) == b"ping" for client in clients)
+        metadata.events.play(Answer(document(event("Preempt", OWN, left=left))))
+        began = time.monotonic()
+        relay.wait_status(lambda status: status["drain"], what="draining")
+        assert relay.get("/readyz") == (503, "draining\n")
+        for client in clients:
+            client.settimeout(30)
+            assert drain(client) == b""
+            client.close()
+        if left == 8.0:
+            assert time.monotonic() - began > 2, "not all at once"
+    relay.wait_phase("drained")
+    if left is not None:  # else it has started: nobody waits
+        wait_until(lambda: metadata.approved == [ID], what="the approval")
+    relay.wait_outcomes({"drained": 10})
+    (line,) = relay.events("draining")
+    assert line["reason"] == "scheduled event: Preempt"
+
+
+def test_a_freeze_and_another_machines_eviction_change_nothing(
+    echo: Echo, start: Start, metadata: MetadataServer
+) -> None:
+    relay = start(settings(listener(echo.address), tables=watching(metadata)))
+    wait_known(relay)
+    with connect(relay.address()) as client:
+        metadata.events.play(
+            Answer(document(event("Freeze", OWN, left=5.0), event("Preempt", "relays_13", left=30.0, EventId="b")))
+        )
+        relay.wait_status(lambda status: status["scheduled_events"]["events"], what="the freeze")
+        assert relay.status()["drain"] is None
+        assert exchange(client) == b"ping"
+    assert metadata.approved == []
+
+
+def test_an_event_that_others_share_is_not_approved_and_one_that_is_called_off_is_taken_back(
+    echo: Echo, start: Start, metadata: MetadataServer
+) -> None:
+    relay = start(settings(listener(echo.address), tables=watching(metadata)))
+    wait_known(relay)
+    metadata.events.play(Answer(document(event("Reboot", OWN, "relays_13", left=600.0))))
+    relay.wait_phase("drained")
+    metadata.events.play(Answer(document(incarnation=2)))
+    relay.wait_status(lambda status: status["drain"] is None, what="serving again")
+    assert echoes(relay.address())
+    assert metadata.approved == []
+
+
+def test_what_an_operator_began_is_not_taken_back(echo: Echo, start: Start, metadata: MetadataServer) -> None:
+    relay = start(settings(listener(echo.address), tables=watching(metadata)))
+    wait_known(relay)
+    relay.post("/drain")
+    relay.wait_phase("drained")
+    metadata.events.play(Answer(document(event("Reboot", OWN, left=600.0))))
+    wait_until(lambda: metadata.approved == [ID], what="the approval")
+    metadata.events.play(Answer(document(incarnation=2)))
+    wait_until(lambda: relay.events("scheduled event cancelled"), what="the log saying so")
+    assert relay.status()["drain"]["phase"] == "drained"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(hang=True),
+        Answer(reset=True),
+        Answer(status=500),
+        Answer(status=429),
+        Answer(body="<html>"),
+        Answer(body='{"Events": 5}'),
+        Answer(body="x" * 1_000_000),
+    ],
+    ids=["hangs", "reset", "500", "429", "html", "wrong", "huge"],
+)
+def test_a_bad_metadata_service_disturbs_nothing(
+    echo: Echo, start: Start, metadata: MetadataServer, answer: Answer
+) -> None:
+    metadata.events.play(answer)
+    relay = start(settings(listener(echo.address), tables=watching(metadata)))
+    wait_until(lambda: metadata.events.requests, what="it is asked")
+    assert echoes(relay.address())
+    assert relay.get("/readyz")[0] == 200
+    assert relay.status()["drain"] is None
+    if not answer.hang:
+        relay.wait_status(lambda status: status["scheduled_events"]["error"], what="the failure")
+        assert relay.metrics().value("relay_scheduled_events_up") == 0
+        metadata.events.play(Answer(document()))
+        relay.wait_status(lambda status: status["scheduled_events"]["ok"], 30, "the recovery")
+
+
+def test_without_a_metadata_service(echo: Echo, start: Start) -> None:
+    with MetadataServer() as gone:
+        url = gone.url
+    tables = f'[azure]\nscheduled_events = true\nmetadata_url = "{url}"\n'
+    relay = start(settings(listener(echo.address), tables=tables))
+    relay.wait_status(lambda status: status["scheduled_events"]["error"], what="the failure")
+    assert echoes(relay.address())
+    assert relay.get("/readyz")[0] == 200
