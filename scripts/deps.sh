@@ -12,6 +12,8 @@ openssl:openssl
 curl:curl
 nft:nftables
 ip:iproute2
+systemd-nspawn:systemd-container
+mmdebstrap:mmdebstrap
 '
 # nft and ip are in sbin, which is not on everybody's PATH.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin

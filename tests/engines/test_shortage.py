@@ -90,8 +90,7 @@ def test_accepting_pauses_and_goes_on_when_descriptors_are_free(lab: Lab, start:
     short.wait(lambda state: state["accepted"] == 11, "as many as there was room for")
     for client in clients[3:8]:
         reset(client)
-    state = short.wait(lambda state: state["accepted"] == 14, "the whole queue")
-    assert state["connections"] == 6
+    state = short.wait(lambda state: state["accepted"] == 14 and state["connections"] == 6, "the whole queue")
     assert state["errors"] == []
     for client in clients[8:]:
         reset(client)
@@ -112,7 +111,7 @@ def test_shortage_costs_next_to_no_cpu(lab: Lab, start: Start) -> None:
         after = short.tell("state")
         assert after["time"] - before["time"] < DEADLINE
     seconds = after["time"] - before["time"]
-    assert after["cpu"] - before["cpu"] < 0.2 * seconds
+    assert after["cpu"] - before["cpu"] < 0.4 * seconds  # who spins needs all of it, as far as there are processors
     assert after["accept_pauses"] - before["accept_pauses"] <= seconds / 0.02 + 2, "not more often than it ticks"
     assert after["errors"] == []
 

@@ -103,9 +103,7 @@ def test_no_client_is_refused_while_it_restarts(activated: Installed) -> None:
 
 def test_clients_that_come_while_it_is_away_wait(activated: Installed) -> None:
     activated.start()
-    supervisor, *workers = activated.pids()
-    for pid in (supervisor, *workers):
-        activated.machine.signal(pid, signal.SIGKILL)
+    activated.machine.systemctl("kill", "--signal=SIGKILL", "--kill-whom=all", "relay.service")
     waiting = [activated.machine.connect(("127.0.0.1", port), PATIENCE) for port in PORTS.values()]
     for client in waiting:
         with client:
