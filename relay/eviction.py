@@ -15,15 +15,21 @@ from relay.core.scheduled_events import Notice
 from relay.drain import Drainer
 from relay.plan import StartError
 
-AHEAD = 900.0  # seconds; hardware that begins to fail is told of days before, a reboot a quarter of an hour
+# Seconds before its time that a drain for an event begins at the earliest, unless drains take longer: hardware that
+# begins to fail is told of days before, a reboot a quarter of an hour.
+AHEAD = 900.0
 PREFIX = "scheduled event: "
 
 
 class Evictions:
-    """Follows the events of one machine. `drain(reason, left)` begins a drain that is over in `left` seconds."""
+    """Follows the events of one machine.
+
+    `drain(reason, left)` begins a drain that is over in `left` seconds; `longest` are the seconds that one takes with
+    time enough.
+    """
 
     def __init__(
-        self, metadata_url: str, drain: Callable[[str, float], None], drainer: Drainer, log: Any, own_name: str = ""
+        self, metadata_url: str, drain: Callable[[str, float], None], drainer: Drainer, longest: float, log: Any
     ) -> None:
         self._drain = drain
         self._drainer = drainer
@@ -37,8 +43,7 @@ class Evictions:
             log,
             updated=self._begin,
             completed=self._called_off,
-            ahead=AHEAD,
-            own_name=own_name,
+            ahead=max(AHEAD, longest),
         )
 
     def start(self) -> None:

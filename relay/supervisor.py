@@ -71,8 +71,9 @@ class Supervisor:
         self._status.drain = self._drain
         self._evictions: Evictions | None = None
         if plan.settings.azure.scheduled_events:
-            url = plan.settings.azure.metadata_url
-            self._evictions = Evictions(url, self._evict, self._drain, log)
+            url, drain = plan.settings.azure.metadata_url, plan.settings.drain
+            longest = drain.announce + drain.window + END_GRACE
+            self._evictions = Evictions(url, self._evict, self._drain, longest, log)
             self._status.evictions = self._evictions.snapshot
         self._reloader = Reloader(plan, load, self._apply, log)
         self._status.reloads = self._reloader.results

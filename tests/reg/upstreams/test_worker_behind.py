@@ -87,8 +87,9 @@ def not_reading(relay: Relay, worker: int) -> Iterator[None]:
         os.kill(worker, signal.SIGCONT)
 
 
-def active(relay: Relay, worker: int) -> int:
-    return next(int(item["active"]) for item in relay.status()["workers"] if item["pid"] == worker)
+def busy(relay: Relay) -> list[int]:
+    """The worker of each connection there is."""
+    return [item["pid"] for item in relay.status()["workers"] for _ in range(item["active"])]
 
 
 def address_of(relay: Relay, client: str) -> str:
@@ -104,8 +105,8 @@ def address_by(relay: Relay, worker: int, name: str = "main") -> str:
         with connect(relay.address(name)) as client:
             assert exchange(client) == b"ping"
             own = "{}:{}".format(*client.getsockname())
-            served = active(relay, worker) == 1
-        if served:
+            mine = busy(relay) == [worker]  # one from the queue of a worker that was stopped may be there as well
+        if mine:
             return address_of(relay, own)
 
 

@@ -1,0 +1,284 @@
+"""Devices of the timeline, some thousand in one process: numbered messages over TLS, and every end of a connection.
+
+    python -m bench.timeline_load JSON        (the fields of `Task`)
+
+A device connects to its relay while that one is ready, as a load balancer's probes see it, else to the sibling. It sends
+a message every few seconds. When its connection ends it comes back within a second, and sends again what was not
+acknowledged, as MQTT's QoS 1 has it. Besides, newcomers connect, say one thing and leave, all the time.
+
+Prints a line with the state of things each second. "finish" on standard input: no more new messages, wait for the
+acknowledgements, write everything that happened to `record`, end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import ssl
+import sys
+import time
+from collections.abc import Coroutine
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.timeline_upstream import ACK, HEAD, MESSAGE, small_buffers
+
+HUB = "hub.example"
+JITTER = 1.0  # seconds within which a device comes back
+PROBE = 0.5  # seconds between two probes of a relay's readiness; the load balancers of clouds take ten times that
+PROBES = 2  # failed in a row take a relay out
+HANDSHAKE = 30.0  # seconds; everything is on one machine, and that may be busy
+LAST_ACKS = 10.0  # seconds to wait for, at the end
+PADDING = bytes(MESSAGE - HEAD.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What one process has to do."""
+
+    ports: list[int]  # of the two relays
+    health: list[int]  # likewise
+    authority: str
+    record: str
+    first: int  # number of its first device
+    devices: int
+    rate: float  # connects per second, at first
+    every: float  # seconds between a device's messages
+    newcomers: float  # per second
+
+
+@dataclass(slots=True)
+class Record:
+    """Everything that happened, with its time on the monotonic clock; `where` is which relay, `how` end or reset."""
+
+    opened: list[tuple[float, int]] = field(default_factory=list)  # time, where
+    closed: list[tuple[float, int, str]] = field(default_factory=list)  # time, where, how
+    away: list[tuple[float, float]] = field(default_factory=list)  # time it came back, seconds without a connection
+    sent: list[tuple[float, int, int, int]] = field(default_factory=list)  # time, device, number, connection
+    acked: list[float] = field(default_factory=list)
+    again: list[float] = field(default_factory=list)  # sent once more
+    refused: list[float] = field(default_factory=list)  # connects that nobody took
+    failed: list[tuple[float, str]] = field(default_factory=list)  # connects that failed otherwise, with why
+    served: list[float] = field(default_factory=list)  # newcomers that got their acknowledgement
+
+
+class Line(asyncio.Protocol):
+    """One connection of a device, once its handshake is over."""
+
+    def __init__(self, device: Device, where: int) -> None:
+        self._device = device
+        self.where = where
+        self.number = device.connections = device.connections + 1
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self._device.up(self)
+
+    def data_received(self, data: bytes) -> None:
+        # An acknowledgement is one small record of TLS, and comes whole.
+        for (number,) in ACK.iter_unpack(data):
+            self._device.acknowledged(number)
+
+    def eof_received(self) -> None:
+        self._device.down(self, "end")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._device.down(self, "reset" if error is not None else "end")
+
+
+class Device:
+    """Numbers its messages, keeps those that are not acknowledged; `leaves`: a newcomer, who goes after the first."""
+
+    def __init__(self, fleet: Fleet, number: int, home: int, *, leaves: bool = False) -> None:
+        self._fleet = fleet
+        self._number = number
+        self.home = home
+        self.leaves = leaves
+        self.connections = 0
+        self._line: Line | None = None
+        self._next = 0
+        self._waiting: dict[int, bool] = {}  # number: whether it was sent already
+        self._since = 0.0  # without a connection
+
+    @property
+    def quiet(self) -> bool:
+        return not self._waiting
+
+    def up(self, line: Line) -> None:
+        now = time.monotonic()
+        self._line, self.home = line, line.where
+        if not self.leaves:
+            self._fleet.open[line.where] += 1
+            self._fleet.record.opened.append((now, line.where))
+        if self._since:
+            self._fleet.record.away.append((now, now - self._since))
+        for number, sent in self._waiting.items():
+            if sent:
+                self._fleet.record.again.append(now)
+            self._send(number)
+
+    def down(self, line: Line, how: str) -> None:
+        if self._line is not line:
+            return
+        self._line, self._since = None, time.monotonic()
+        if not self.leaves:
+            self._fleet.open[line.where] -= 1
+            self._fleet.record.closed.append((self._since, line.where, how))
+        self._fleet.bring(self, random.uniform(0, JITTER))
+
+    def speak(self) -> None:
+        """The next message."""
+        self._next += 1
+        self._waiting[self._next] = False
+        self._send(self._next)
+
+    def acknowledged(self, number: int) -> None:
+        if self._waiting.pop(number, None) is not None:
+            self._fleet.record.acked.append(time.monotonic())
+        if self.leaves and self._line is not None and self._line.transport is not None:
+            line, self._line = self._line, None
+            assert line.transport is not None
+            line.transport.close()
+            self._fleet.record.served.append(time.monotonic())
+
+    def _send(self, number: int) -> None:
+        line = self._line
+        if line is None or line.transport is None:
+            return
+        line.transport.write(HEAD.pack(self._number, number, line.number) + PADDING)
+        self._waiting[number] = True
+        self._fleet.record.sent.append((time.monotonic(), self._number, number, line.number))
+
+
+class Fleet:
+    """All devices of this process, and the load balancer's view of the relays."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.open = [0, 0]
+        self.record = Record()
+        self._ready = [True, True]
+        self._finishing = asyncio.Event()
+        self._devices: list[Device] = []
+        self._running: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        self._context = ssl.create_default_context(cafile=task.authority)
+
+    async def run(self) -> None:
+        """Until told to finish."""
+        self._spawn(self._obey())
+        for where in (0, 1):
+            self._spawn(self._probe(where))
+        self._spawn(self._report())
+        await self._start()
+        self._spawn(self._newcomers())
+        await self._finishing.wait()
+        deadline = time.monotonic() + LAST_ACKS
+        while time.monotonic() < deadline and not all(device.quiet for device in self._devices):
+            await asyncio.sleep(0.1)
+        Path(self.task.record).write_text(json.dumps(asdict(self.record)))
+
+    def bring(self, device: Device, delay: float) -> None:
+        """Connect a device after so many seconds."""
+        self._spawn(self._connect(device, delay))
+
+    async def _start(self) -> None:
+        began = time.monotonic()
+        for count in range(self.task.devices):
+            await asyncio.sleep(max(0.0, began + count / self.task.rate - time.monotonic()))
+            device = Device(self, self.task.first + count, 0)
+            self._devices.append(device)
+            self.bring(device, 0.0)
+            self._spawn(self._talk(device))
+
+    async def _talk(self, device: Device) -> None:
+        await asyncio.sleep(random.uniform(0, self.task.every))
+        while not self._finishing.is_set():
+            device.speak()
+            await asyncio.sleep(self.task.every * random.uniform(0.9, 1.1))
+
+    async def _newcomers(self) -> None:
+        number = self.task.first + 1_000_000
+        while not self._finishing.is_set():
+            number += 1
+            device = Device(self, number, random.randrange(2), leaves=True)
+            device.speak()
+            self.bring(device, 0.0)
+            await asyncio.sleep(1 / self.task.newcomers)
+
+    async def _connect(self, device: Device, delay: float) -> None:
+        await asyncio.sleep(delay)
+        while True:
+            where = device.home if self._ready[device.home] else 1 - device.home
+            try:
+                await self._loop.create_connection(
+                    lambda where=where: Line(device, where),  # type: ignore[misc]
+                    "127.0.0.1",
+                    self.task.ports[where],
+                    ssl=self._context,
+                    server_hostname=HUB,
+                    ssl_handshake_timeout=HANDSHAKE,
+                )
+            except ConnectionRefusedError:
+                self.record.refused.append(time.monotonic())
+                device.home = 1 - where
+            except OSError as error:
+                self.record.failed.append((time.monotonic(), f"{type(error).__name__}: {error}"))
+            else:
+                return
+            await asyncio.sleep(random.uniform(0.1, JITTER))
+
+    async def _probe(self, where: int) -> None:
+        bad = 0
+        while True:
+            bad = 0 if await self._asked(self.task.health[where]) else bad + 1
+            self._ready[where] = bad < PROBES if self._ready[where] else bad == 0
+            await asyncio.sleep(PROBE)
+
+    async def _asked(self, port: int) -> bool:
+        try:
+            async with asyncio.timeout(PROBE * PROBES):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(b"GET /readyz HTTP/1.1\r\nHost: relay\r\nConnection: close\r\n\r\n")
+                line = await reader.readline()
+                writer.close()
+                return b" 200 " in line
+        except (OSError, TimeoutError):
+            return False
+
+    async def _report(self) -> None:
+        while True:
+            record = self.record
+            counts = {"acked": len(record.acked), "closed": len(record.closed), "refused": len(record.refused)}
+            print(json.dumps({"open": self.open, **counts, "failed": len(record.failed)}), flush=True)
+            await asyncio.sleep(0.5)
+
+    async def _obey(self) -> None:
+        await self._loop.run_in_executor(None, sys.stdin.readline)
+        self._finishing.set()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._running.add(task := self._loop.create_task(work))
+        task.add_done_callback(self._running.discard)
+
+
+async def run(task: Task) -> None:
+    """All of it."""
+    small_buffers()
+    await Fleet(task).run()
+
+
+def main() -> int:
+    """Entry of the process."""
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # a handshake that fails is in the record already
+    asyncio.run(run(Task(**json.loads(sys.argv[1]))))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
