@@ -2,11 +2,12 @@
 
     python -m bench.timeline [--connections 5000]        (or: make timeline)
 
-Two relays with two workers each, on loopback: devices begin on the first, which is drained (then undrained), and find
+Two relays with two workers each, on loopback. The devices begin on the first. It is drained, and undrained: they find
 themselves on its sibling, which is reloaded again and again, loses a worker to SIGKILL, and is evicted by a stand-in
-metadata service with 30 s notice. At NotBefore all its processes are killed, as the platform would. Two processes are
-the devices (`bench.timeline_load`), two the hub (`bench.timeline_upstream`), and both record each message, so that what
-was lost is counted, not guessed. The picture and the figures are written at the end. Takes less than three minutes.
+metadata service with 30 s notice. At NotBefore all its processes are killed, as the platform would do. The devices and
+the hub, two processes each, record every message, so that what was lost is counted (`bench.timeline_figures`). The
+picture, and the figures as JSON beside it, are written at the end. Takes less than three minutes. The exit status is 1
+if a message was lost where none may be.
 """
 
 from __future__ import annotations
@@ -16,276 +17,182 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
-from dataclasses import asdict
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
-from bench import timeline_picture
-from bench.flood import free_ports
-from bench.peers import describe, wait_for_port
+from bench.peers import describe
 from bench.timeline_figures import Happening, figures, read, table
-from bench.timeline_load import HUB, Task
-from bench.watch import Watch
-from relay.demo import certificates
-from relay.demo.process import environment, tied
+from bench.timeline_picture import draw
+from bench.timeline_rig import PATIENCE, Rig
 from tests.metadata_server import OWN, Answer, MetadataServer, document, event
 
-ROOT = Path(__file__).parent.parent
-PROCESSES = 2  # of devices, and of the hub
 QUIET = 4.0  # seconds between two events
-PATIENCE = 30.0  # seconds for what should come soon
 RELOADING = 10.0  # seconds
+PAUSE = 0.1  # seconds between two reloads
 NOTICE = 30.0  # seconds; what a Spot machine gets
-CONFIG = """\
-workers = 2
-[admin]
-bind = "127.0.0.1:{admin}"
-[health]
-bind = "127.0.0.1:{health}"
-[limits]
-max_connections = {limit}
-[drain]
-announce = {announce}
-window = {window}
-[azure]
-scheduled_events = {evictable}
-metadata_url = "{metadata}"
-[[listeners]]
-name = "mqtts"
-bind = ["127.0.0.1:{port}"]
-upstream = {upstream}
-max_connections = {limit}
-"""
-
-
-class Relay:
-    """One relay: its settings, its process, what it says of itself."""
-
-    def __init__(self, folder: Path, name: str, **values: Any) -> None:
-        self.admin, self.health, self.port = free_ports(3)
-        self._values = values
-        self.config, self.log = folder / f"{name}.toml", folder / f"{name}.log"
-        self.watch = Watch(self.admin)
-
-    def write(self, **values: Any) -> None:
-        """The settings file, with these instead of others."""
-        fields = {"admin": self.admin, "health": self.health, "port": self.port, **self._values, **values}
-        self.config.write_text(CONFIG.format(**{**fields, "upstream": json.dumps(fields["upstream"])}))
-
-    def post(self, path: str) -> None:
-        """An order; the text of a refusal is the error."""
-        request = urllib.request.Request(f"http://127.0.0.1:{self.admin}{path}", method="POST")
-        try:
-            urllib.request.urlopen(request, timeout=PATIENCE).close()
-        except urllib.error.HTTPError as error:
-            raise SystemExit(f"timeline: {path}: {error.read().decode()}") from None
-
-    def pids(self) -> list[int]:
-        return [worker["pid"] for worker in self.watch.status()["workers"] if worker["ready"]]
-
-    def phase(self) -> str:
-        drain = self.watch.status()["drain"]
-        return str(drain["phase"]) if drain else "serving"
-
-
-class Fleet:
-    """The processes of the devices, and the last line of each."""
-
-    def __init__(self, processes: list[subprocess.Popen[str]], connections: int) -> None:
-        self.processes = processes
-        self.connections = connections
-        self._last: list[dict[str, Any]] = [{} for _ in processes]
-        for number, process in enumerate(processes):
-            threading.Thread(target=self._read, args=(number, process), daemon=True).start()
-
-    def _read(self, number: int, process: subprocess.Popen[str]) -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            self._last[number] = json.loads(line)
-
-    def open(self) -> list[int]:
-        return [sum(last.get("open", [0, 0])[where] for last in self._last) for where in (0, 1)]
-
-    def count(self, what: str) -> int:
-        return sum(last.get(what, 0) for last in self._last)
-
-    def complete(self) -> bool:
-        if any(process.poll() is not None for process in self.processes):
-            raise SystemExit("timeline: the devices have ended")
-        return sum(self.open()) >= self.connections
-
-    def finish(self) -> None:
-        for process in self.processes:
-            process.communicate("finish\n", timeout=PATIENCE)
+LOSES_NOTHING = ("drain", "reload", "eviction")
 
 
 class Timeline:
     """The run: one event after the other, each with its beginning and its end."""
 
-    def __init__(self, fleet: Fleet, relays: list[Relay], processes: list[subprocess.Popen[str]]) -> None:
-        self._fleet = fleet
-        self._relay, self._sibling = relays
-        self._evicted = processes[1]
+    def __init__(self, rig: Rig, metadata: MetadataServer) -> None:
+        self._fleet = rig.fleet
+        self._upstreams = rig.upstreams
+        self._relay, self._sibling = rig.relays
+        self._metadata = metadata
         self._began = time.monotonic()
         self._said = 0.0
         self._acked = 0
         self.happenings: list[Happening] = []
 
-    def wait(self, what: str, over: Callable[[], bool], seconds: float = PATIENCE) -> None:
-        """Until it is over; a line each second."""
+    def run(self, connections: int, coming: float) -> None:
+        """Everything, in order."""
+        self._wait("devices come", self._fleet.complete, coming)
+        self._rest()
+        self._happen("drain", "relay drain: announced for 2 s, closed over 20 s", 0, self._drain)
+        self._happen(
+            "reload", "Reload again and again, other limits and upstreams", 1, lambda: self._reload(connections)
+        )
+        self._happen("kill", "A worker is killed with SIGKILL", 1, self._kill)
+        self._happen("eviction", "Evicted with 30 s notice (Azure Scheduled Events)", 1, self._evict)
+
+    def _wait(self, what: str, over: Callable[[], bool], seconds: float = PATIENCE) -> None:
+        """Until it is over."""
         deadline = time.monotonic() + seconds
         while not over():
-            now = time.monotonic()
-            if now > deadline:
-                raise SystemExit(f"timeline: {what}: not after {seconds:g} s")
-            if now >= self._said + 1:
-                acked, first = self._fleet.count("acked"), self._fleet.open()
-                pace = (acked - self._acked) / (now - self._said) if self._said else 0.0
-                self._said, self._acked = now, acked
-                print(
-                    f"{now - self._began:6.1f} s  {what:<28} relay {first[0]:>6,}  sibling {first[1]:>6,}  "
-                    f"acknowledged {pace:>6,.0f}/s  closed {self._fleet.count('closed'):>7,}  "
-                    f"refused {self._fleet.count('refused')}  failed {self._fleet.count('failed')}",
-                    flush=True,
-                )
+            if time.monotonic() > deadline:
+                raise SystemExit(f"timeline: {what}: not over after {seconds:g} s")
+            self._say(what)
             time.sleep(0.05)
 
-    def rest(self, seconds: float = QUIET) -> None:
-        """Everybody is back, and then it is quiet for a while."""
-        self.wait("everybody comes back", self._fleet.complete)
-        until = time.monotonic() + seconds
-        self.wait("quiet", lambda: time.monotonic() >= until)
+    def _say(self, what: str) -> None:
+        """A line each second."""
+        now = time.monotonic()
+        if now < self._said + 1:
+            return
+        acked, (relay, sibling) = self._fleet.count("acked"), self._fleet.open()
+        pace = (acked - self._acked) / (now - self._said)
+        self._said, self._acked = now, acked
+        print(
+            f"{now - self._began:6.1f} s  {what:<20} relay {relay:>6,}  sibling {sibling:>6,}  "
+            f"acknowledged {pace:>5,.0f}/s  closed {self._fleet.count('closed'):>6,}  "
+            f"refused {self._fleet.count('refused'):,}  failed {self._fleet.count('failed'):,}",
+            flush=True,
+        )
 
-    def happen(self, name: str, title: str, where: int, do: Callable[[], str]) -> None:
-        """One event, which ends once everybody is back."""
+    def _rest(self) -> None:
+        """Everybody is back, and then it is quiet for a while."""
+        self._wait("everybody comes back", self._fleet.complete)
+        until = time.monotonic() + QUIET
+        self._wait("quiet", lambda: time.monotonic() >= until)
+
+    def _happen(self, name: str, title: str, where: int, do: Callable[[], str]) -> None:
         before, began = self._fleet.open()[where], time.monotonic()
         said = do()
         until = time.monotonic()
-        self.rest()
+        self._rest()
         self.happenings.append(Happening(name, title, where, before, began, until, time.monotonic(), said))
 
-    def drain(self) -> str:
+    def _drain(self) -> str:
         began = time.monotonic()
         self._relay.post("/drain")
-        self.wait("drain", lambda: self._relay.phase() == "drained", 60)
+        self._wait("drain", lambda: self._relay.phase() == "drained", 60)
         seconds = time.monotonic() - began
         self._relay.post("/undrain")
         return f"drained after {seconds:.1f} s, then undrained"
 
-    def reload(self, settings: list[dict[str, Any]]) -> str:
+    def _reload(self, connections: int) -> str:
+        one, other = self._upstreams
+        choices: list[dict[str, Any]] = [
+            {"limit": connections + 2000, "upstream": [one]},
+            {"limit": connections + 3000, "upstream": [other]},
+            {"limit": connections + 1000, "upstream": [other, one]},
+        ]
         until, count = time.monotonic() + RELOADING, 0
         while time.monotonic() < until:
-            self._sibling.write(**settings[count % len(settings)])
+            self._sibling.write(**choices[count % len(choices)])
             self._sibling.post("/reload")
             count += 1
-            self.wait("reload", lambda: True)
-            time.sleep(0.1)
-            self.wait("reload", lambda: self._fleet.complete() or True)
+            self._say("reload")
+            time.sleep(PAUSE)
         return f"{count} reloads"
 
-    def kill(self) -> str:
-        before = self._sibling.pids()
+    def _kill(self) -> str:
+        before, began = self._sibling.workers(), time.monotonic()
         os.kill(before[0], signal.SIGKILL)
-        began = time.monotonic()
 
         def replaced() -> bool:
-            pids = self._sibling.pids()
-            return len(pids) == len(before) and before[0] not in pids
+            workers = self._sibling.workers()
+            return len(workers) == len(before) and before[0] not in workers
 
-        self.wait("a worker is killed", replaced)
+        self._wait("worker killed", replaced)
         return f"another worker serves after {time.monotonic() - began:.1f} s"
 
-    def evict(self, metadata: MetadataServer) -> str:
+    def _evict(self) -> str:
+        assert self._sibling.process is not None
         notice = event("Preempt", OWN, left=NOTICE)
         not_before = parsedate_to_datetime(notice["NotBefore"]).timestamp()
-        pids = [*self._sibling.pids(), self._evicted.pid]
-        began, approved = time.monotonic(), ""
-        metadata.events.play(Answer(document(notice)))
-        while time.time() < not_before:
-            self.wait("eviction", lambda: bool(metadata.approved) or time.time() >= not_before, 60)
-            if metadata.approved and not approved:
-                approved = f"empty, and approved, after {time.monotonic() - began:.1f} s of {NOTICE:g}"
-            time.sleep(0.05)
+        pids = [self._sibling.process.pid, *self._sibling.workers()]
+        began = time.monotonic()
+        self._metadata.events.play(Answer(document(notice)))
+        self._wait("eviction", lambda: bool(self._metadata.approved) or time.time() >= not_before, 60)
+        approved = time.monotonic() - began
+        self._wait("eviction", lambda: time.time() >= not_before, 60)
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        return approved or "not approved in time"
+        if not self._metadata.approved:
+            return "not empty in time, then killed"
+        return f"empty and approved after {approved:.1f} s of the {NOTICE:g}, then killed"
 
 
-def run(options: argparse.Namespace, folder: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
-    """Start everything, let it happen, count."""
-    count, hubs = options.connections, free_ports(PROCESSES)
-
-    def start(end: signal.Signals | None, name: str, *command: str) -> subprocess.Popen[str]:
-        log = stack.enter_context((folder / f"{name}.log").open("ab"))
-        process = subprocess.Popen(
-            tied([sys.executable, *command]),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE if name.startswith("devices") else log,
-            stderr=log,
-            text=True,
-            cwd=ROOT,
-            env={**environment(), "PYTHONPATH": str(ROOT)},
-        )
-        stack.callback(stop, process, end)
-        return process
-
-    made = certificates.create(folder, HUB)
-    upstreams = [
-        start(None, f"hub{n}", "-m", "bench.timeline_upstream", str(port), str(made.server), str(folder / f"hub{n}"))
-        for n, port in enumerate(hubs)
-    ]
-    metadata = stack.enter_context(MetadataServer())
-    both = [f"127.0.0.1:{port}" for port in hubs]
-    common = {"limit": count + 1000, "upstream": both, "metadata": metadata.url}
-    relays = [
-        Relay(folder, "relay", announce=2.0, window=20.0, evictable="false", **common),
-        Relay(folder, "sibling", announce=15.0, window=60.0, evictable="true", **common),  # as they are by default
-    ]
-    for port in hubs:
-        wait_for_port(port)
-    running = []
-    for relay in relays:
-        relay.write()
-        running.append(start(signal.SIGINT, relay.log.stem, "-m", "relay", "run", "--config", str(relay.config)))
-    for relay in relays:
-        relay.watch.ready()
-    tasks = [
-        Task(
-            ports=[relay.port for relay in relays],
-            health=[relay.health for relay in relays],
-            authority=str(made.authority),
-            record=str(folder / f"devices{n}.json"),
-            first=count * n // PROCESSES,
-            devices=count * (n + 1) // PROCESSES - count * n // PROCESSES,
-            rate=options.rate / PROCESSES,
-            every=options.every,
-            newcomers=options.newcomers / PROCESSES,
-        )
-        for n in range(PROCESSES)
-    ]
-    devices = [
-        start(None, f"devices{n}", "-m", "bench.timeline_load", json.dumps(asdict(task)))
-        for n, task in enumerate(tasks)
-    ]
-    timeline = Timeline(Fleet(devices, count), relays, running)
-    timeline.wait("devices come", timeline._fleet.complete, count / options.rate + PATIENCE)
-    timeline.rest()
-    return {}
-
-
-def stop(process: subprocess.Popen[str], end: signal.Signals | None) -> None:
-    """End it: by a signal, or with its standard input."""
+def measure(options: argparse.Namespace, folder: Path) -> int:
+    """Let it happen, count, draw."""
+    with contextlib.ExitStack() as stack:
+        metadata = stack.enter_context(MetadataServer())
+        rig = Rig(folder, metadata.url, options.connections, options.rate, options.every, options.newcomers)
+        stack.callback(rig.close)
+        timeline = Timeline(rig, metadata)
+        try:
+            timeline.run(options.connections, options.connections / options.rate + 2 * PATIENCE)
+            rig.fleet.finish()
+        except (SystemExit, OSError):
+            print(rig.logs(), file=sys.stderr)
+            raise
+        time.sleep(1)  # what is on its way to the hub
+        records = read(rig.sent, rig.arrived())
+    rows = [figures(happening, records) for happening in timeline.happenings]
+    print(table(rows))
+    options.picture.parent.mkdir(parents=True, exist_ok=True)
+    options.picture.write_text(draw(timeline.happenings, rows, records, options.connections))
+    machine = {name: text for name, text in describe(sys.executable).items() if name in ("kernel", "processor")}
+    summary = {"connections": options.connections, "python": sys.version.split()[0], **machine, "events": rows}
+    options.picture.with_suffix(".json").write_text(json.dumps(summary, indent=2) + "\n")
+    print(f"written: {options.picture}, {options.picture.with_suffix('.json').name}")
+    missing = sum(row["missing"] for row in rows)
+    return 1 if missing or any(row["lost"] for row in rows if row["event"] in LOSES_NOTHING) else 0
 
 
 def main() -> int:
-    return 0
+    """Entry of the command."""
+    parser = argparse.ArgumentParser(
+        prog="bench.timeline", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--connections", type=int, default=5000, help="devices (default %(default)s)")
+    parser.add_argument("--rate", type=float, default=200.0, help="first connects per second (default %(default)s)")
+    parser.add_argument("--every", type=float, default=5.0, help="seconds between a device's messages")
+    parser.add_argument("--newcomers", type=float, default=10.0, help="per second (default %(default)s)")
+    parser.add_argument("--picture", type=Path, default=Path("docs/images/timeline.svg"), help="and .json beside it")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="relay-timeline-") as folder:
+        return measure(options, Path(folder))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

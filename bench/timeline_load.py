@@ -2,8 +2,8 @@
 
     python -m bench.timeline_load JSON        (the fields of `Task`)
 
-A device connects to its relay while that one is ready, as a load balancer's probes see it, else to the sibling. It sends
-a message every few seconds. When its connection ends it comes back within a second, and sends again what was not
+A device connects to its relay while that one is ready, as a load balancer's probes see it, else to the sibling. It
+sends a message every few seconds. When its connection ends it comes back within a second, and sends again what was not
 acknowledged, as MQTT's QoS 1 has it. Besides, newcomers connect, say one thing and leave, all the time.
 
 Prints a line with the state of things each second. "finish" on standard input: no more new messages, wait for the
@@ -31,7 +31,7 @@ JITTER = 1.0  # seconds within which a device comes back
 PROBE = 0.5  # seconds between two probes of a relay's readiness; the load balancers of clouds take ten times that
 PROBES = 2  # failed in a row take a relay out
 HANDSHAKE = 30.0  # seconds; everything is on one machine, and that may be busy
-LAST_ACKS = 10.0  # seconds to wait for, at the end
+LAST_ACKS, LOOKS = 10.0, 100  # seconds to wait for them at the end, looking so many times
 PADDING = bytes(MESSAGE - HEAD.size)
 
 
@@ -178,10 +178,10 @@ class Fleet:
         await self._start()
         self._spawn(self._newcomers())
         await self._finishing.wait()
-        deadline = time.monotonic() + LAST_ACKS
-        while time.monotonic() < deadline and not all(device.quiet for device in self._devices):
-            await asyncio.sleep(0.1)
-        Path(self.task.record).write_text(json.dumps(asdict(self.record)))
+        for _ in range(LOOKS):
+            if all(device.quiet for device in self._devices):
+                break
+            await asyncio.sleep(LAST_ACKS / LOOKS)
 
     def bring(self, device: Device, delay: float) -> None:
         """Connect a device after so many seconds."""
@@ -267,16 +267,20 @@ class Fleet:
         task.add_done_callback(self._running.discard)
 
 
-async def run(task: Task) -> None:
+async def run(task: Task) -> Record:
     """All of it."""
     small_buffers()
-    await Fleet(task).run()
+    fleet = Fleet(task)
+    await fleet.run()
+    return fleet.record
 
 
 def main() -> int:
     """Entry of the process."""
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # a handshake that fails is in the record already
-    asyncio.run(run(Task(**json.loads(sys.argv[1]))))
+    task = Task(**json.loads(sys.argv[1]))
+    record = asyncio.run(run(task))
+    Path(task.record).write_text(json.dumps(asdict(record)))
     return 0
 
 

@@ -17,6 +17,9 @@ from relay.engines.contract import Address
 from relay.outcome import Outcome
 
 
+MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96, RFC 4291 section 2.5.5.2
+
+
 class Denied(enum.Enum):
     """Refused before the limits are asked."""
 
@@ -60,9 +63,14 @@ class SourceHash:
 
 
 def pack(host: str) -> bytes:
-    """A literal address as bytes, 4 or 16. An interface behind a % is no part of the address."""
+    """A literal address as bytes, 4 or 16. An interface behind a % is no part of the address.
+
+    An IPv4 address written as IPv6 is what it is: on a socket for both families, or in a PROXY header, all of them
+    would be one source.
+    """
     if ":" in host:
-        return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+        packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+        return packed[12:] if packed.startswith(MAPPED) else packed
     return socket.inet_pton(socket.AF_INET, host)
 
 

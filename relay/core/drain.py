@@ -20,8 +20,9 @@ from dataclasses import dataclass, replace
 # Where everything has to be over at a time set from outside:
 ANNOUNCED = 0.2  # of the time that is left may go to the announcement
 MARGIN = 0.1  # of it is kept for connections that take a while to close
-# Seconds for those, at most and at least. A client that has seen the end needs a round trip to answer it.
-GRACE, LEAST_GRACE = 5.0, 1.0
+# Seconds for those, at most and at least: somewhat more than an engine gives a client to answer its end
+# (`engines.life.RETIRE_GRACE`), so that it is the engine that closes it.
+GRACE, LEAST_GRACE = 6.5, 1.0
 LATE = 2.0  # seconds after which a worker is late with closing by force
 
 

@@ -1,0 +1,220 @@
+"""What the timeline runs: two relays, the hub, the devices, each a process of its own; started, watched and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import signal
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench.flood import free_ports
+from bench.peers import wait_for_port
+from bench.timeline_load import HUB, Task
+from bench.watch import Watch
+from relay.demo import certificates
+from relay.demo.process import environment, tail, tied
+
+ROOT = Path(__file__).parent.parent
+PROCESSES = 2  # of devices, and of the hub
+PATIENCE = 30.0  # seconds for what should come soon
+ENDING = 10.0  # seconds that a process has to end
+CONFIG = """\
+workers = 2
+[admin]
+bind = "127.0.0.1:{admin}"
+[health]
+bind = "127.0.0.1:{health}"
+[limits]
+max_connections = {limit}
+[drain]
+announce = {announce}
+window = {window}
+[azure]
+scheduled_events = {evictable}
+metadata_url = "{metadata}"
+[[listeners]]
+name = "mqtts"
+bind = ["127.0.0.1:{port}"]
+upstream = {upstream}
+max_connections = {limit}
+"""
+
+
+class Relay:
+    """One relay: its settings, its process, what it says of itself."""
+
+    def __init__(self, folder: Path, name: str, **values: Any) -> None:
+        self.admin, self.health, self.port = free_ports(3)
+        self.name = name
+        self.config = folder / f"{name}.toml"
+        self.watch = Watch(self.admin)
+        self.process: subprocess.Popen[str] | None = None
+        self._values = values
+
+    def write(self, **values: Any) -> None:
+        """The settings file, with these values instead of others."""
+        fields = {"admin": self.admin, "health": self.health, "port": self.port, **self._values, **values}
+        self.config.write_text(CONFIG.format(**{**fields, "upstream": json.dumps(fields["upstream"])}))
+
+    def post(self, path: str) -> None:
+        """An order; SystemExit with the relay's own words if it refuses."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.admin}{path}", method="POST")
+        try:
+            urllib.request.urlopen(request, timeout=PATIENCE).close()
+        except urllib.error.HTTPError as error:
+            raise SystemExit(f"timeline: {path}: {error.read().decode()}") from None
+
+    def workers(self) -> list[int]:
+        """Process ids of those that serve."""
+        return [worker["pid"] for worker in self.watch.status()["workers"] if worker["ready"]]
+
+    def phase(self) -> str:
+        """Of its drain."""
+        drain = self.watch.status()["drain"]
+        return str(drain["phase"]) if drain else "serving"
+
+
+class Fleet:
+    """The processes of the devices, and what each of them said last."""
+
+    def __init__(self, processes: list[subprocess.Popen[str]], connections: int) -> None:
+        self._processes = processes
+        self._connections = connections
+        self._last: list[dict[str, Any]] = [{} for _ in processes]
+        for number, process in enumerate(processes):
+            threading.Thread(target=self._read, args=(number, process), daemon=True).start()
+
+    def _read(self, number: int, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            self._last[number] = json.loads(line)
+
+    def open(self) -> list[int]:
+        """Connections on each relay, as the devices see them."""
+        return [sum(last.get("open", [0, 0])[where] for last in self._last) for where in (0, 1)]
+
+    def count(self, what: str) -> int:
+        """Of `Fleet._report` in the devices' processes."""
+        return sum(last.get(what, 0) for last in self._last)
+
+    def complete(self) -> bool:
+        """Whether every device is connected."""
+        if any(process.poll() is not None for process in self._processes):
+            raise SystemExit("timeline: the devices have ended")
+        return sum(self.open()) >= self._connections
+
+    def finish(self) -> None:
+        """No more messages; wait for the acknowledgements."""
+        for process in self._processes:
+            assert process.stdin is not None
+            process.stdin.write("finish\n")
+            process.stdin.flush()
+        for process in self._processes:
+            process.wait(PATIENCE)
+
+
+class Rig:
+    """Starts all of it; `close` ends what was started, last first."""
+
+    def __init__(self, folder: Path, metadata: str, connections: int, rate: float, every: float, newcomers: float):
+        self._folder = folder
+        self._stack = contextlib.ExitStack()
+        made = certificates.create(folder, HUB)
+        ports = free_ports(PROCESSES)
+        self.upstreams = [f"127.0.0.1:{port}" for port in ports]
+        self._records = [folder / f"hub{number}" for number in range(PROCESSES)]
+        self._hubs = [
+            self._start(record.name, None, "bench.timeline_upstream", str(port), str(made.server), f"{record}.bin")
+            for record, port in zip(self._records, ports, strict=True)
+        ]
+        common = {"limit": connections + 1000, "upstream": self.upstreams, "metadata": metadata}
+        self.relays = [
+            Relay(folder, "relay", announce=2.0, window=20.0, evictable="false", **common),
+            Relay(folder, "sibling", announce=15.0, window=60.0, evictable="true", **common),  # as by default
+        ]
+        try:
+            for port in ports:
+                wait_for_port(port)
+            for relay in self.relays:
+                relay.write()
+                command = ("relay", "run", "--config", str(relay.config))
+                relay.process = self._start(relay.name, signal.SIGINT, *command)
+            for relay in self.relays:
+                relay.watch.ready()
+            tasks = self._tasks(str(made.authority), connections, rate, every, newcomers)
+            devices = [
+                self._start(f"devices{number}", None, "bench.timeline_load", json.dumps(asdict(task)))
+                for number, task in enumerate(tasks)
+            ]
+        except BaseException:
+            self.close()
+            raise
+        self.fleet = Fleet(devices, connections)
+        self.sent = [Path(task.record) for task in tasks]
+
+    def _tasks(self, authority: str, connections: int, rate: float, every: float, newcomers: float) -> list[Task]:
+        firsts = [connections * number // PROCESSES for number in range(PROCESSES + 1)]
+        return [
+            Task(
+                ports=[relay.port for relay in self.relays],
+                health=[relay.health for relay in self.relays],
+                authority=authority,
+                record=str(self._folder / f"devices{number}.json"),
+                first=first,
+                devices=after - first,
+                rate=rate / PROCESSES,
+                every=every,
+                newcomers=newcomers / PROCESSES,
+            )
+            for number, (first, after) in enumerate(itertools.pairwise(firsts))
+        ]
+
+    def arrived(self) -> list[Path]:
+        """End the hub, and with it its record; the files."""
+        for hub in self._hubs:
+            _end(hub, None)
+        return [Path(f"{record}.bin") for record in self._records]
+
+    def logs(self) -> str:
+        """The end of each process's log."""
+        return "\n".join(f"{path.name}:\n{tail(path)}" for path in sorted(self._folder.glob("*.log")))
+
+    def close(self) -> None:
+        """End everything."""
+        self._stack.close()
+
+    def _start(self, name: str, end: signal.Signals | None, module: str, *arguments: str) -> subprocess.Popen[str]:
+        log = self._stack.enter_context((self._folder / f"{name}.log").open("ab"))
+        process = subprocess.Popen(
+            tied([sys.executable, "-m", module, *arguments]),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE if name.startswith("devices") else log,
+            stderr=log,
+            text=True,
+            cwd=ROOT,
+            env={**environment(), "PYTHONPATH": str(ROOT)},
+        )
+        self._stack.callback(_end, process, end)
+        return process
+
+
+def _end(process: subprocess.Popen[str], how: signal.Signals | None) -> None:
+    """By a signal, or with its standard input; by force if that takes too long."""
+    if process.poll() is None and how is not None:
+        process.send_signal(how)
+    if process.stdin is not None:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+    try:
+        process.wait(ENDING)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
