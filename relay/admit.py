@@ -16,7 +16,6 @@ from relay.core.rates import Rates
 from relay.engines.contract import Address
 from relay.outcome import Outcome
 
-
 MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96, RFC 4291 section 2.5.5.2
 
 
