@@ -25,7 +25,8 @@ TEST_JOBS ?= $(shell jobs=$$(nproc 2>/dev/null || echo 1); [ $$jobs -le 4 ] || j
 BENCH_PYTHON ?= /usr/bin/python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz bench flood soak same test-kernels check lint types imports format venv deps lock clean
+.PHONY: help demo test fuzz bench flood soak timeline same test-kernels check lint types imports
+.PHONY: format venv deps lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +59,9 @@ flood: venv ## a hundred thousand sources: memory, log, and those who are served
 
 soak: venv ## ten minutes of random conversations, every byte checked (ARGS='--minutes 60')
 	@$(BIN)/python -m bench.soak $(ARGS)
+
+timeline: venv ## 5,000 TLS connections, a drain, reloads, a kill, an eviction, as a picture (ARGS='--connections 500')
+	@$(BIN)/python -m bench.timeline $(ARGS)
 
 same: venv ## ten minutes of scripts, the same through both engines, HAProxy and directly (ARGS='--seed 1 --count 9')
 	@$(BIN)/python -m bench.same $(ARGS)

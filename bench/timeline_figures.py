@@ -43,7 +43,7 @@ class Records:
     arrived: set[tuple[int, int, int]] = field(default_factory=set)  # device, number, connection
 
 
-def read(sent: Iterable[Path], arrived: Iterable[Path]) -> Records:
+def read(sent: Iterable[Path], arrived: Path) -> Records:
     """From the files that the devices and the hub have left."""
     records = Records()
     for path in sent:
@@ -51,8 +51,7 @@ def read(sent: Iterable[Path], arrived: Iterable[Path]) -> Records:
             getattr(records, name).extend(tuple(value) if isinstance(value, list) else value for value in values)
     for name in ("opened", "closed", "away", "sent", "acked", "again", "refused", "failed", "served"):
         getattr(records, name).sort()
-    for path in arrived:
-        records.arrived.update(HEAD.iter_unpack(path.read_bytes()))
+    records.arrived.update(HEAD.iter_unpack(arrived.read_bytes()))
     return records
 
 

@@ -3,10 +3,10 @@
     python -m bench.timeline_load JSON        (the fields of `Task`)
 
 A device connects to its relay while that one is ready, as a load balancer's probes see it, else to the sibling. It
-sends a message every few seconds. When its connection ends it comes back within a second, and sends again what was not
+sends a message every few seconds. When its connection ends it calls again within a second, and sends again what was not
 acknowledged, as MQTT's QoS 1 has it. Besides, newcomers connect, say one thing and leave, all the time.
 
-Prints a line with the state of things each second. "finish" on standard input: no more new messages, wait for the
+Prints the state of things twice a second. "finish" on standard input: no more new messages, wait for the
 acknowledgements, write everything that happened to `record`, end.
 """
 
@@ -18,7 +18,9 @@ import logging
 import random
 import ssl
 import sys
+import threading
 import time
+import urllib.request
 from collections.abc import Coroutine
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,6 +32,8 @@ HUB = "hub.example"
 JITTER = 1.0  # seconds within which a device comes back
 PROBE = 0.5  # seconds between two probes of a relay's readiness; the load balancers of clouds take ten times that
 PROBES = 2  # failed in a row take a relay out
+ANSWER = 5.0  # seconds that a probe has
+TURNS = 200  # handshakes at once, lest those who talk wait behind hundreds of them
 HANDSHAKE = 30.0  # seconds; everything is on one machine, and that may be busy
 LAST_ACKS, LOOKS = 10.0, 100  # seconds to wait for them at the end, looking so many times
 PADDING = bytes(MESSAGE - HEAD.size)
@@ -163,6 +167,7 @@ class Fleet:
         self.open = [0, 0]
         self.record = Record()
         self._ready = [True, True]
+        self._turns = asyncio.Semaphore(TURNS)
         self._finishing = asyncio.Event()
         self._devices: list[Device] = []
         self._running: set[asyncio.Task[None]] = set()
@@ -173,7 +178,7 @@ class Fleet:
         """Until told to finish."""
         self._spawn(self._obey())
         for where in (0, 1):
-            self._spawn(self._probe(where))
+            threading.Thread(target=self._probe, args=(where,), daemon=True).start()
         self._spawn(self._report())
         await self._start()
         self._spawn(self._newcomers())
@@ -214,16 +219,18 @@ class Fleet:
     async def _connect(self, device: Device, delay: float) -> None:
         await asyncio.sleep(delay)
         while True:
-            where = device.home if self._ready[device.home] else 1 - device.home
+            where = device.home
             try:
-                await self._loop.create_connection(
-                    lambda where=where: Line(device, where),  # type: ignore[misc]
-                    "127.0.0.1",
-                    self.task.ports[where],
-                    ssl=self._context,
-                    server_hostname=HUB,
-                    ssl_handshake_timeout=HANDSHAKE,
-                )
+                async with self._turns:
+                    where = self._choose(device.home)
+                    await self._loop.create_connection(
+                        lambda where=where: Line(device, where),  # type: ignore[misc]
+                        "127.0.0.1",
+                        self.task.ports[where],
+                        ssl=self._context,
+                        server_hostname=HUB,
+                        ssl_handshake_timeout=HANDSHAKE,
+                    )
             except ConnectionRefusedError:
                 self.record.refused.append(time.monotonic())
                 device.home = 1 - where
@@ -233,29 +240,24 @@ class Fleet:
                 return
             await asyncio.sleep(random.uniform(0.1, JITTER))
 
-    async def _probe(self, where: int) -> None:
+    def _choose(self, home: int) -> int:
+        """The relay that a device had, unless the other one is ready and that one is not."""
+        return 1 - home if self._ready[1 - home] and not self._ready[home] else home
+
+    def _probe(self, where: int) -> None:
+        """In a thread of its own: a balancer does not wait for its clients' handshakes."""
         bad = 0
         while True:
-            bad = 0 if await self._asked(self.task.health[where]) else bad + 1
+            bad = 0 if _is_ready(self.task.health[where]) else bad + 1
             self._ready[where] = bad < PROBES if self._ready[where] else bad == 0
-            await asyncio.sleep(PROBE)
-
-    async def _asked(self, port: int) -> bool:
-        try:
-            async with asyncio.timeout(PROBE * PROBES):
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.write(b"GET /readyz HTTP/1.1\r\nHost: relay\r\nConnection: close\r\n\r\n")
-                line = await reader.readline()
-                writer.close()
-                return b" 200 " in line
-        except (OSError, TimeoutError):
-            return False
+            time.sleep(PROBE)
 
     async def _report(self) -> None:
         while True:
             record = self.record
             counts = {"acked": len(record.acked), "closed": len(record.closed), "refused": len(record.refused)}
-            print(json.dumps({"open": self.open, **counts, "failed": len(record.failed)}), flush=True)
+            counts["failed"] = len(record.failed)
+            print(json.dumps({"at": time.monotonic(), "open": self.open, **counts}), flush=True)
             await asyncio.sleep(0.5)
 
     async def _obey(self) -> None:
@@ -265,6 +267,14 @@ class Fleet:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._running.add(task := self._loop.create_task(work))
         task.add_done_callback(self._running.discard)
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=ANSWER):
+            return True
+    except OSError:  # a status that is not 200 included
+        return False
 
 
 async def run(task: Task) -> Record:

@@ -76,8 +76,9 @@ class Chart:
         parts = [f'<path d="M{self._x:.1f} {y:.1f}h{self._width:.1f}" stroke="#94a3b8"/>']
         for second in range(0, math.floor(self._last) + 1, every):
             text = f"{second} s" if second else "0"
+            anchor = "middle" if second < self._last else "end"
             parts.append(
-                f'<text x="{self.x(second):.1f}" y="{y + 15:.1f}" class="t" text-anchor="middle">{text}</text>'
+                f'<text x="{self.x(second):.1f}" y="{y + 15:.1f}" class="t" text-anchor="{anchor}">{text}</text>'
             )
         return parts
 
@@ -93,30 +94,29 @@ def draw(happenings: Sequence[Happening], rows: Sequence[dict[str, Any]], record
         f"<style>{STYLE}</style>",
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#f8fafc"/>',
         f'<text x="24" y="34" font-size="18" class="h">{escape(title)}</text>',
-        '<text x="24" y="58" class="s">Each device sends a message every few seconds; one whose connection ends comes '
-        "back within a second, to the relay or its sibling, whichever is ready.</text>",
-        '<text x="24" y="76" class="s">Lost: written to a connection before its end was seen, and never received by '
-        "the hub through it. Grey: while the event goes on.</text>",
+        '<text x="24" y="58" class="s">A device whose connection ends calls again within a second, the relay or its '
+        "sibling, whichever is ready, and sends again what was not acknowledged.</text>",
+        '<text x="24" y="76" class="s">Lost: written before the end was seen, and not received by the hub through that '
+        f"connection; {_missing(rows)}. Grey: the event.</text>",
     ]
-    most = max(max(rates(one, (when for when, _, _ in records.closed), 0, _last(one)), default=0) for one in happenings)
     for number, (happening, row) in enumerate(zip(happenings, rows, strict=True)):
         x = 24 + number % 2 * (PANEL_WIDTH + 16)
         y = 94 + number // 2 * (PANEL_HEIGHT + 16)
         parts.append(f'<g transform="translate({x} {y})">')
-        parts += _panel(happening, row, records, connections, most)
+        parts += _panel(happening, row, records, connections)
         parts.append("</g>")
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _panel(happening: Happening, row: dict[str, Any], records: Records, connections: int, most: int) -> list[str]:
+def _panel(happening: Happening, row: dict[str, Any], records: Records, connections: int) -> list[str]:
     seconds = (-BEFORE, _last(happening))
     width = PANEL_WIDTH - LEFT - RIGHT
     times = [-BEFORE + step / 5 for step in range((seconds[1] + BEFORE) * 5 + 1)]
     open_chart = Chart((LEFT, 96, width, 120), seconds, _round_up(connections * 1.04))
-    close_chart = Chart((LEFT, 242, width, 44), seconds, most * 1.05)
+    closes = rates(happening, (when for when, where, _ in records.closed if where == happening.where), *seconds)
+    close_chart = Chart((LEFT, 242, width, 44), seconds, max(*closes, 1) * 1.05)
     acked = rates(happening, records.acked, *seconds)
     acked_chart = Chart((LEFT, 312, width, 38), seconds, max(*acked, 1) * 1.05)
-    closes = rates(happening, (when for when, where, _ in records.closed if where == happening.where), *seconds)
     lost = row["lost"]
     parts = [
         f'<rect width="{PANEL_WIDTH}" height="{PANEL_HEIGHT}" rx="10" class="f"/>',
@@ -124,18 +124,19 @@ def _panel(happening: Happening, row: dict[str, Any], records: Records, connecti
         f'<text x="{PANEL_WIDTH - RIGHT}" y="26" class="h" text-anchor="end" fill="{CLOSES if lost else ACKED}">'
         f"lost: {lost:,} of {row['messages']:,}</text>",
         f'<text x="16" y="46" class="s">{escape(_summary(row))}</text>',
-        f'<text x="16" y="64" class="s">{escape(happening.said)}</text>',
+        f'<text x="16" y="64" class="s">{escape(happening.said)} · newcomers served: '
+        f"{row['newcomers served']:,}</text>",
     ]
     over = happening.until - happening.began
     parts += [chart.span(0, over) for chart in (open_chart, close_chart, acked_chart)]
     parts += open_chart.frame("", "", [0, connections / 2, connections])
-    parts += close_chart.frame("closes per second", CLOSES, [0, most])
-    parts += acked_chart.frame("messages acknowledged per second", ACKED, [0, max(acked)])
-    parts.append(f'<text x="{LEFT}" y="90" class="t">connections on</text>')
-    for where, x in ((0, LEFT + 82), (1, LEFT + 116)):
-        parts.append(
-            f'<text x="{x}" y="90" class="t" style="fill:{COLOURS[where]};font-weight:600">{NAMES[where]}</text>'
-        )
+    parts += close_chart.frame("closes per second", CLOSES, [0, max(closes)] if any(closes) else [0])
+    parts += acked_chart.frame("messages acknowledged per second", ACKED, [0, max(*acked, 1)])
+    legend = " and ".join(
+        f'<tspan font-weight="600" fill="{colour}">{name}</tspan>' for name, colour in zip(NAMES, COLOURS, strict=True)
+    )
+    parts.append(f'<text x="{LEFT}" y="90" class="t">connections on {legend}</text>')
+    for where in (1 - happening.where, happening.where):
         parts.append(open_chart.line(times, levels(happening, records, where, times), COLOURS[where]))
     parts.append(close_chart.bars(-BEFORE, closes, CLOSES))
     parts.append(acked_chart.bars(-BEFORE, acked, ACKED))
@@ -150,12 +151,16 @@ def _summary(row: dict[str, Any]) -> str:
     parts += [f"connects refused: {row['connects refused']:,}"]
     parts += [f"failed: {failed:,}"] if failed else []
     parts += [f"sent again: {row['sent again']:,}"]
-    parts += [f"newcomers served: {row['newcomers served']:,}"]
     return " · ".join(parts)
 
 
+def _missing(rows: Sequence[dict[str, Any]]) -> str:
+    missing = sum(row["missing"] for row in rows)
+    return f"{missing:,} never came" if missing else "sent again, nothing is missing"
+
+
 def _last(happening: Happening) -> int:
-    return math.ceil(happening.quiet - happening.began)
+    return math.floor(happening.quiet - happening.began)
 
 
 def _round_up(value: float) -> float:

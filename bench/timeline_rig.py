@@ -23,7 +23,7 @@ from relay.demo import certificates
 from relay.demo.process import environment, tail, tied
 
 ROOT = Path(__file__).parent.parent
-PROCESSES = 2  # of devices, and of the hub
+PROCESSES = 2  # of devices
 PATIENCE = 30.0  # seconds for what should come soon
 ENDING = 10.0  # seconds that a process has to end
 CONFIG = """\
@@ -111,6 +111,10 @@ class Fleet:
             raise SystemExit("timeline: the devices have ended")
         return sum(self.open()) >= self._connections
 
+    def fresh(self, since: float) -> bool:
+        """Whether all of them have said something since then (monotonic seconds)."""
+        return all(last.get("at", 0.0) >= since for last in self._last)
+
     def finish(self) -> None:
         """No more messages; wait for the acknowledgements."""
         for process in self._processes:
@@ -128,13 +132,11 @@ class Rig:
         self._folder = folder
         self._stack = contextlib.ExitStack()
         made = certificates.create(folder, HUB)
-        ports = free_ports(PROCESSES)
+        ports = free_ports(2)
         self.upstreams = [f"127.0.0.1:{port}" for port in ports]
-        self._records = [folder / f"hub{number}" for number in range(PROCESSES)]
-        self._hubs = [
-            self._start(record.name, None, "bench.timeline_upstream", str(port), str(made.server), f"{record}.bin")
-            for record, port in zip(self._records, ports, strict=True)
-        ]
+        self._arrived = folder / "hub.bin"
+        arguments = (str(made.server), str(self._arrived), *map(str, ports))
+        self._hub = self._start("hub", None, "bench.timeline_upstream", *arguments)
         common = {"limit": connections + 1000, "upstream": self.upstreams, "metadata": metadata}
         self.relays = [
             Relay(folder, "relay", announce=2.0, window=20.0, evictable="false", **common),
@@ -177,11 +179,10 @@ class Rig:
             for number, (first, after) in enumerate(itertools.pairwise(firsts))
         ]
 
-    def arrived(self) -> list[Path]:
-        """End the hub, and with it its record; the files."""
-        for hub in self._hubs:
-            _end(hub, None)
-        return [Path(f"{record}.bin") for record in self._records]
+    def arrived(self) -> Path:
+        """End the hub, and have its record."""
+        _end(self._hub, None)
+        return self._arrived
 
     def logs(self) -> str:
         """The end of each process's log."""

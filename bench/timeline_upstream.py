@@ -1,6 +1,6 @@
 """The hub of the timeline, a process of its own: takes numbered messages over TLS, acknowledges and remembers each.
 
-    python -m bench.timeline_upstream PORT SERVER_PEM RECORD
+    python -m bench.timeline_upstream SERVER_PEM RECORD PORT...
 
 When its standard input ends, every message that arrived is written to RECORD, as it came: device, number, and which of
 the device's connections it came through.
@@ -50,22 +50,22 @@ class Hub(asyncio.Protocol):
             self._transport.write(b"".join(acks))
 
 
-async def serve(port: int, server_pem: Path, record: bytearray) -> None:
+async def serve(ports: list[int], server_pem: Path, record: bytearray) -> None:
     """Serve until standard input ends."""
     small_buffers()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(server_pem)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Hub(record), "127.0.0.1", port, ssl=context, backlog=4096)
+    for port in ports:
+        await loop.create_server(lambda: Hub(record), "127.0.0.1", port, ssl=context, backlog=4096)
     await loop.run_in_executor(None, sys.stdin.read)
-    server.close()
 
 
 def main() -> int:
     """Entry of the process."""
     record = bytearray()
-    asyncio.run(serve(int(sys.argv[1]), Path(sys.argv[2]), record))
-    Path(sys.argv[3]).write_bytes(record)
+    asyncio.run(serve([int(port) for port in sys.argv[3:]], Path(sys.argv[1]), record))
+    Path(sys.argv[2]).write_bytes(record)
     return 0
 
 

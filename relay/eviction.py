@@ -18,6 +18,7 @@ from relay.plan import StartError
 # Seconds before its time that a drain for an event begins at the earliest, unless drains take longer: hardware that
 # begins to fail is told of days before, a reboot a quarter of an hour.
 AHEAD = 900.0
+SLACK = 1.0  # seconds before an event's time, which is told in whole ones, that a drain for it is over
 PREFIX = "scheduled event: "
 
 
@@ -81,7 +82,7 @@ class Evictions:
 
     def _begin(self, notice: Notice) -> None:
         self._begun[notice.event_id] = notice
-        self._drain(PREFIX + notice.kind, notice.seconds_left)
+        self._drain(PREFIX + notice.kind, max(0.0, notice.seconds_left - SLACK))
         if self._drainer.drained:
             self.drained()
 

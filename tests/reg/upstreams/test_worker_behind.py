@@ -26,6 +26,7 @@ from tests.upstreams import Echo
 NAME = "hub.example"
 FULL = 30.0  # seconds until the channel to a worker is full
 CHECKS = 0.2  # seconds
+PATIENT = "[supervision]\nhang_timeout = 0\n"  # or a worker that is stopped would be replaced
 CROWD = 16  # clients, of whom the other worker gets some: all but one in 65,000 times
 
 
@@ -66,7 +67,7 @@ def names(echo: Echo) -> Iterator[Restless]:
 def start_two(start: Start, names: NameServer, port: int, *listeners: str, checks: float = 0.0) -> Relay:
     """Two workers, and names that change all the time behind a listener that nobody comes to."""
     restless = listener(*(f"{name}:{port}" for name in RESTLESS), name="restless")
-    tables = names.table() + "min_ttl = 1.0\n"
+    tables = names.table() + "min_ttl = 1.0\n" + PATIENT
     return start(settings(*listeners, restless, workers=2, tables=tables, checks=checks))
 
 
