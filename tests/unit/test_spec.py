@@ -46,6 +46,9 @@ SPECS = st.builds(
     client_hello_timeout=SECONDS,
     connect_timeout=SECONDS,
     timeouts=st.builds(Timeouts, SECONDS, SECONDS),
+    max_age=SECONDS,
+    max_age_jitter=SECONDS,
+    drain_window=SECONDS,
     tcp=st.builds(TcpOptions, NUMBERS, NUMBERS, NUMBERS, SECONDS),
     held_bytes=NUMBERS,
 )

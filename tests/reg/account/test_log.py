@@ -129,12 +129,14 @@ def test_the_level_cuts_the_service_log_and_not_the_access_log(echo: Echo, start
     relay = start(at(settings(listener(echo.address), tables='[log]\nlevel = "warning"\n'), admin), admin=admin)
     assert echoes(relay.address())
     relay.access(1)
+    relay.config.write_text("workers = [")
+    relay.expected_errors.add("reload failed")
     relay.signal(signal.SIGHUP)
     ends = relay.wait_outcomes({"ok": 1})
     assert ends["log_lines_dropped"] == 0
     relay.signal(signal.SIGINT)
     assert relay.wait() == 0
-    assert [line["event"] for line in relay.log_lines()] == ["connection", "SIGHUP ignored"]
+    assert [line["event"] for line in relay.log_lines()] == ["connection", "reload failed"]
 
 
 def test_lines_of_several_processes_do_not_mix(echo: Echo, start: Start) -> None:

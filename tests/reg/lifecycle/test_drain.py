@@ -58,7 +58,7 @@ def test_it_accepts_while_it_is_announced_and_can_be_taken_back(echo: Echo, star
         assert relay.get("/readyz") == (200, "ok\n")
         assert relay.status()["drain"] is None
         assert exchange(client) == b"ping"
-    assert relay.events("serving again")
+    wait_until(lambda: relay.events("serving again"), what="the log saying so")
 
 
 def test_connections_are_closed_one_after_the_other_the_oldest_first(echo: Echo, start: Start) -> None:

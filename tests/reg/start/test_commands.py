@@ -85,7 +85,13 @@ def test_config_prints_settings_that_mean_the_same(tmp_path: Path) -> None:
     assert second.stdout == first.stdout
     printed = tomllib.loads(first.stdout)
     assert printed["workers"] == 3
-    assert printed["timeouts"] == {"client_hello": 5.0, "idle": 12.5, "half_close": 300.0}
+    assert printed["timeouts"] == {
+        "client_hello": 5.0,
+        "idle": 12.5,
+        "half_close": 300.0,
+        "max_age": 0.0,
+        "max_age_jitter": 0.1,
+    }
     assert printed["listeners"][0]["upstream"] == ["hub.example:8883", "[::1]:8883"]
 
 
