@@ -9,6 +9,7 @@ import json
 import os
 import select
 import signal
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -93,10 +94,18 @@ def busy(relay: Relay) -> list[int]:
     return [item["pid"] for item in relay.status()["workers"] for _ in range(item["active"])]
 
 
-def address_of(relay: Relay, client: str) -> str:
-    """Where that client's connection went, which has ended."""
-    lines = wait_until(lambda: logged(relay, f'"client": "{client}"'), what="its line")
-    return str(lines[0]["address"])
+class Line:
+    """The log's line of a client that is connected: it comes once it has left. Others may have had its port before."""
+
+    def __init__(self, relay: Relay, client: socket.socket) -> None:
+        self._relay = relay
+        self._words = '"client": "{}:{}"'.format(*client.getsockname())
+        self._before = len(logged(relay, self._words))
+
+    def address(self) -> str:
+        """Where its connection went."""
+        lines = wait_until(lambda: logged(self._relay, self._words)[self._before :], what="its line")
+        return str(lines[0]["address"])
 
 
 def address_by(relay: Relay, worker: int, name: str = "main") -> str:
@@ -105,10 +114,10 @@ def address_by(relay: Relay, worker: int, name: str = "main") -> str:
         relay.wait_active(0)
         with connect(relay.address(name)) as client:
             assert exchange(client) == b"ping"
-            own = "{}:{}".format(*client.getsockname())
+            line = Line(relay, client)
             mine = busy(relay) == [worker]  # one from the queue of a worker that was stopped may be there as well
         if mine:
-            return address_of(relay, own)
+            return line.address()
 
 
 def address_by_anyone(relay: Relay) -> str:
@@ -120,8 +129,8 @@ def address_by_anyone(relay: Relay) -> str:
         ready, _, _ = select.select(clients, [], [], TIMEOUT)
         assert ready, "nobody was served"
         assert receive(ready[0], 4) == b"ping"
-        own = "{}:{}".format(*ready[0].getsockname())
-    return address_of(relay, own)
+        line = Line(relay, ready[0])
+    return line.address()
 
 
 def test_it_disturbs_nobody_and_is_told_the_address_of_by_then(echo: Echo, names: Restless, start: Start) -> None:
@@ -132,6 +141,7 @@ def test_it_disturbs_nobody_and_is_told_the_address_of_by_then(echo: Echo, names
     assert address_by(relay, victim) == old
     with not_reading(relay, victim):
         names.addresses[NAME] = ["127.0.0.2"]
+        wait_until(lambda: logged(relay, "addresses changed", NAME), what="the new answer")
         wait_until(lambda: address_by_anyone(relay) == new, what="the other worker told")
         wait_until(lambda: not relay.status()["live"], what="the supervisor aware that it is stopped")
         assert relay.metrics().value("relay_upstream_up", upstream=f"{NAME}:{port}") == 1
