@@ -50,7 +50,7 @@ class Orders:
 
     drain: Callable[[str], None]
     undrain: Callable[[], Awaitable[str]]
-    reload: Callable[[str], Awaitable[list[str]]]
+    reload: Callable[[str], list[str]]
 
 
 def health_app(status: Status) -> web.Application:
@@ -84,7 +84,7 @@ def admin_app(status: Status, registry: CollectorRegistry, orders: Orders) -> we
         return web.Response(status=409 if problem else 200, text=f"{problem or 'ok'}\n")
 
     async def reload(_request: web.Request) -> web.StreamResponse:
-        problems = await orders.reload("admin")
+        problems = orders.reload("admin")
         return web.Response(status=409 if problems else 200, text="\n".join([*problems, ""]) if problems else "ok\n")
 
     app = web.Application(client_max_size=65536, middlewares=[_own_pages_only])

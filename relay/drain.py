@@ -14,6 +14,7 @@ from relay.core import drain
 from relay.core.drain import Do, Event, Order, Phase, State
 
 LOOK = 0.1  # seconds between two looks at a drain under way
+TOLD_TO_END = "the process was told to end, and whoever told it waits for that"
 
 
 class Workers(Protocol):
@@ -74,12 +75,18 @@ class Drainer:
         """Back to service; why not, or nothing. Raises StartError if the addresses cannot be listened on any more."""
         if not self.state.draining:
             return ""
-        if self.state.ends:
-            return "the process was told to end, and whoever told it waits for that"
+        if self._told_to_end():
+            return TOLD_TO_END
         if self.state.phase is not Phase.ANNOUNCING:
             await self._workers.resume()
+            if self._told_to_end():  # meanwhile
+                self._workers.close_evenly(self.state.closed_at, self.state.over_at)
+                return TOLD_TO_END
         self._do(self._step(Event.UNDRAIN, time.monotonic()), time.monotonic())
         return ""
+
+    def _told_to_end(self) -> bool:
+        return self.state.ends
 
     @property
     def drained(self) -> bool:

@@ -19,7 +19,6 @@ from relay.plan import StartError
 # begins to fail is told of days before, a reboot a quarter of an hour.
 AHEAD = 900.0
 SLACK = 1.0  # seconds before an event's time, which is told in whole ones, that a drain for it is over
-PREFIX = "scheduled event: "
 
 
 class Evictions:
@@ -82,14 +81,14 @@ class Evictions:
 
     def _begin(self, notice: Notice) -> None:
         self._begun[notice.event_id] = notice
-        self._drain(PREFIX + notice.kind, max(0.0, notice.seconds_left - SLACK))
+        self._drain(f"scheduled event: {notice.kind}", max(0.0, notice.seconds_left - SLACK))
         if self._drainer.drained:
             self.drained()
 
     def _called_off(self, notice: Notice) -> None:
         self._begun.pop(notice.event_id, None)
-        # Not what an operator began, or another event still wants.
-        if not self._begun and self._drainer.state.reason.startswith(PREFIX):
+        # Not what an operator or another event still wants.
+        if not self._begun and not self._drainer.state.lasts:
             self._spawn(self._undrain())
 
     async def _undrain(self) -> None:

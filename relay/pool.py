@@ -20,18 +20,13 @@ from relay.binding import bind_again
 from relay.control import Apply, Channel, ChannelFull, Drain, Failing, Log, Message, Outbox, Ready, Stop
 from relay.core import counters
 from relay.core.limit_table import clear_column
+from relay.hangs import Hangs
 from relay.outcome import Outcome
 from relay.plan import Plan
 from relay.worker_process import WorkerProcess, backoff, launch
 
 STEADY = 10.0  # seconds that a worker must have lived for its end not to count as part of a crash loop
-HANG = 3.0  # seconds without a heartbeat after which a worker's loop counts as hung
-CHECK = 1.0  # seconds between two looks for workers that hang
-LATE = 2.0  # seconds that such a look may be late before it says nothing: the machine itself stood still
-ABORT_GRACE = 1.0  # seconds that a worker which hangs gets to say where
 LOOP = 3  # early ends in a row that make a crash loop
-START_GRACE = 20.0  # seconds that a worker may take to its first heartbeat
-NANO = 1_000_000_000
 
 
 class Pool:
@@ -56,60 +51,23 @@ class Pool:
         self._changed = changed
         self._stopping = asyncio.Event()
         self._closing: Drain | None = None  # what is told to every worker while nothing is accepted
+        self._version = 0  # of what a worker is told at its start
         self.retired = [0] * plan.layout.size  # counters of workers that are no more
         self.workers = [WorkerProcess(index) for index in range(plan.workers)]
+        self._hangs = Hangs(plan, self.workers, self._kill, log)
+        self.hung = self._hangs.hung
+        self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Start every worker."""
         for worker in self.workers:
             worker.unready_since = time.monotonic()
             await self._spawn(worker)
-        self._look_for_hangs(time.monotonic())
-
-    def hung(self, worker: WorkerProcess, now: float) -> bool:
-        """Whether the worker's own loop has been silent for too long. A worker that is being replaced is not hung."""
-        if worker.process is None:
-            return False
-        beat = self._plan.table.blocks[worker.index][counters.HEARTBEAT]
-        if not beat:
-            return now - worker.started > START_GRACE
-        return now - beat / NANO > HANG
+        self._watching = asyncio.create_task(self._hangs.watch())
 
     def looping(self, worker: WorkerProcess, now: float) -> bool:
         """Whether it has died young again and again, and has not lived long enough since."""
         return worker.failures >= LOOP and (worker.process is None or now - worker.started < STEADY)
-
-    def _look_for_hangs(self, before: float) -> None:
-        """Replace workers whose loop has been silent for too long.
-
-        What counts is the time in which this loop could look, and not that in which the whole machine stood still, as a
-        virtual machine does that is paused by its host.
-        """
-        if self._stopping.is_set():
-            return
-        now, timeout = time.monotonic(), self._plan.settings.supervision.hang_timeout
-        for worker in self.workers:
-            if not timeout or not self.hung(worker, now):
-                worker.silent = 0.0
-            elif now - before <= LATE:
-                worker.silent += now - before
-                if worker.silent + HANG >= timeout:
-                    worker.silent = -timeout  # time for it to end
-                    self._replace_hung(worker)
-        asyncio.get_running_loop().call_later(CHECK, self._look_for_hangs, now)
-
-    def _replace_hung(self, worker: WorkerProcess) -> None:
-        process = worker.process
-        assert process is not None
-        self._log.error("worker hangs", worker=worker.index, pid=worker.pid)
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGABRT)  # it writes where it stands to standard error, if it can
-
-        def kill() -> None:
-            if worker.process is process:
-                self._kill(worker, "its loop did not answer")
-
-        asyncio.get_running_loop().call_later(ABORT_GRACE, kill)
 
     def close_evenly(self, closed_at: float, over_at: float) -> None:
         """Accept no more; close what is established evenly until then, what is left by force (monotonic seconds).
@@ -117,6 +75,7 @@ class Pool:
         A worker that dies is not replaced meanwhile: there would be nothing for it to do.
         """
         self._closing = Drain(closed_at, over_at)
+        self._version += 1
         self._plan.close_sockets()
         self.tell(self._closing)
 
@@ -134,9 +93,10 @@ class Pool:
 
     def apply(self, addresses: list[str]) -> None:
         """Let every worker serve as the plan says now; there are new listening sockets at these addresses."""
+        self._version += 1
         for worker in self.workers:
             if worker.channel is None or worker.outbox is None:
-                continue  # its successor is told anyway
+                continue  # its successor is told at its start
             orders = self._plan.worker_spec(worker.index).to_file()
             try:
                 sockets = self._plan.worker_sockets(worker.index, addresses)
@@ -165,6 +125,9 @@ class Pool:
     def stop(self) -> None:
         """Tell every worker to end now."""
         self._stopping.set()
+        if self._watching is not None:
+            self._watching.cancel()
+        self._version += 1
         self._plan.close_sockets()
         self._tell(Stop())
 
@@ -220,8 +183,26 @@ class Pool:
                 worker.watch.cancel()  # it waits for its next start
 
     async def _spawn(self, worker: WorkerProcess) -> None:
-        worker.process, channel = await launch(self._plan, worker.index)
-        worker.channel = channel
+        """Start a process, unless one is being started or there is nothing for it to do. Raises OSError."""
+        if worker.starting:
+            return
+        worker.starting = True
+        try:
+            while not self._stopping.is_set() and self._closing is None:
+                version = self._version
+                process, channel = await launch(self._plan, worker.index)
+                if version == self._version:
+                    self._adopt(worker, process, channel)
+                    return
+                # What it was told at its start does not hold any more, its listening sockets perhaps among it.
+                channel.close()
+                process.kill()
+                await process.wait()
+        finally:
+            worker.starting = False
+
+    def _adopt(self, worker: WorkerProcess, process: asyncio.subprocess.Process, channel: Channel) -> None:
+        worker.process, worker.channel = process, channel
         worker.outbox = Outbox(channel, self._everything)
         self._send(worker, worker.outbox)
         worker.started = time.monotonic()

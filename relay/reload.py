@@ -2,11 +2,13 @@
 
 Established connections stay as they are, and no new one is refused. Whatever is wrong leaves everything as it was: a
 file with a mistake, an address that cannot be had, a setting that only a start can change.
+
+All of it is one step of the event loop: nobody sees half of it, and no worker is started by half of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from relay.plan import Binding, Plan, StartError, limit_plan, rate_plan
@@ -35,24 +37,22 @@ class Reloader:
     plan is a new one, and puts it into effect.
     """
 
-    def __init__(
-        self, plan: Plan, load: Callable[[], Settings], apply: Callable[[list[str]], Awaitable[None]], log: Any
-    ) -> None:
+    def __init__(self, plan: Plan, load: Callable[[], Settings], apply: Callable[[list[str]], None], log: Any) -> None:
         self._plan = plan
         self._load = load
         self._apply = apply
         self._log = log
         self.results = {"ok": 0, "failed": 0}
 
-    async def reload(self, reason: str, why_not: str = "") -> list[str]:
+    def reload(self, reason: str, why_not: str = "") -> list[str]:
         """Reload; what is in the way, a line each, or nothing. `why_not`: something else is."""
-        problems = [why_not] if why_not else await self._try(reason)
+        problems = [why_not] if why_not else self._try(reason)
         self.results["failed" if problems else "ok"] += 1
         if problems:
             self._log.error("reload failed", reason=reason, problems=problems)
         return problems
 
-    async def _try(self, reason: str) -> list[str]:
+    def _try(self, reason: str) -> list[str]:
         plan = self._plan
         try:
             settings = self._load()
@@ -65,7 +65,7 @@ class Reloader:
             fresh = self._change(settings)
         except StartError as error:
             return error.problems
-        await self._apply(fresh)
+        self._apply(fresh)
         self._log.info("reloaded", reason=reason, changed=changed)
         for note in plan.notes:
             self._log.warning(note)

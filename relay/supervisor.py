@@ -77,8 +77,6 @@ class Supervisor:
             self._status.evictions = self._evictions.snapshot
         self._reloader = Reloader(plan, load, self._apply, log)
         self._status.reloads = self._reloader.results
-        self._reloading = asyncio.Lock()
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._end = asyncio.Event()
         self._announced = False
 
@@ -117,14 +115,17 @@ class Supervisor:
             await server.stop()
         reports.cancel()
 
-    def drain(self, reason: str, *, ends: bool = False, left: float | None = None) -> None:
-        """Drain as the settings say, or in the `left` seconds that there are."""
+    def drain(self, reason: str) -> None:
+        """Drain as the settings say."""
+        self._begin_drain(reason)
+
+    def _begin_drain(self, reason: str, *, ends: bool = False, left: float | None = None, lasts: bool = True) -> None:
         settings = self._plan.settings.drain
-        self._drain.begin(Order(settings.announce, settings.window, ends, reason, left))
+        self._drain.begin(Order(settings.announce, settings.window, ends, reason, left, lasts))
         self._reporter.update()
 
     def _evict(self, reason: str, left: float) -> None:
-        self.drain(reason, left=left)
+        self._begin_drain(reason, left=left, lasts=False)
 
     def _drained(self) -> None:
         if self._evictions is not None:
@@ -140,28 +141,25 @@ class Supervisor:
         if self._drain.state.ends or self._drain.state.phase is Phase.ENDED:
             self._drain.hurry()
         else:
-            self.drain("SIGTERM", ends=True)
+            self._begin_drain("SIGTERM", ends=True)
 
     def _hang_up(self) -> None:
-        task = asyncio.get_running_loop().create_task(self.reload("SIGHUP"))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.reload("SIGHUP")
 
-    async def reload(self, reason: str) -> list[str]:
+    def reload(self, reason: str) -> list[str]:
         """Read the settings again and put them into effect; what is in the way, a line each, or nothing."""
-        async with self._reloading:
-            why_not = "draining: undrain first, or let it end" if self._drain.state.draining else ""
-            self._notifier.reloading()
-            try:
-                return await self._reloader.reload(reason, why_not)
-            finally:
-                self._notifier.reloaded()
+        why_not = "draining: undrain first, or let it end" if self._drain.state.draining else ""
+        self._notifier.reloading()
+        try:
+            return self._reloader.reload(reason, why_not)
+        finally:
+            self._notifier.reloaded()
 
-    async def _apply(self, addresses: list[str]) -> None:
+    def _apply(self, addresses: list[str]) -> None:
         """The plan has changed, and there are new listening sockets at these addresses."""
         settings = self._plan.settings
         servicelog.set_level(settings.log.level)
-        await self._watch.configure(settings, self._upstreams(), nameservers(settings))
+        self._watch.configure(settings, self._upstreams(), nameservers(settings))
         self._pool.apply(addresses)
         self._changed()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from relay.address import format_hostport, parse_hostport
@@ -54,28 +54,35 @@ class UpstreamWatch:
         self._checker = self._health_checker()
         self._down: set[Address] = set()  # what workers were told of
         self._resolving: asyncio.Task[None] | None = None
+        self._leaving: set[asyncio.Task[None]] = set()  # what has to end since a reload
 
     def start(self) -> None:
         """Begin to resolve and to check."""
         self._resolving = asyncio.create_task(self._names.run())
         self._watch_addresses()
 
-    async def configure(
+    def configure(
         self, settings: Settings, upstreams: Mapping[int, str], nameservers: tuple[tuple[str, int], ...]
     ) -> None:
         """Watch these upstreams from now on, as the settings say; what is known of them is kept.
 
-        Workers are not told: their greeting has all of it.
+        At once, for somebody may ask in the next moment; what was doing it until now ends by the way. Workers are not
+        told: their greeting has all of it.
         """
-        await self._stop_resolving()
+        self._leave(self._stop_resolving())
         self._upstreams = _parsed(upstreams)
         self._names = self._name_service(settings, nameservers, self._names)
         if self._checks != _checks(settings):
-            await self._checker.stop()
+            self._leave(self._checker.stop())
             self._checks = _checks(settings)
             self._checker = self._health_checker()
             self._down.clear()  # all begin as up
         self.start()
+
+    def _leave(self, end: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(end)
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
 
     def _name_service(
         self, settings: Settings, nameservers: tuple[tuple[str, int], ...], before: NameService | None
@@ -99,16 +106,22 @@ class UpstreamWatch:
             interval=interval, rise=rise, fall=fall, timeout=timeout, changed=self._checked, log=self._log
         )
 
-    async def _stop_resolving(self) -> None:
-        if self._resolving is not None:
-            self._resolving.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._resolving
+    def _stop_resolving(self) -> Coroutine[Any, Any, None]:
+        task, self._resolving = self._resolving, None
+
+        async def stop() -> None:
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+
+        return stop()
 
     async def stop(self) -> None:
         """End all of it."""
         await self._stop_resolving()
         await self._checker.stop()
+        await asyncio.gather(*self._leaving)
 
     def greeting(self) -> list[Message]:
         """What a worker has to know that starts, or has missed something."""

@@ -37,6 +37,7 @@ class WorkerProcess:
     silent: float = 0.0  # seconds that its loop has been seen to be silent for
     failures: int = 0  # early ends in a row
     restarts: int = 0
+    starting: bool = False
     watch: asyncio.Task[None] | None = field(default=None, repr=False)
 
     @property

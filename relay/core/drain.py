@@ -60,7 +60,7 @@ class Order:
     """A drain that somebody wants. Seconds.
 
     `left` is when everything has to be over, None: as the settings say. `ends`: the process ends with it. `reason` is
-    for people.
+    for people. `lasts`: whoever gives it does not take it back; a cloud's event may be called off.
     """
 
     announce: float
@@ -68,6 +68,7 @@ class Order:
     ends: bool
     reason: str
     left: float | None = None
+    lasts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class State:
     closed_at: float = 0.0  # the last connection has been told to close
     over_at: float = 0.0  # what has not closed by then is closed by force
     ends: bool = False
+    lasts: bool = False  # somebody wants it who does not take it back
     reason: str = ""
 
     @property
@@ -114,7 +116,8 @@ def _begin(_state: State, now: float, order: Order | None) -> Result:
     assert order is not None
     announce, window, grace = split(order)
     closed_at = now + announce + window
-    state = State(Phase.ANNOUNCING, now + announce, closed_at, closed_at + grace, order.ends, order.reason)
+    state = State(Phase.ANNOUNCING, now + announce, closed_at, closed_at + grace)
+    state = _wanted_by(state, order)
     after, more = _time(state, now, None)
     return after, (Do.ANNOUNCE, *more)
 
@@ -125,12 +128,10 @@ def _again(state: State, now: float, order: Order | None) -> Result:
     announce, window, grace = split(order)
     closed_at = now + announce + window
     wanted = replace(
-        state,
+        _wanted_by(state, order),
         announced_at=min(state.announced_at, now + announce),
         closed_at=min(state.closed_at, closed_at),
         over_at=min(state.over_at, closed_at + grace),
-        ends=state.ends or order.ends,
-        reason=order.reason if order.ends or not state.ends else state.reason,
     )
     if state.phase is Phase.ANNOUNCING:
         return _time(wanted, now, None)
@@ -139,11 +140,23 @@ def _again(state: State, now: float, order: Order | None) -> Result:
     return wanted, ()
 
 
+def _wanted_by(state: State, order: Order) -> State:
+    """One more wants it: the reason is that of whoever is least likely to let it be."""
+    weightier = (order.ends, order.lasts) > (state.ends, state.lasts) or not state.reason
+    return replace(
+        state,
+        ends=state.ends or order.ends,
+        lasts=state.lasts or order.lasts,
+        reason=order.reason if weightier else state.reason,
+    )
+
+
 def _again_drained(state: State, _now: float, order: Order | None) -> Result:
     assert order is not None
+    wanted = _wanted_by(state, order)
     if order.ends:
-        return replace(state, phase=Phase.ENDED, ends=True, reason=order.reason), (Do.END,)
-    return state, ()
+        return replace(wanted, phase=Phase.ENDED), (Do.END,)
+    return wanted, ()
 
 
 def _time(state: State, now: float, _order: Order | None) -> Result:

@@ -181,3 +181,24 @@ def test_closes_are_even_and_complete(count: int, window: float, steps: list[flo
         if now < 1000.0 + window:
             assert abs(begun - count * (now - 1000.0) / window) <= 1.0
     assert begun + pace.due(1000.0 + window + 1.0) == count
+
+
+def test_whoever_may_not_take_back_their_drain_makes_it_last() -> None:
+    """An event that is called off must not end what an operator wants, whichever came first."""
+    called_off = Order(15.0, 60.0, ends=False, reason="Reboot", lasts=False)
+    for orders in ((ADMIN, called_off), (called_off, ADMIN)):
+        run = Run()
+        run.tell(Event.BEGIN, 0.0, orders[0])
+        assert run.state.lasts is orders[0].lasts
+        run.tell(Event.BEGIN, 1.0, orders[1])
+        assert (run.state.lasts, run.state.reason) == (True, "admin")
+        run.tell(Event.TIME, 20.0)
+        run.tell(Event.EMPTY, 21.0)
+        assert (run.phase, run.state.lasts) == ("drained", True)
+    run = Run()
+    run.tell(Event.BEGIN, 0.0, called_off)
+    run.tell(Event.TIME, 20.0)
+    run.tell(Event.EMPTY, 21.0)
+    assert not run.state.lasts
+    run.tell(Event.BEGIN, 22.0, ADMIN)
+    assert (run.phase, run.state.lasts, run.state.reason) == ("drained", True, "admin")

@@ -90,16 +90,30 @@ def test_an_event_that_others_share_is_not_approved_and_one_that_is_called_off_i
     assert metadata.approved == []
 
 
-def test_what_an_operator_began_is_not_taken_back(echo: Echo, start: Start, metadata: MetadataServer) -> None:
+@pytest.mark.parametrize("phase", ["closing", "drained"])
+@pytest.mark.parametrize("first", ["operator", "event"])
+def test_what_an_operator_wants_is_not_taken_back(
+    echo: Echo, start: Start, metadata: MetadataServer, phase: str, first: str
+) -> None:
     relay = start(settings(listener(echo.address), tables=watching(metadata)))
     wait_known(relay)
-    relay.post("/drain")
-    relay.wait_phase("drained")
-    metadata.events.play(Answer(document(event("Reboot", OWN, left=600.0))))
-    wait_until(lambda: metadata.approved == [ID], what="the approval")
-    metadata.events.play(Answer(document(incarnation=2)))
-    wait_until(lambda: relay.events("scheduled event cancelled"), what="the log saying so")
-    assert relay.status()["drain"]["phase"] == "drained"
+    reboot = Answer(document(event("Reboot", OWN, left=600.0)))
+    with ExitStack() as stack:
+        if phase == "closing":
+            assert exchange(stack.enter_context(connect(relay.address()))) == b"ping"
+        if first == "operator":
+            relay.post("/drain")
+            relay.wait_phase(phase)
+            metadata.events.play(reboot)
+            wait_until(lambda: relay.events("scheduled event"), what="the event")
+        else:
+            metadata.events.play(reboot)
+            relay.wait_phase(phase)
+            relay.post("/drain")
+        metadata.events.play(Answer(document(incarnation=2)))
+        wait_until(lambda: relay.events("scheduled event cancelled"), what="the log saying so")
+        status = relay.status()["drain"]
+        assert (status["phase"], status["reason"]) == (phase, "admin")
 
 
 @pytest.mark.parametrize(

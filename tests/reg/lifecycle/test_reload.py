@@ -255,6 +255,36 @@ def test_a_worker_that_is_replaced_serves_as_the_latest_settings_say(start: Star
         assert who(relay.address()) == b"second"
 
 
+def test_whoever_looks_meanwhile_gets_an_answer(echo: Echo, start: Start) -> None:
+    """Also between one set of upstreams and the next."""
+    relay = start(settings(listener(echo.address)))
+    over = threading.Event()
+    failures: list[object] = []
+    looks = [0]
+
+    def look() -> None:
+        while not over.is_set():
+            for path in ("/status", "/metrics", "/readyz"):
+                code, text = relay.get(path)
+                looks[0] += 1
+                if code != 200:
+                    failures.append((path, code, text))
+
+    threads = [threading.Thread(target=look) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(30):
+            more = listener(f"127.0.0.1:{9 + number}", name="more")
+            assert change(relay, settings(listener(echo.address), more))[0] == 200
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(20)
+    assert not failures, failures[:3]
+    assert looks[0] > 30
+
+
 def test_more_listeners_than_there_is_room_for(echo: Echo, start: Start) -> None:
     relay = start(settings(listener(echo.address)))
     relay.expected_errors.add("reload failed")
