@@ -136,7 +136,7 @@ class Connection:
             self.state, step, outcome = _BY_STATE[self.state][event]
             if self.state is _CLOSED:
                 steps.close(self, outcome, 0, 0)
-                return step  # type: ignore[no-any-return]
+                return step  # type: ignore[no-any-return]  # an entry that leads to CLOSED has an action there
             result = step(self, value, outcome)
             if type(result) is not Found:
                 return result  # type: ignore[no-any-return]  # isinstance() would tell mypy, at four times the cost
@@ -154,7 +154,7 @@ class Connection:
         more_up, more_down = up - self.bytes_up, down - self.bytes_down
         self.bytes_up, self.bytes_down = up, down
         steps.close(self, outcome, more_up, more_down)
-        return action  # type: ignore[no-any-return]
+        return action  # type: ignore[no-any-return]  # as above
 
 
 Acceptor = Callable[[Address], tuple[Connection, Action]]

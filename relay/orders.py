@@ -7,7 +7,7 @@ import time
 import urllib.error
 import urllib.request
 
-from relay.status_view import Unreachable, admin_url, duration, fetch
+from relay.status_view import Unreachable, admin_url, duration, fetch, unreachable
 
 TIMEOUT = 10.0  # seconds
 LOOK = 0.5  # seconds
@@ -22,13 +22,12 @@ def post(admin: str, path: str) -> None:
     url = admin_url(admin, path)
     request = urllib.request.Request(url, method="POST")  # noqa: S310 - the scheme was checked
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT):  # noqa: S310
+        with urllib.request.urlopen(request, timeout=TIMEOUT):  # noqa: S310 - the same
             pass
     except urllib.error.HTTPError as error:
         raise Refused(error.read().decode("utf-8", "replace").strip() or f"HTTP status {error.code}") from None
     except (urllib.error.URLError, OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise Unreachable(f"no relay answers at {url}: {reason}; does it run, and is its admin.bind this?") from None
+        raise unreachable(url, error) from None
 
 
 def drain(admin: str, *, wait: bool) -> int:

@@ -29,14 +29,13 @@ from relay.settings_tables import (
     HealthCheckSettings,
     HealthSettings,
     LimitSettings,
-    Listed,
     Listener,
     LogSettings,
-    ShorthandUpstream,
     SupervisionSettings,
     TcpSettings,
     TimeoutSettings,
 )
+from relay.settings_types import Listed, ShorthandUpstream
 
 __all__ = ["SHORTHAND_PORTS", "Listener", "Settings", "SettingsError", "load", "names", "render", "value"]
 

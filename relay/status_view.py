@@ -26,6 +26,12 @@ def admin_url(admin: str, path: str) -> str:
     return admin.rstrip("/") + path
 
 
+def unreachable(url: str, error: Exception) -> Unreachable:
+    """What to tell whoever asked there."""
+    reason = getattr(error, "reason", error)
+    return Unreachable(f"no relay answers at {url}: {reason}; does it run, and is its admin.bind this?")
+
+
 def fetch(admin: str) -> dict[str, Any]:
     """What /status says. Raises Unreachable."""
     url = admin_url(admin, "/status")
@@ -33,8 +39,7 @@ def fetch(admin: str) -> dict[str, Any]:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:  # noqa: S310 - the scheme was checked above
             status = json.load(answer)
     except (urllib.error.URLError, OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise Unreachable(f"no relay answers at {url}: {reason}; does it run, and is its admin.bind this?") from None
+        raise unreachable(url, error) from None
     if not isinstance(status, dict):
         raise Unreachable(f"{url} is not a relay's admin port")
     return status
@@ -69,6 +74,8 @@ def render(status: dict[str, Any]) -> list[str | Table]:
         f"{connections['accepted']} accepted since the start; "
         f"log lines dropped {status['log_lines_dropped']}, accept pauses {status['accept_pauses']}"
     )
+    if status["dial_queue"]:
+        head += f", waiting for dial.rate {status['dial_queue']}"
     drain = status["drain"]
     if drain is not None:
         left = f", {duration(drain['seconds_left'])} left" if drain["seconds_left"] else ""
@@ -77,11 +84,9 @@ def render(status: dict[str, Any]) -> list[str | Table]:
     events = status["scheduled_events"]
     if events is not None:
         if not events["ok"]:
-            head += f"\n[yellow]scheduled events: no answer yet or none any more {escape(events['error'])}[/yellow]"
+            head += f"\n[yellow]scheduled events: {escape(events['error']) or 'no answer yet'}[/yellow]"
         for event in events["events"]:
             head += f"\nscheduled event: {escape(event['type'])}, in {duration(event['seconds_left'])}"
-    if status["dial_queue"]:
-        head += f", waiting for dial.rate {status['dial_queue']}"
     return [
         head,
         _listeners(status["listeners"]),

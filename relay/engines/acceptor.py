@@ -38,8 +38,8 @@ class Acceptor:
     """The listening sockets of one engine.
 
     `watch` and `unwatch` get the descriptor of a listener that is to be waited for, or not any more (nothing refers to
-    it then, and closing it ends it); `begin` the
-    descriptor and family of each connection that was not refused, `refuse` the descriptor of each that was.
+    it then, and closing it ends it); `begin` the descriptor and family of each connection that was not refused,
+    `refuse` the descriptor of each that was.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Acceptor:
         sock.setblocking(False)
         # `_accept` is what socket.accept() itself calls: it gives the descriptor without making a socket.socket, which
         # costs more than the system call. (The descriptor is in blocking mode: Linux does not inherit O_NONBLOCK.)
-        accept: Callable[[], tuple[int, Address]] = sock._accept  # type: ignore[attr-defined]
+        accept: Callable[[], tuple[int, Address]] = sock._accept  # type: ignore[attr-defined]  # nor in typeshed
         self._listeners[sock.fileno()] = _Listener(accept, int(sock.family), accepted, sock, shared)
         self._watch(sock.fileno())
 

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 from relay.demo import run
 from relay.demo.process import DemoError
 from relay.demo.relay_process import Relay
+from tests.observe import wait_until
 
 DEADLINE = 30.0  # seconds
 COMMAND = [sys.executable, "-m", "relay", "demo"]
@@ -78,14 +78,9 @@ def pids_of(demo: Demo) -> set[int]:
     return {int(hub[1]), status["pid"], *(worker["pid"] for worker in status["workers"])}
 
 
-def all_gone(pids: set[int]) -> bool:
-    """Whether none of these processes is left within the deadline."""
-    deadline = time.monotonic() + DEADLINE
-    while any(Path(f"/proc/{pid}").exists() for pid in pids):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
+def none_is_left(pids: set[int]) -> None:
+    """Wait until none of these processes is there any more."""
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), DEADLINE, f"end of {pids}")
 
 
 def test_once_verifies_that_every_message_arrived(tmp_path: Path) -> None:
@@ -110,7 +105,7 @@ def test_a_signal_stops_everything_and_leaves_nothing(demo: Demo, number: signal
     assert found is not None, demo.seen
     assert int(found[3]) >= int(found[2]) > 0
     assert "Traceback" not in demo.seen
-    assert all_gone(pids)
+    none_is_left(pids)
     assert list(demo.directory.iterdir()) == []
 
 
@@ -118,7 +113,7 @@ def test_a_signal_stops_everything_and_leaves_nothing(demo: Demo, number: signal
 def test_a_demo_that_is_killed_takes_its_processes_with_it(demo: Demo) -> None:
     pids = pids_of(demo)
     demo.process.kill()
-    assert all_gone(pids)
+    none_is_left(pids)
 
 
 def test_a_hub_that_dies_ends_the_demo_with_the_reason(demo: Demo) -> None:

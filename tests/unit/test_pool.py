@@ -59,6 +59,11 @@ def pool_of(path: Path) -> tuple[Plan, Pool]:
     return plan, Pool(plan, log, lambda: None, list, lambda _: None)
 
 
+def running(pool: Pool) -> int | None:
+    """The process of its one worker."""
+    return pool.workers[0].pid
+
+
 async def test_a_worker_whose_orders_are_old_before_it_runs_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,7 +74,7 @@ async def test_a_worker_whose_orders_are_old_before_it_runs_is_not_used(
     try:
         first, second = starts.pids
         assert not alive(first)
-        assert pool.workers[0].pid == second
+        assert running(pool) == second
     finally:
         pool.stop()
         assert await pool.wait(10)
@@ -86,9 +91,9 @@ async def test_a_worker_that_is_not_wanted_any_more_when_it_runs_is_ended(
     await pool.start()
     assert not alive(starts.pids[0])
     assert len(starts.pids) == 1
-    assert pool.workers[0].pid is None
+    assert running(pool) is None
     if what == "drained":
         await pool.resume()
-        assert pool.workers[0].pid == starts.pids[1]
+        assert running(pool) == starts.pids[1]
         pool.stop()
     assert await pool.wait(10)
