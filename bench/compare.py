@@ -65,6 +65,16 @@ SCENARIOS = (
 )
 
 
+PEERS: dict[str, Callable[[Bench], Peer]] = {
+    "relay": lambda bench: bench.relay(),
+    "stream": lambda bench: bench.relay("stream", engine="stream"),
+    "access": lambda bench: bench.relay("access", access=True),
+    "guarded": lambda bench: bench.relay("guarded", networks=NETWORKS),
+    "gated": lambda bench: bench.relay("gated", networks=NETWORKS, gated=True),
+    "uvloop": lambda bench: bench.bare_uvloop(),
+}
+
+
 class Died(Exception):
     """A proxy did not survive its load."""
 
@@ -117,14 +127,16 @@ def main() -> int:
     chosen = options.only.split(",")
     if unknown := set(chosen) - {*names, "idle"}:
         parser.error(f"--only: {', '.join(sorted(unknown))}: not a scenario; may be {', '.join([*names, 'idle'])}")
+    if unknown := set(options.peers.split(",")) - set(PEERS):
+        parser.error(f"--peers: {', '.join(sorted(unknown))}: not a peer; may be {', '.join(PEERS)}")
     with tempfile.TemporaryDirectory(prefix="relay-bench-") as folder:
         bench = Bench(Path(folder), options.base, options.python)
         try:
             scenarios = [scenario for scenario in SCENARIOS if scenario.name in chosen]
             return measure(bench, options, scenarios, with_idle="idle" in chosen)
-        except SystemExit:
+        except (Died, SystemExit) as error:
             print((Path(folder) / "output.log").read_text(errors="replace")[-3000:], file=sys.stderr)
-            raise
+            raise SystemExit(f"bench: {error}") from None
         finally:
             bench.close()
 
@@ -135,6 +147,8 @@ def measure_idle(bench: Bench, peers: list[Peer]) -> dict[str, idle.Idle]:
     direct = idle.direct_kernel(bench)
     figures = {}
     for peer in peers:
+        if peer.name == "gated":
+            continue  # it takes nothing but hellos
         slice_of(bench, peer, SCENARIOS[0], WARM_UP)
         figures[peer.name] = idle.measure(bench, peer, direct)
     return figures
@@ -160,15 +174,7 @@ def measure(bench: Bench, options: argparse.Namespace, scenarios: list[Scenario]
     for key, value in about.items():
         print(f"{key:12s} {value}")
     bench.start_upstreams()
-    makers: dict[str, Callable[[], Peer]] = {
-        "relay": bench.relay,
-        "uvloop": bench.bare_uvloop,
-        "stream": lambda: bench.relay("stream", engine="stream"),
-        "access": lambda: bench.relay("access", access=True),
-        "guarded": lambda: bench.relay("guarded", networks=NETWORKS),
-        "gated": lambda: bench.relay("gated", networks=NETWORKS, gated=True),
-    }
-    peers = [bench.haproxy(), *(makers[name]() for name in options.peers.split(","))]
+    peers = [bench.haproxy(), *(PEERS[name](bench) for name in options.peers.split(","))]
     idles = measure_idle(bench, peers) if with_idle else {}
     costs: dict[tuple[str, str], dict[int, float]] = {}
     latency: dict[tuple[str, str], list[float]] = {}
@@ -182,7 +188,7 @@ def measure(bench: Bench, options: argparse.Namespace, scenarios: list[Scenario]
                     used, report = slice_of(bench, peer, scenario, options.seconds)
                 except Died as error:
                     if peer.name != "uvloop":
-                        raise SystemExit(f"bench: {error}") from None
+                        raise
                     # A yardstick that breaks is a finding as well; what it did until then counts.
                     print(f"\n{error}; left out from here on")
                     peers.remove(peer)
