@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import idle
+from bench import end_in_order, idle
 from bench.peers import HELLO_SIZE, LOAD_CPU, Bench, Peer, describe
 
 WARM_UP = 0.5  # seconds
@@ -222,4 +222,5 @@ def measure(bench: Bench, options: argparse.Namespace, scenarios: list[Scenario]
 
 
 if __name__ == "__main__":
+    end_in_order()
     raise SystemExit(main())

@@ -27,6 +27,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench import end_in_order
+
 ROOT = Path(__file__).parent.parent
 RESET = struct.pack("ii", 1, 0)
 BATCH = 50  # connections between two looks at the others
@@ -192,4 +194,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    end_in_order()
     raise SystemExit(main())

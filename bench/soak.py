@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from bench import end_in_order
 from bench.peers import wait_for_port
 from bench.script import HEADER, Difference, End, Script
 from bench.watch import Process, Watch, leaks, tracebacks
@@ -204,4 +205,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    end_in_order()
     raise SystemExit(main())

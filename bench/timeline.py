@@ -26,6 +26,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
+from bench import end_in_order
 from bench.timeline_figures import Happening, figures, read, table
 from bench.timeline_picture import draw
 from bench.timeline_rig import PATIENCE, Rig
@@ -201,4 +202,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    end_in_order()
     raise SystemExit(main())

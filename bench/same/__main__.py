@@ -20,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench import end_in_order
 from bench.same.report import verdict
 from bench.same.run import Run
 from bench.same.ways import DIRECT, HAPROXY, RING, STREAM, Way
@@ -78,4 +79,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    end_in_order()
     raise SystemExit(main())

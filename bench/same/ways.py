@@ -16,6 +16,7 @@ from bench.same.play import TOLD
 from bench.watch import Process, Watch
 
 DIRECT, RING, STREAM, HAPROXY = "direct", "ring", "stream", "haproxy"
+# Without health checks: at the upstream those are connections that belong to no script.
 RELAY_CONFIG = """\
 engine = "{engine}"
 workers = 2
@@ -26,6 +27,8 @@ bind = ""
 [drain]
 announce = 0.0
 window = 5.0
+[health_check]
+interval = 0
 """
 RELAY_LANE = """\
 [[listeners]]
