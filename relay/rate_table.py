@@ -12,7 +12,7 @@ import mmap
 import os
 import time
 
-from relay.core.rates import SINGLES, NoLock, RatePlan, Rates
+from relay.core.rates import SINGLES, RatePlan, Rates
 
 PAGE = 4096
 PATIENCE = 0.02  # seconds that a lock is tried for: several time slices of a busy machine
@@ -68,7 +68,7 @@ class RateTable:
 
     def rates(self, *, alone: bool, plan: RatePlan | None = None) -> Rates:
         """The buckets as one worker sees them; `alone`: there is no other. `plan`: other rates than at the start."""
-        lock = NoLock() if alone else RecordLock(self.descriptor)
+        lock = None if alone else RecordLock(self.descriptor)
         return Rates(plan or self.plan, self._singles, self._hashes, self._times, lock, time.monotonic_ns)
 
 

@@ -12,6 +12,11 @@ from collections.abc import Generator
 from types import FrameType
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says how busy the machine is, and nothing else.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 class TimeLimit(SystemExit):

@@ -82,34 +82,8 @@ def _check_header(header: bytes, *, first: bool) -> None:
         raise NotTls("not a TLS version") if first else Malformed("another version within the hello")
 
 
-class _Reader:
-    """Takes a message apart. Every method raises Malformed where the message is too short."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    def __bool__(self) -> bool:
-        return self._at < len(self._data)
-
-    def take(self, count: int) -> bytes:
-        end = self._at + count
-        if end > len(self._data):
-            raise Malformed(_TOO_SHORT)
-        part = self._data[self._at : end]
-        self._at = end
-        return part
-
-    def number(self, size: int) -> int:
-        return int.from_bytes(self.take(size))
-
-    def vector(self, size: int) -> bytes:
-        """What follows a length of that many bytes."""
-        return self.take(self.number(size))
-
-
 def _hello(data: bytes) -> ClientHello:
-    """The message without its header. By index, for each connection is read here; the rarer parts by `_Reader`."""
+    """The message without its header. By index, for each connection is read here."""
     size = len(data)
     try:
         at = 2 + 32  # version, random
@@ -144,7 +118,7 @@ def _hello(data: bytes) -> ClientHello:
             if kind == _SERVER_NAME:
                 server_name = _server_name(data[at - length : at])
             elif kind == _ALPN:
-                alpn = _alpn(_Reader(data[at - length : at]))
+                alpn = _alpn(data[at - length : at])
     except struct.error:
         at = size + 1
     if at != size:
@@ -174,15 +148,17 @@ def _server_name(body: bytes) -> str:
     return text
 
 
-def _alpn(body: _Reader) -> tuple[str, ...]:
+def _alpn(body: bytes) -> tuple[str, ...]:
     """RFC 7301 section 3.1."""
-    names = _Reader(body.vector(2))
-    if body or not names:
+    size = len(body)
+    if size < 3 or body[0] << 8 | body[1] != size - 2:
         raise Malformed("no proper list of protocols")
     found = []
-    while names:
-        name = names.vector(1)
-        if not name:
-            raise Malformed("a protocol without a name")
-        found.append(name.decode("ascii", "backslashreplace"))
+    at = 2
+    while at < size:
+        length = body[at]
+        at += 1 + length
+        if not length or at > size:
+            raise Malformed("a protocol without a name" if not length else _TOO_SHORT)
+        found.append(body[at - length : at].decode("ascii", "backslashreplace"))
     return tuple(found)

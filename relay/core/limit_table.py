@@ -7,8 +7,9 @@ then those of each listener. Sources have tables of their own, with a region per
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, overload
 
 WAYS = 16  # slots of one source bucket; sized so that a full bucket is less likely than 1e-9 at the configured load
 
@@ -22,6 +23,10 @@ class Row(Protocol):
 class Cells(Row, Protocol):
     """A mutable row of unsigned integers: a `memoryview` over shared memory, or a plain list in tests."""
 
+    @overload
+    def __getitem__(self, index: int, /) -> int: ...
+    @overload
+    def __getitem__(self, index: slice, /) -> Iterable[int]: ...
     def __setitem__(self, index: int, value: int, /) -> None: ...
     def __len__(self) -> int: ...
 

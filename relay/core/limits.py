@@ -94,8 +94,10 @@ class Limits:
         self._instance_row = range(n, 2 * n)
         self._listener_rows = tuple(range((2 + i) * n, (3 + i) * n) for i in range(len(plan.listeners)))
         self._listener_cells = tuple(row[column] for row in self._listener_rows)
-        self._region = plan.source_buckets * limit_table.WAYS
-        self._capacity, self._instance, self._by_source = plan.capacity, plan.instance, bool(plan.per_source)
+        self._ways = limit_table.WAYS
+        self._region = plan.source_buckets * self._ways
+        self._bucket_mask = plan.source_buckets - 1
+        self._capacity, self._instance, self._per_source = plan.capacity, plan.instance, plan.per_source
         self._listener_limits = plan.listeners
         self._alone = n == 1  # nobody else decides at the same time: a look is a decision
 
@@ -108,8 +110,7 @@ class Limits:
         held = counts[own]
         if held >= self._capacity:
             return Refusal.CAPACITY
-        if source and self._by_source:
-            return self._acquire(listener, source)
+        limited = source and self._per_source
         # Without a rival in the way this is all; written out, for every connection passes here.
         limit = self._listener_limits[listener]
         if self._alone:
@@ -120,9 +121,17 @@ class Limits:
             of_listener = counts[cell]
             if of_listener >= limit > 0:
                 return Refusal.LISTENER
+            slot = NO_SLOT
+            if limited:
+                slot = self._claim(source)
+                if slot < 0 or (of_source := self._sources[slot]) >= limited:
+                    return Refusal.SOURCE
+                self._sources[slot] = of_source + 1
             counts[cell] = of_listener + 1
             counts[own] = held + 1
-            return Lease(self, listener, NO_SLOT)
+            return Lease(self, listener, slot)
+        if limited:
+            return self._acquire(listener, source)
         row = self._listener_rows[listener]
         counts[column] = counts[column] + 1 & MASK  # odd: deciding
         counts[own] = held + 1
@@ -243,26 +252,29 @@ class Limits:
         """Whether they came to an end; a worker that was stopped in the middle does not."""
         return any(not any(self._counts[column] & 1 for column in range(self._column)) for _ in range(SPINS))
 
-    def _bucket(self, column: int, source: int) -> range:
-        start = column * self._region + (source & (self._plan.source_buckets - 1)) * limit_table.WAYS
-        return range(start, start + limit_table.WAYS)
+    def _bucket(self, column: int, source: int) -> int:
+        """The first cell of the bucket that a column has for `source`."""
+        return column * self._region + (source & self._bucket_mask) * self._ways
 
     def _source_total(self, source: int) -> int:
         total = 0
         for column in range(self._plan.workers):
-            for cell in self._bucket(column, source):
-                if self._hashes[cell] == source:
-                    total += self._sources[cell]
+            start = self._bucket(column, source)
+            # Copied and searched in C: a loop over the cells costs more than everything else here.
+            row = list(self._hashes[start : start + self._ways])
+            if source in row:
+                total += self._sources[start + row.index(source)]
         return total
 
     def _claim(self, source: int) -> int:
         """This worker's slot for `source`: the one that has it, else a free one, else BUCKET_FULL."""
-        free = BUCKET_FULL
-        for cell in self._bucket(self._column, source):
-            if self._hashes[cell] == source:
-                return cell
-            if free < 0 and not self._sources[cell]:
-                free = cell
-        if free >= 0:
-            self._hashes[free] = source
-        return free
+        start = self._bucket(self._column, source)
+        row = list(self._hashes[start : start + self._ways])
+        if source in row:
+            return start + row.index(source)
+        counts = list(self._sources[start : start + self._ways])
+        if 0 not in counts:
+            return BUCKET_FULL
+        slot = start + counts.index(0)
+        self._hashes[slot] = source
+        return slot

@@ -73,16 +73,6 @@ class Lock(Protocol):
     def release(self, number: int, /) -> None: ...
 
 
-class NoLock:
-    """For a worker that is alone."""
-
-    def acquire(self, _number: int, /) -> bool:
-        return True
-
-    def release(self, _number: int, /) -> None:
-        return None
-
-
 @dataclass(frozen=True, slots=True)
 class Late:
     """Why there is no token to wait for: `full` when `queue` are waiting, else the wait would be too long."""
@@ -94,11 +84,18 @@ class Rates:
     """One worker's view of the shared buckets; all zero at first.
 
     `singles` has SINGLES cells of 64 bits, `hashes` and `times` have `plan.source_cells` each. `clock` is the monotonic
-    clock in nanoseconds, the same for all workers (CLOCK_MONOTONIC is the machine's).
+    clock in nanoseconds, the same for all workers (CLOCK_MONOTONIC is the machine's). A worker that is alone needs no
+    `lock`.
     """
 
     def __init__(
-        self, plan: RatePlan, singles: Numbers, hashes: Numbers, times: Numbers, lock: Lock, clock: Callable[[], int]
+        self,
+        plan: RatePlan,
+        singles: Numbers,
+        hashes: Numbers,
+        times: Numbers,
+        lock: Lock | None,
+        clock: Callable[[], int],
     ) -> None:
         self._singles = singles
         self._hashes = hashes
@@ -117,7 +114,7 @@ class Rates:
         if self._accept is None:
             return True
         interval, tolerance = self._accept
-        if not self._lock.acquire(ACCEPT):
+        if self._lock is not None and not self._lock.acquire(ACCEPT):
             return False
         try:
             now, time = self._clock(), self._singles[ACCEPT]
@@ -126,13 +123,14 @@ class Rates:
             self._singles[ACCEPT] = max(time, now) + interval
             return True
         finally:
-            self._lock.release(ACCEPT)
+            if self._lock is not None:
+                self._lock.release(ACCEPT)
 
     def source(self, source: int) -> bool:
         """Take a token of the source with that hash (64 bits, not 0); False: it has none."""
         interval, tolerance = self._source
         number = source & (SETS - 1)
-        if not self._lock.acquire(SINGLES + number):
+        if self._lock is not None and not self._lock.acquire(SINGLES + number):
             return False
         try:
             now, start = self._clock(), number * WAYS
@@ -149,12 +147,13 @@ class Rates:
             self._times[cell] = max(time, now) + interval
             return True
         finally:
-            self._lock.release(SINGLES + number)
+            if self._lock is not None:
+                self._lock.release(SINGLES + number)
 
     def dial(self) -> int | Late:
         """Reserve the next token for a dial: the time when it may begin, in nanoseconds, perhaps now or in the past."""
         interval, tolerance = self._dial
-        if not self._lock.acquire(DIAL):
+        if self._lock is not None and not self._lock.acquire(DIAL):
             return Late(full=False)
         try:
             now, time = self._clock(), self._singles[DIAL]
@@ -167,4 +166,5 @@ class Rates:
             self._singles[DIAL] = max(time, now) + interval
             return now + max(0, wait)
         finally:
-            self._lock.release(DIAL)
+            if self._lock is not None:
+                self._lock.release(DIAL)

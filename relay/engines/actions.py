@@ -28,9 +28,9 @@ class Sniffing:
 
     __slots__ = ("data", "limit")
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
         self.data = b""
-        self.limit = 0  # bytes in all
+        self.limit = limit  # bytes in all
 
     @property
     def room(self) -> int:
@@ -66,7 +66,7 @@ class Retirement(NamedTuple):
 
 
 # Read from the class once: on Python 3.11 each look at an enumeration's member goes through its metaclass.
-CONNECTED, FINISHED = Event.CONNECTED, Event.FINISHED
+CONNECTED, FINISHED, SNIFFED, SNIFF_TIMEOUT = Event.CONNECTED, Event.FINISHED, Event.SNIFFED, Event.SNIFF_TIMEOUT
 CLIENT_RESET, UPSTREAM_RESET, STOP = Event.CLIENT_RESET, Event.UPSTREAM_RESET, Event.STOP
 
 L = TypeVar("L", bound=Link)
@@ -162,21 +162,23 @@ class Actions(ABC, Generic[L]):
     def _begin_sniff(self, link: L, action: Sniff) -> None:
         if link.client.ended:
             raise TypeError("there is nothing more to sniff: the client has ended")
-        if link.sniffing is None:
-            link.sniffing = Sniffing()
+        sniffing = link.sniffing
+        if sniffing is None:
+            sniffing = link.sniffing = Sniffing(action.limit)
             link.deadline = monotonic() + action.timeout if action.timeout else NEVER
-        link.sniffing.limit = action.limit
-        if link.sniffing.room <= 0:
+        sniffing.limit = action.limit
+        if sniffing.limit <= len(sniffing.data):
             raise TypeError(f"there is nothing more to sniff: {action.limit} bytes were received")
-        self._sniff(link, link.sniffing)
+        self._sniff(link, sniffing)
 
     def _received_early(self, link: L, part: bytes) -> None:
         """Something came from a client that is sniffed; nothing: it has ended its direction."""
-        assert link.sniffing is not None
+        sniffing = link.sniffing
+        assert sniffing is not None
         if part:
-            link.sniffing.data += part
+            sniffing.data += part
             link.client.received += len(part)
-            self._sniffed(link, Event.SNIFFED)
+            self._sniffed(link, SNIFFED)
         else:
             link.client.ended = True
             self._sniffed(link, Event.SNIFF_ENDED)
@@ -184,7 +186,7 @@ class Actions(ABC, Generic[L]):
     def _sniffed(self, link: L, event: Event) -> None:
         assert link.sniffing is not None
         action = link.handler.advance(event, link.sniffing.data)
-        if type(action) is not Sniff or event is Event.SNIFF_TIMEOUT:
+        if type(action) is not Sniff or event is SNIFF_TIMEOUT:
             link.sniffing = None
         self._perform(link, action)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 from relay.core import limit_table
 from relay.core.limit_table import LimitPlan, clear_column
@@ -74,7 +74,13 @@ class View:
     def __len__(self) -> int:
         return self._size
 
-    def __getitem__(self, index: int, /) -> int:
+    @overload
+    def __getitem__(self, index: int, /) -> int: ...
+    @overload
+    def __getitem__(self, index: slice, /) -> list[int]: ...
+    def __getitem__(self, index: int | slice, /) -> int | list[int]:
+        if isinstance(index, slice):  # one after the other
+            return [self[each] for each in range(*index.indices(self._size))]
         assert 0 <= index < self._size
         return self._access(Access(READ, self._start + index))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import SupportsIndex, overload
 
 import pytest
 from hypothesis import given, settings
@@ -195,7 +196,11 @@ class Counted(list[int]):
 
     reads = 0
 
-    def __getitem__(self, index: int) -> int:  # type: ignore[override]
+    @overload
+    def __getitem__(self, index: SupportsIndex, /) -> int: ...
+    @overload
+    def __getitem__(self, index: slice, /) -> list[int]: ...
+    def __getitem__(self, index: SupportsIndex | slice, /) -> int | list[int]:
         self.reads += 1
         return super().__getitem__(index)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.rates import NANO, SETS, SINGLES, WAYS, Late, NoLock, Rate, RatePlan, Rates
+from relay.core.rates import NANO, SETS, SINGLES, WAYS, Late, Rate, RatePlan, Rates
 
 RATES = st.builds(
     Rate,
@@ -28,7 +28,7 @@ class Clock:
 
 def make(plan: RatePlan, clock: Clock) -> Rates:
     cells = plan.source_cells
-    return Rates(plan, [0] * SINGLES, [0] * cells, [0] * cells, NoLock(), clock)
+    return Rates(plan, [0] * SINGLES, [0] * cells, [0] * cells, None, clock)
 
 
 def assert_within(rate: Rate, taken: list[int]) -> None:
@@ -168,7 +168,7 @@ def test_the_slowest_rate_with_the_largest_burst_fits_into_its_cell() -> None:
     clock, rate = Clock(), Rate(0.001, 10_000_000.0)
     clock.now = 10 * 365 * 86_400 * NANO
     cell = memoryview(bytearray(8 * SINGLES)).cast("Q")
-    rates = Rates(RatePlan(accept=rate), cell, [], [], NoLock(), clock)
+    rates = Rates(RatePlan(accept=rate), cell, [], [], None, clock)
     cell[0] = clock.now + rate.tolerance
     assert rates.accept()
     assert not rates.accept()

@@ -18,7 +18,7 @@ from relay.core.balance import Balance
 from relay.core.counters import Layout
 from relay.core.limit_table import LimitPlan
 from relay.core.limits import Limits
-from relay.core.rates import NANO, SINGLES, Late, NoLock, RatePlan, Rates
+from relay.core.rates import NANO, SINGLES, Late, RatePlan, Rates
 from relay.dial import literal
 from relay.engines.contract import Action, Address, Close, Dial, Event, Pump, Refuse, Sniff, Wait
 from relay.outcome import OUTCOMES, Outcome
@@ -112,9 +112,7 @@ class World:
         self.unanswered = [host for _, host, port in upstreams if not literal(host, port) and host not in (known or {})]
         self.turns: deque[Connection] = deque()
         rates = rates or RatePlan()
-        buckets = Rates(
-            rates, [0] * SINGLES, [0] * rates.source_cells, [0] * rates.source_cells, NoLock(), lambda: NANO
-        )
+        buckets = Rates(rates, [0] * SINGLES, [0] * rates.source_cells, [0] * rates.source_cells, None, lambda: NANO)
         pacer = Queue(buckets, self.turns)
         self.frontend = Frontend(
             index=0,

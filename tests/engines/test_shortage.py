@@ -111,7 +111,7 @@ def test_shortage_costs_next_to_no_cpu(lab: Lab, start: Start) -> None:
         after = short.tell("state")
         assert after["time"] - before["time"] < DEADLINE
     seconds = after["time"] - before["time"]
-    assert after["cpu"] - before["cpu"] < 0.4 * seconds  # who spins needs all of it, as far as there are processors
+    assert after["cpu"] - before["cpu"] < 0.6 * seconds  # who spins needs all of it, as far as there are processors
     assert after["accept_pauses"] - before["accept_pauses"] <= seconds / 0.02 + 2, "not more often than it ticks"
     assert after["errors"] == []
 

@@ -213,7 +213,11 @@ class RingEngine(Life[Link]):
             self._failed(link, Event.DIAL_FAILED, error.errno or errno.EINVAL)
 
     def _sniff(self, link: Link, sniffing: Sniffing) -> None:
-        self._pump.watch(link.client)
+        client = link.client
+        if client.poll_in:
+            self._pump.watch(client)
+        else:
+            self._waiting.poll_in(client)
 
     def _read_early(self, link: Link, sniffing: Sniffing) -> None:
         """A client that is sniffed has sent something, or has ended its direction."""

@@ -8,19 +8,18 @@ and more messages at once than there are buffers.
 from __future__ import annotations
 
 import asyncio
-import errno
+import contextlib
 import logging
 import os
-import resource
 import socket
 import struct
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 from relay.engines.contract import NEVER, Action, Address, Close, Dial, Event, Handler, Pump, TcpOptions, Timeouts
 from relay.engines.ring import kernels
 from relay.engines.ring.engine import RingEngine
+from relay.engines.ring.explain import explain
 from relay.engines.ring.reactor import Reactor
 from relay.engines.ring.selector import RingLoop
 
@@ -30,11 +29,10 @@ LOOPBACK = "127.0.0.1"
 LIMIT = 5.0  # seconds for everything, on a machine that has other things to do
 BUFFERS = 2
 CROWD = 4 * BUFFERS  # messages at once; four descriptors each
-BULK = 1 << 20  # bytes
+PIECE = 1 << 12  # bytes sent at a time: no more than the engine passes on, or the client's kernel keeps megabytes
+SEGMENT, WINDOW = 1400, 1 << 16  # bytes, of what the upstream's kernel takes
 STEP = 0.05  # seconds of the idle wait
 IDLE_TURNS = 6  # of the ring in that time, at most: its timer, and the tick's
-
-DISABLED = Path("/proc/sys/kernel/io_uring_disabled")
 
 
 class Failed(Exception):
@@ -76,7 +74,7 @@ class _Trial:
             buffers=BUFFERS,
             multishot_receive=kernels.UNBOUNDED_RECEIVE not in found,
         )
-        self._upstream = _listening()
+        self._upstream = _listening(small=True)
         listener = _listening()
         self._address: Address = listener.getsockname()
         target = Dial(self._upstream.getsockname(), "", LIMIT)
@@ -154,19 +152,18 @@ async def _short_send(trial: _Trial) -> None:
     client, upstream = await trial.couple()
     with client, upstream:
         pattern = os.urandom(1021)  # a prime: no buffer's size is a multiple
-        data = (pattern * (BULK // len(pattern) + 1))[:BULK]
+        data = pattern * (WINDOW // len(pattern) + 2)
         sent = 0
         while not trial.engine.held:
-            try:
-                sent += client.send((data[sent % BULK :]) or data)
-            except BlockingIOError:
-                await asyncio.sleep(0)
+            with contextlib.suppress(BlockingIOError):
+                start = sent % len(pattern)
+                sent += client.send(data[start : start + PIECE])
+            await asyncio.sleep(0)
         client.shutdown(socket.SHUT_WR)
         received = 0
-        while part := await trial.loop.sock_recv(upstream, 1 << 18):
-            start = received % BULK
-            expected = (data[start:] + data)[: len(part)]
-            _same(part, expected)
+        while part := await trial.loop.sock_recv(upstream, WINDOW):
+            start = received % len(pattern)
+            _same(part, data[start : start + len(part)])
             received += len(part)
         if received != sent:
             raise Failed(f"{sent - received} of {sent} bytes are missing")
@@ -255,41 +252,11 @@ def _run(release: str, began: float) -> float:
     return time.monotonic() - began
 
 
-def explain(error: OSError) -> str:
-    """Why the kernel refuses a ring, and what to do about it."""
-    text = error.strerror or str(error)
-    if error.errno == errno.ENOSYS:
-        return f"{text}: this kernel has no io_uring, or a seccomp profile hides it (see security_opt, --security-opt)"
-    if error.errno in (errno.EPERM, errno.EACCES):
-        level = _disabled()
-        if level == "2":
-            return f"{text}: kernel.io_uring_disabled is 2; `sysctl kernel.io_uring_disabled=0` allows it"
-        if level == "1":
-            return (
-                f"{text}: kernel.io_uring_disabled is 1, which wants CAP_SYS_ADMIN or the group in "
-                "kernel.io_uring_group; `sysctl kernel.io_uring_disabled=0` allows it to all"
-            )
-        return (
-            f"{text}: a seccomp profile refuses it (Docker's and containerd's default do); run with a profile that "
-            "allows io_uring_setup, io_uring_enter and io_uring_register"
-        )
-    if error.errno == errno.ENOMEM:
-        limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
-        return f"{text}: RLIMIT_MEMLOCK is {limit} bytes; raise LimitMEMLOCK (systemd) or `ulimit -l` to 8 MiB"
-    if error.errno == errno.EINVAL:
-        return f"{text}: this kernel does not know what the ring needs"
-    return text
-
-
-def _disabled() -> str:
-    try:
-        return DISABLED.read_text().strip()
-    except OSError:
-        return ""
-
-
-def _listening() -> socket.socket:
+def _listening(*, small: bool = False) -> socket.socket:
     sock = socket.socket()
+    if small:  # by the segments' size the kernel chooses that of the sender's buffer: on loopback, megabytes
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, WINDOW)
     sock.bind((LOOPBACK, 0))
     sock.listen(CROWD)
     sock.setblocking(False)

@@ -91,8 +91,9 @@ def is_closed(fd: int) -> bool:
 
 
 # What clients say first is received here and copied: a buffer of its own would be cleared each time.
-_SCRATCH_SIZE = 1 << 15
-_scratch = ctypes.create_string_buffer(_SCRATCH_SIZE)
+_scratch = bytearray(1 << 15)
+_scratch_view = memoryview(_scratch)
+_scratch_address = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(_scratch)))
 
 
 def send(fd: int, data: bytes) -> int:
@@ -117,11 +118,12 @@ def receive(fd: int, address: ctypes.c_void_p, size: int, flags: int = 0) -> int
 
 
 def receive_bytes(fd: int, size: int) -> bytes | None:
-    """Receive what is there; nothing at the end, None if there is nothing now. Raises OSError."""
-    buffer = _scratch if size <= _SCRATCH_SIZE else ctypes.create_string_buffer(size)
-    address = ctypes.addressof(buffer)
-    received = receive(fd, ctypes.c_void_p(address), size)
-    return None if received is None else ctypes.string_at(address, received)
+    """Receive what is there, or a part of it; nothing at the end, None if there is nothing now. Raises OSError."""
+    received: int = _recv(fd, _scratch_address, min(size, len(_scratch)), abi.MSG_DONTWAIT)
+    if received < 0:
+        _nothing_now()
+        return None
+    return bytes(_scratch_view[:received])
 
 
 def finish(fd: int) -> None:

@@ -30,6 +30,7 @@ SINGLE = abi.IORING_OP_RECV | abi.IOSQE_BUFFER_SELECT | abi.IORING_RECVSEND_POLL
 MULTISHOT = SINGLE | abi.IORING_RECV_MULTISHOT
 
 _POLL = abi.IORING_OP_POLL_ADD
+_POLL_IN = abi.POLLIN << abi.OP_FLAGS
 
 
 class Told(Protocol):
@@ -93,6 +94,12 @@ class Waiting:
             side.busy += 1
             self._push(_POLL | side.fd << abi.FD, 0, 0, abi.POLLOUT << abi.OP_FLAGS, side.slot | POLL_OUT_TAG)
 
+    def poll_in(self, side: Side) -> None:
+        """Wait until something comes from a side that nothing else is waited for on."""
+        side.poll_in = READABLE
+        side.busy += 1
+        self._push(_POLL | side.fd << abi.FD, 0, 0, _POLL_IN, side.slot | POLL_IN_TAG)
+
     def _end_receive(self, side: Side) -> None:
         if side.armed == ARMED:
             side.armed = CANCELLING
@@ -106,9 +113,7 @@ class Waiting:
         if side.poll_in == wanted:
             return
         if side.poll_in == 0:
-            side.poll_in = wanted
-            side.busy += 1
-            self._push(_POLL | side.fd << abi.FD, 0, 0, abi.POLLIN << abi.OP_FLAGS, side.slot | POLL_IN_TAG)
+            self.poll_in(side)
         elif side.poll_in != ENDING:
             side.poll_in = ENDING
             self._cancel(side.slot | POLL_IN_TAG)

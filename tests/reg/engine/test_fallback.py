@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from relay.engines.choice import choose
-from relay.engines.ring import selftest
+from relay.engines.ring import explain, selftest
 from relay.engines.ring.engine import RingEngine
 from relay.engines.ring.reactor import Reactor
 from tests.clients import echoes
@@ -118,8 +118,8 @@ def test_an_old_kernel_is_named() -> None:
 def test_the_sysctl_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: str, words: str) -> None:
     disabled = tmp_path / "io_uring_disabled"
     disabled.write_text(f"{level}\n")
-    monkeypatch.setattr(selftest, "DISABLED", disabled)
-    said = selftest.explain(PermissionError(errno.EPERM, "Operation not permitted"))
+    monkeypatch.setattr(explain, "DISABLED", disabled)
+    said = explain.explain(PermissionError(errno.EPERM, "Operation not permitted"))
     assert "kernel.io_uring_disabled" in said
     assert words in said
 
