@@ -59,7 +59,10 @@ def test_a_listener_comes_and_goes_while_another_serves(echo: Echo, start: Start
             assert [(one["name"], one["bind"]) for one in relay.status()["listeners"]][1] == ("more", [])
         relay.wait_status(lambda status: len(status["listeners"]) == 1, what="its last connection gone")
         assert echoes(relay.address())
-        assert relay.metrics().outcomes("more") == {"ok": 1 + let_in}
+        outcomes = relay.metrics().outcomes("more")
+        # The last one may have come to the queue when nobody looked there any more, and been reset.
+        assert set(outcomes) == {"ok"}
+        assert max(1, let_in) <= outcomes["ok"] <= 1 + let_in, let_in
     (first, second) = relay.events("reloaded")
     assert first["changed"] == second["changed"] == ["listeners.more"]
     assert relay.metrics().by_label("relay_reloads_total", "result") == {"ok": 2, "failed": 0}
