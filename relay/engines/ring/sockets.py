@@ -77,10 +77,14 @@ class Options:
 
 
 def pending_error(fd: int) -> int:
-    """The errno that the kernel keeps for this socket, 0 for none; asking takes it away (SO_ERROR, socket(7))."""
+    """The errno that a connection has ended with, 0 for none; asking takes it away (SO_ERROR, socket(7)).
+
+    What TCP outlives is none: SO_ERROR tells of an ICMP "unreachable" too (sk_err_soft), and TCP tries again.
+    """
     if _getsockopt(fd, socket.SOL_SOCKET, socket.SO_ERROR, _int_pointer, _int_size_pointer) < 0:
         return ctypes.get_errno()
-    return _int.value
+    number = _int.value
+    return number if number and is_closed(fd) else 0
 
 
 def is_closed(fd: int) -> bool:
