@@ -18,6 +18,7 @@ from tests.engines.kinds import Kind
 from tests.engines.lab import IPV4, Lab
 from tests.engines.peers import address_of, receive, receive_to_reset, reset
 from tests.engines.running import DEADLINE
+from tests.programs import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 State = dict[str, Any]
@@ -111,7 +112,8 @@ def test_shortage_costs_next_to_no_cpu(lab: Lab, start: Start) -> None:
         after = short.tell("state")
         assert after["time"] - before["time"] < DEADLINE
     seconds = after["time"] - before["time"]
-    assert after["cpu"] - before["cpu"] < 0.6 * seconds  # who spins needs all of it, as far as there are processors
+    share = 0.4 if PATIENCE == 1 else 0.6  # an emulated processor needs more for the same
+    assert after["cpu"] - before["cpu"] < share * seconds  # who spins needs all of it, as far as there are processors
     assert after["accept_pauses"] - before["accept_pauses"] <= seconds / 0.02 + 2, "not more often than it ticks"
     assert after["errors"] == []
 

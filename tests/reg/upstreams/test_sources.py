@@ -2,64 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.programs import ROOT, launched
+from tests.namespace import inside, needs_namespace
 
 PORTS = 50
-NAMESPACE = ["--net", *(["--map-root-user"] if os.geteuid() else [])]
-INSIDE = "tests.reg.upstreams.few_ports"
 
 
-def _namespaces() -> str:
-    """Why there is no network namespace to be had; nothing if there is."""
-    unshare = shutil.which("unshare")
-    if unshare is None or shutil.which("ip") is None:
-        return "unshare (util-linux) or ip (iproute2) is not installed"
-    done = subprocess.run([unshare, *NAMESPACE, "true"], capture_output=True, text=True)
-    return "" if done.returncode == 0 else f"no network namespace: {done.stderr.strip()}"
-
-
-needs_namespace = pytest.mark.skipif(bool(_namespaces()), reason=_namespaces())
-
-
-def inside(directory: Path, engine: str, scenario: str) -> dict[str, Any]:
+def few_ports(directory: Path, engine: str, scenario: str) -> dict[str, Any]:
     """Run a scenario of `few_ports` in a namespace where the kernel has PORTS local ports to choose from."""
-    script = (
-        "ip link set lo up && ip address add 192.0.2.1/32 dev lo && ip address add 192.0.2.2/32 dev lo && "
+    prepare = (
+        "ip address add 192.0.2.1/32 dev lo && ip address add 192.0.2.2/32 dev lo && "
         f"echo 40000 {40000 + PORTS - 1} > /proc/sys/net/ipv4/ip_local_port_range && "
         # The test's own requests to the admin port would use up the ports otherwise.
-        "echo 0 > /proc/sys/net/ipv4/tcp_max_tw_buckets && "
-        f'exec "$0" -m {INSIDE} "$@"'
+        "echo 0 > /proc/sys/net/ipv4/tcp_max_tw_buckets"
     )
-    line = [shutil.which("unshare") or "unshare", *NAMESPACE, "sh", "-c", script]
-    done = subprocess.run(
-        launched([*line, sys.executable, scenario, str(directory), engine]),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=55,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 0, done.stderr
-    with contextlib.suppress(json.JSONDecodeError):
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return found
-    raise AssertionError(done.stdout)
+    printed = inside("tests.reg.upstreams.few_ports", scenario, directory, engine, prepare=prepare)
+    found: dict[str, Any] = json.loads(printed.splitlines()[-1])
+    return found
 
 
 @needs_namespace
 def test_two_sources_have_twice_the_ports_and_then_it_is_refused(tmp_path: Path, engine: str) -> None:
-    found = inside(tmp_path, engine, "two")
+    found = few_ports(tmp_path, engine, "two")
     assert found["limit"] == {"192.0.2.1": PORTS - 1, "192.0.2.2": PORTS - 1}
     assert found["in_use"] == found["limit"]
     assert found["served"] == 2 * (PORTS - 1)
@@ -71,14 +38,14 @@ def test_two_sources_have_twice_the_ports_and_then_it_is_refused(tmp_path: Path,
 @needs_namespace
 def test_ports_that_others_hold_are_found_out(tmp_path: Path, engine: str) -> None:
     """The kernel says so, the other source serves, and when that is full as well it is refused."""
-    found = inside(tmp_path, engine, "taken")
+    found = few_ports(tmp_path, engine, "taken")
     assert found["sources"] == {"192.0.2.2": PORTS - 1}
     assert set(found["outcomes"]) == {"no_source_port", "ok"}
 
 
 @needs_namespace
 def test_without_sources_the_kernel_s_choice_is_counted(tmp_path: Path, engine: str) -> None:
-    found = inside(tmp_path, engine, "none")
+    found = few_ports(tmp_path, engine, "none")
     assert found["limit"] == {"any": PORTS - 1}
     assert found["served"] == PORTS - 1
     assert found["outcomes"] == {"no_source_port": 10, "ok": PORTS - 1}

@@ -1,0 +1,41 @@
+"""A network namespace of its own for a part of a test that changes routes, ports or packet filters."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.programs import ROOT, launched
+
+UNSHARE = [shutil.which("unshare") or "unshare", "--net", *(["--map-root-user"] if os.geteuid() else [])]
+
+
+def _missing() -> str:
+    """Why there is no network namespace to be had; nothing if there is."""
+    if shutil.which("unshare") is None or shutil.which("ip") is None:
+        return "unshare (util-linux) or ip (iproute2) is not installed"
+    done = subprocess.run([*UNSHARE, "true"], capture_output=True, text=True)
+    return "" if done.returncode == 0 else f"no network namespace: {done.stderr.strip()}"
+
+
+needs_namespace = pytest.mark.skipif(bool(_missing()), reason=_missing())
+
+
+def inside(module: str, *arguments: Any, prepare: str = "true") -> str:
+    """Run a module in a namespace that has loopback, after the shell commands `prepare`; what it printed."""
+    script = f'ip link set lo up && {prepare} && exec "$0" -m "$@"'
+    done = subprocess.run(
+        launched([*UNSHARE, "sh", "-c", script, sys.executable, module, *map(str, arguments)]),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=55,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
