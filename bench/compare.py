@@ -75,6 +75,11 @@ PEERS: dict[str, Callable[[Bench], Peer]] = {
 }
 
 
+def takes(peer: Peer, scenario: str) -> bool:
+    """Whether that proxy can be measured so: one that asks for a TLS name takes nothing but hellos."""
+    return peer.name != "gated" or scenario == "hellos"
+
+
 class Died(Exception):
     """A proxy did not survive its load."""
 
@@ -147,8 +152,8 @@ def measure_idle(bench: Bench, peers: list[Peer]) -> dict[str, idle.Idle]:
     direct = idle.direct_kernel(bench)
     figures = {}
     for peer in peers:
-        if peer.name == "gated":
-            continue  # it takes nothing but hellos
+        if not takes(peer, "idle"):
+            continue
         slice_of(bench, peer, SCENARIOS[0], WARM_UP)
         figures[peer.name] = idle.measure(bench, peer, direct)
     return figures
@@ -182,8 +187,8 @@ def measure(bench: Bench, options: argparse.Namespace, scenarios: list[Scenario]
         print(f"\rround {number + 1} of {options.rounds}", end="", flush=True, file=sys.stderr)
         for scenario in scenarios:
             for peer in list(peers):
-                if peer.name == "gated" and scenario.name != "hellos":
-                    continue  # it takes nothing but hellos
+                if not takes(peer, scenario.name):
+                    continue
                 try:
                     used, report = slice_of(bench, peer, scenario, options.seconds)
                 except Died as error:
