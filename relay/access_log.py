@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -45,7 +46,10 @@ class Header(Protocol):
 
 
 class Record(Protocol):
-    """What it says about a connection that has ended. Times are monotonic seconds; `connected` is 0 if it never was."""
+    """What it says about a connection that has ended.
+
+    Times are monotonic seconds; `connected` is 0 if it never was. `error` is the errno that it ended with, if it did.
+    """
 
     @property
     def frontend(self) -> Listener: ...
@@ -55,6 +59,8 @@ class Record(Protocol):
     def hello(self) -> Hello | None: ...
     @property
     def header(self) -> Header | None: ...
+    @property
+    def error(self) -> object: ...
 
     client: Address
     source: Address | None
@@ -103,12 +109,13 @@ class AccessLog:
             first = f'"sni": {json.dumps(hello.server_name)}, "alpn": {json.dumps(hello.alpn)}, "link_id": null'
         if header is not None and header.link_id is not None:
             first = f"{first[:-4]}{header.link_id}"
+        error = f'"{error_name(connection.error)}"' if connection.error else "null"
         return (
             f'{{"time": "{timestamp(time.time())}", {head}{client_text}", {first}, '
             f'{self._target(target) if target is not None else NO_TARGET}, "source": "{source_text}", '
             f'"bytes_up": {connection.bytes_up}, "bytes_down": {connection.bytes_down}, '
             f'"connect_seconds": {connect}, "seconds": {seconds:.6f}, '
-            f'"outcome": "{outcome.label}", "state": "{outcome.state}"}}\n'
+            f'"outcome": "{outcome.label}", "state": "{outcome.state}", "error": {error}}}\n'
         )
 
     def _target(self, target: Target) -> str:
@@ -129,10 +136,11 @@ class AccessLog:
         connect = f"{round(connected - connection.dialed, 6)} s" if connected else "-"
         name = json.dumps(connection.hello.server_name)[1:-1] if connection.hello is not None else ""
         link_id = connection.header.link_id if connection.header is not None else None
+        error = f" {error_name(connection.error)}" if connection.error else ""
         return (
             f"{timestamp(time.time())} {connection.frontend.name}: {format_address(connection.client)} -> {upstream} "
             f"{f'sni {name} ' if name else ''}{f'link {link_id} ' if link_id is not None else ''}"
-            f"{outcome.label} ({outcome.state}) up {connection.bytes_up} B down {connection.bytes_down} B "
+            f"{outcome.label} ({outcome.state}){error} up {connection.bytes_up} B down {connection.bytes_down} B "
             f"connect {connect} total {round(seconds, 6)} s\n"
         )
 
@@ -146,6 +154,11 @@ def format_address(address: Address) -> str:
     """host:port, or [host]:port for IPv6."""
     host, port = address[0], address[1]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def error_name(number: object) -> str:
+    """As errno(3) has it, "ETIMEDOUT"; the number itself if that has none."""
+    return errno.errorcode.get(number) or str(number) if isinstance(number, int) else ""
 
 
 def timestamp(seconds: float) -> str:

@@ -84,6 +84,7 @@ class Connection:
         "client",
         "connected",
         "dialed",
+        "error",
         "failure",
         "first",
         "frontend",
@@ -120,6 +121,7 @@ class Connection:
         self.connected = 0.0  # monotonic seconds; 0: never
         self.retire_at = NEVER  # monotonic seconds: when it has lived for long enough
         self.failure: Outcome | None = None  # of the last attempt to dial
+        self.error: object = None  # errno of what failed last, an int, if that is why it ends
         self.outcome: Outcome | None = None  # once it is accounted for
         self.source: Address | None = None  # local address towards the upstream
         self.bytes_up = 0
@@ -153,6 +155,7 @@ class Connection:
         self.state, action, outcome = _BY_STATE[self.state][event]
         more_up, more_down = up - self.bytes_up, down - self.bytes_down
         self.bytes_up, self.bytes_down = up, down
+        self.error = value
         steps.close(self, outcome, more_up, more_down)
         return action  # type: ignore[no-any-return]  # as above
 

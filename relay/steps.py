@@ -193,7 +193,7 @@ def try_next(connection: Connection, value: object, outcome: Outcome | None) -> 
     """A dial failed: remember how, try the next address."""
     if outcome is None:
         outcome = DIAL_OUTCOMES.get(value if isinstance(value, int) else errno.EIO, Outcome.DIAL_FAILED)
-    connection.failure = outcome
+    connection.failure, connection.error = outcome, value
     frontend, target, source = connection.frontend, connection.target, connection.port_of
     assert target is not None and connection.targets is not None
     connection.port_of = -1
@@ -217,7 +217,7 @@ def pump(connection: Connection, value: Address | None, _outcome: Outcome | None
     """It is connected: let bytes flow, those first that have been read."""
     connection.connected = connection.frontend.clock()
     connection.source = value
-    connection.targets = None  # nothing more is to be tried
+    connection.targets = connection.error = None  # nothing more is to be tried, and what failed was made good
     frontend, target = connection.frontend, connection.target
     assert target is not None
     frontend.balance.connected(target)

@@ -149,3 +149,22 @@ def test_outcomes_are_words_and_haproxys_two_letters() -> None:
         assert outcome.state == "--" if outcome is Outcome.OK else outcome.state[0] in "CSPRIKcs"
         # Configuration manual 8.5, second letter: R request, Q queue, C connection, H headers, D data, L last data.
         assert outcome.state[1:] in ("-", "R", "Q", "C", "D")
+
+
+def test_an_error_that_another_address_made_good_is_forgotten() -> None:
+    world = World([LITERAL, (2, "198.51.100.2", 8883)])
+    connection = world.accept()
+    world.send(connection, Event.DIAL_FAILED, errno.ECONNREFUSED)
+    world.send(connection, Event.CONNECTED, None)
+    assert connection.error is None
+    connection.end(Event.UPSTREAM_LOST, errno.EHOSTUNREACH, 0, 0)
+    assert connection.error == errno.EHOSTUNREACH
+
+
+def test_a_dial_that_timed_out_did_not_end_with_the_error_before() -> None:
+    world = World([LITERAL, (2, "198.51.100.2", 8883)])
+    connection = world.accept()
+    world.send(connection, Event.DIAL_FAILED, errno.ECONNREFUSED)
+    world.send(connection, Event.DIAL_TIMEOUT)
+    assert world.outcome(connection) is Outcome.DIAL_TIMEOUT
+    assert connection.error is None

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.clients import connect, crowd, echoes, exchange
+from tests.clients import connect, crowd, echoes, exchange, refused
 from tests.harness import Relay, Start
 from tests.relay_toml import listener, settings
 from tests.upstreams import Echo, refusing
@@ -122,6 +122,17 @@ def test_the_console_format_is_for_people(echo: Echo, start: Start) -> None:
         r"\S+Z main: 127\.0\.0\.1:\d+ -> 127\.0\.0\.1:\d+ ok \(--\) up 1000 B down 1000 B connect \S+ s total \S+ s",
         line,
     )
+
+
+def test_the_console_format_names_an_error(start: Start) -> None:
+    admin = free_port()
+    with refusing() as dead:
+        relay = start(at(settings(listener(dead), tables='[log]\nformat = "console"\n'), admin), admin=admin)
+        assert refused(relay.address())
+        relay.wait_outcomes({"dial_refused": 1})
+    relay.signal(signal.SIGTERM)
+    assert relay.wait() == 0
+    assert " dial_refused (SC) ECONNREFUSED up 0 B down 0 B " in relay.log.read_text()
 
 
 def test_the_level_cuts_the_service_log_and_not_the_access_log(echo: Echo, start: Start) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import resource
 import signal
 import socket
+
+import pytest
 
 from tests.clients import connect, crowd, drain, exchange, receive, refused, reset, was_reset
 from tests.dns_server import NameServer
@@ -19,10 +22,10 @@ TIMEOUTS = "[timeouts]\nidle = 30.0\nhalf_close = 0.4\n"
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
-def ended(relay: Relay, outcome: str, state: str, up: int = 0, down: int = 0) -> Json:
+def ended(relay: Relay, outcome: str, state: str, up: int = 0, down: int = 0, error: str | None = None) -> Json:
     """The access line of the one connection that there was, which ended so; all accounts agree on it."""
     (line,) = relay.access(1)
-    assert (line["outcome"], line["state"]) == (outcome, state)
+    assert (line["outcome"], line["state"], line["error"]) == (outcome, state, error)
     assert (line["bytes_up"], line["bytes_down"]) == (up, down)
     assert line["listener"] == "main"
     assert TIME.fullmatch(line["time"])
@@ -64,7 +67,7 @@ def test_dial_refused(start: Start) -> None:
     with refusing() as dead:
         relay = start(settings(listener(dead)))
         assert refused(relay.address())
-        line = ended(relay, "dial_refused", "SC")
+        line = ended(relay, "dial_refused", "SC", error="ECONNREFUSED")
     assert line["address"] == f"{dead[0]}:{dead[1]}"
     assert line["connect_seconds"] is None
     assert relay.metrics().value("relay_connect_seconds_count", upstream=line["upstream"]) == 0
@@ -80,10 +83,12 @@ def test_dial_timeout(start: Start) -> None:
 
 
 def test_dial_failed(start: Start) -> None:
-    # Loopback's own broadcast address: nobody can be connected to there (ENETUNREACH, or EACCES).
+    # Loopback's own broadcast address: nobody can be connected to there.
+    with socket.socket() as sock, pytest.raises(OSError) as failure:
+        sock.connect(("127.255.255.255", 9))
     relay = start(settings(listener("127.255.255.255:9")))
     assert refused(relay.address())
-    ended(relay, "dial_failed", "SC")
+    ended(relay, "dial_failed", "SC", error=errno.errorcode[failure.value.errno or 0])
 
 
 def test_no_resources(echo: Echo, start: Start) -> None:
@@ -94,7 +99,7 @@ def test_no_resources(echo: Echo, start: Start) -> None:
     hard = resource.prlimit(worker, resource.RLIMIT_NOFILE)[1]
     resource.prlimit(worker, resource.RLIMIT_NOFILE, (free[1], hard))  # one for the client, none for the upstream
     assert refused(relay.address())
-    ended(relay, "no_resources", "RC")
+    ended(relay, "no_resources", "RC", error="EMFILE")
 
 
 def test_client_abort(start: Start) -> None:
@@ -129,7 +134,7 @@ def test_client_lost(start: Start) -> None:
         relay = start(settings(listener(upstream.address), tables="[tcp]\nuser_timeout = 0.5\n"))
         with connect(relay.address()):
             (line,) = relay.access(1)
-    assert (line["outcome"], line["state"]) == ("client_lost", "cD")
+    assert (line["outcome"], line["state"], line["error"]) == ("client_lost", "cD", "ETIMEDOUT")
     assert relay.metrics().outcomes() == {"client_lost": 1}
 
 
@@ -152,7 +157,7 @@ def test_upstream_lost(start: Start) -> None:
             wait_until(push, what="reset")
         stuck.release()
     (line,) = relay.access(1)
-    assert (line["outcome"], line["state"]) == ("upstream_lost", "sD")
+    assert (line["outcome"], line["state"], line["error"]) == ("upstream_lost", "sD", "ETIMEDOUT")
     assert relay.metrics().outcomes() == {"upstream_lost": 1}
 
 
