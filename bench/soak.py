@@ -27,7 +27,7 @@ from pathlib import Path
 from bench import end_in_order
 from bench.peers import wait_for_port
 from bench.script import HEADER, Difference, End, Script
-from bench.watch import Process, Watch, leaks, tracebacks
+from bench.watch import Process, Watch, errors, leaks, tracebacks
 
 CONFIG = """\
 workers = 2
@@ -196,7 +196,7 @@ def main() -> int:
             relay.wait(30)
             other.kill()
             other.wait()
-        problems += tracebacks(Path(folder) / "relay.log")
+        problems += tracebacks(Path(folder) / "relay.log") + errors(Path(folder) / "relay.log")
     for problem in problems:
         print(f"FAIL {problem}")
     if not problems:

@@ -94,3 +94,10 @@ def tracebacks(log: Path) -> list[str]:
     if "Traceback" not in text:
         return []
     return ["the relay's log has a traceback:\n" + text[text.index("Traceback") :][:2000]]
+
+
+def errors(log: Path) -> list[str]:
+    """What it has of connections that ended with a system call's error: on loopback none is to be expected."""
+    with log.open(errors="replace") as lines:
+        failed = [line for line in lines if '"event": "connection"' in line and '"error": null' not in line]
+    return [f"{len(failed)} connections ended with an error, such as {failed[0].strip()}"] if failed else []

@@ -6,8 +6,10 @@ they cost nothing per connection on the client's side; towards the upstream they
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import socket
+import struct
 from typing import NamedTuple
 
 from relay.engines.contract import TcpOptions
@@ -17,6 +19,18 @@ from relay.engines.contract import TcpOptions
 ACCEPT_CAPACITY_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 BACKLOG = 4096  # the kernel cuts it to net.core.somaxconn, 4096 by default since Linux 5.4
+
+# A socket filter, linux/filter.h: classic BPF, run on each segment for the listener from its TCP header on. Those that
+# only have SYN of SYN and ACK are dropped: whoever begins to connect is not answered, and nobody else is disturbed.
+_SO_ATTACH_FILTER = 26
+_SYN, _SYN_ACK = 0x02, 0x12
+_FILTER = (
+    (0x30, 0, 0, 13),  # BPF_LD | BPF_B | BPF_ABS: the flags
+    (0x54, 0, 0, _SYN_ACK),  # BPF_ALU | BPF_AND
+    (0x15, 0, 1, _SYN),  # BPF_JMP | BPF_JEQ: the next one if equal, else the one after it
+    (0x06, 0, 0, 0),  # BPF_RET: nothing of it
+    (0x06, 0, 0, 0xFFFFFFFF),  # BPF_RET: all of it
+)
 
 Option = tuple[int, int, int]
 
@@ -97,3 +111,18 @@ def claim_port(host: str, port: int) -> int:
         sock.bind((host, port))
         sock.listen(1)
         return int(sock.getsockname()[1])
+
+
+def answer_no_more(sock: socket.socket) -> bool:
+    """Whoever begins to connect there from now on is not answered, whoever has begun can still come in.
+
+    That holds for every copy of the listening socket. (The sockets that are accepted inherit the filter, which drops
+    nothing that belongs to a connection.) False: the kernel does not do it, and all is as before.
+    """
+    code = b"".join(struct.pack("HBBI", *instruction) for instruction in _FILTER)
+    buffer = ctypes.create_string_buffer(code, len(code))
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_FILTER), ctypes.addressof(buffer)))
+    except OSError:
+        return False
+    return True

@@ -23,6 +23,9 @@ MARGIN = 0.1  # of it is kept for connections that take a while to close
 # Seconds for those, at most and at least: somewhat more than an engine gives a client to answer its end
 # (`engines.life.RETIRE_GRACE`), so that it is the engine that closes it.
 GRACE, LEAST_GRACE = 6.5, 1.0
+# Seconds for those that were about to connect when the last SYN was answered: they are let in, and whether all are gone
+# is not known before. A little more than an engine's `acceptor.LINGER`.
+HANDSHAKES = 1.2
 LATE = 2.0  # seconds after which a worker is late with closing by force
 
 
@@ -82,6 +85,7 @@ class State:
     ends: bool = False
     lasts: bool = False  # somebody wants it who does not take it back
     reason: str = ""
+    settled_at: float = 0.0  # nobody comes any more
 
     @property
     def draining(self) -> bool:
@@ -163,7 +167,8 @@ def _time(state: State, now: float, _order: Order | None) -> Result:
     """Announcing, until that is over."""
     if now < state.announced_at:
         return state, ()
-    return replace(state, phase=Phase.CLOSING), (Do.CLOSE,)
+    settled_at = min(now + HANDSHAKES, state.over_at)
+    return replace(state, phase=Phase.CLOSING, settled_at=settled_at), (Do.CLOSE,)
 
 
 def _closing(state: State, now: float, _order: Order | None) -> Result:
@@ -171,7 +176,9 @@ def _closing(state: State, now: float, _order: Order | None) -> Result:
     return _empty(state, now, None) if now > state.over_at + LATE else (state, ())
 
 
-def _empty(state: State, _now: float, _order: Order | None) -> Result:
+def _empty(state: State, now: float, _order: Order | None) -> Result:
+    if now < state.settled_at:
+        return state, ()
     if state.ends:
         return replace(state, phase=Phase.ENDED), (Do.END,)
     return replace(state, phase=Phase.DRAINED), ()

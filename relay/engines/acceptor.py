@@ -12,13 +12,17 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from time import monotonic
 from typing import NamedTuple
 
 from relay.engines.contract import Accepted, Action, Address, Handler, Refuse
-from relay.listener import ACCEPT_CAPACITY_ERRNOS
+from relay.listener import ACCEPT_CAPACITY_ERRNOS, answer_no_more
 
 logger = logging.getLogger("relay.engine")
 
+# Seconds between the last answer to a SYN and the close of a listener, which resets who is connected by then and not
+# accepted: for the third segment of a handshake to come from far away.
+LINGER = 1.0
 ACCEPTS = 64  # connections taken from one listener before the others get their turn
 
 Begin = Callable[[int, int, Handler, Action], None]
@@ -55,6 +59,7 @@ class Acceptor:
         self._refuse = refuse
         self._listeners: dict[int, _Listener] = {}
         self._paused: set[int] = set()
+        self._leaving: dict[int, float] = {}  # monotonic seconds: when to close it
         self.pauses = 0
 
     def __contains__(self, fd: int) -> bool:
@@ -104,16 +109,34 @@ class Acceptor:
         for fd in paused:
             self._watch(fd)
 
-    def remove(self, sock: socket.socket) -> None:
-        """Stop accepting there, and close the socket; nothing happens if it is none of these listeners."""
+    def leave(self, sock: socket.socket) -> None:
+        """Let nobody new in there, and close the socket soon; nothing happens if it is none of these listeners."""
         fd = sock.fileno()
         listener = self._listeners.get(fd)
         if listener is not None and listener.sock is sock:
-            self._remove(fd, listener)
+            self._leave(fd, listener)
 
-    def close(self) -> None:
+    def leave_all(self) -> None:
         """Do so for every listening socket."""
         for fd, listener in list(self._listeners.items()):
+            self._leave(fd, listener)
+
+    def tick(self, now: float) -> None:
+        """Close those whose time has come."""
+        for fd in [fd for fd, closing in self._leaving.items() if closing <= now]:
+            self._remove(fd, self._listeners[fd])
+
+    def close(self) -> None:
+        """Close every listening socket at once."""
+        for fd, listener in list(self._listeners.items()):
+            self._remove(fd, listener)
+
+    def _leave(self, fd: int, listener: _Listener) -> None:
+        if fd in self._leaving:
+            return
+        if not listener.shared and answer_no_more(listener.sock):
+            self._leaving[fd] = monotonic() + LINGER
+        else:
             self._remove(fd, listener)
 
     def _remove(self, fd: int, listener: _Listener) -> None:
@@ -122,12 +145,13 @@ class Acceptor:
             self._paused.add(fd)  # it is not waited for again
             self._unwatch(fd)
         if not listener.shared:
-            # What comes from now on is not let into the queue: its SYN is not answered, and sent again in a second.
+            # A queue as short as it can be: whoever still comes is less likely to get in.
             with contextlib.suppress(OSError):
                 listener.sock.listen(0)
             while self.accept(fd) == ACCEPTS:
                 pass
         del self._listeners[fd]
+        self._leaving.pop(fd, None)
         self._paused.discard(fd)
         listener.sock.close()
 

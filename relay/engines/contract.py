@@ -188,10 +188,12 @@ class Engine(Protocol):
         """
 
     def unlisten(self, sock: socket.socket) -> None:
-        """Accept what is already queued there, unless it is shared, then close the listening socket.
+        """Let nobody new in there, and close the listening socket.
 
-        So that nobody comes meanwhile, the queue is made as short as it can be first (listen(2) with 0), for every copy
-        of the socket that there is. Nothing happens if the engine does not listen there (any more).
+        Whoever begins to connect is not answered from now on, on no copy of the socket; whoever has begun is accepted
+        within a second, after which the socket is closed, in a tick. So nobody gets a connection that is reset. (Where
+        the kernel cannot do that, what is queued is accepted, and the socket closed at once.) A shared one is closed at
+        once, and its queue left to the others. Nothing happens if the engine does not listen there (any more).
         """
 
     def stop_listening(self) -> None:

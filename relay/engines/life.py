@@ -67,11 +67,11 @@ class Life(Actions[L]):
         self._acceptor.add(sock, accepted, shared)
 
     def unlisten(self, sock: socket.socket) -> None:
-        self._acceptor.remove(sock)
+        self._acceptor.leave(sock)
         self._after()
 
     def stop_listening(self) -> None:
-        self._acceptor.close()
+        self._acceptor.leave_all()
         self._after()
 
     def configure(self, timeouts: Timeouts, tcp: TcpOptions) -> None:
@@ -154,6 +154,7 @@ class Life(Actions[L]):
     def _begin_tick(self, now: float) -> None:
         self._to_sort, self._new = [link for link in self._new if link in self._links], []
         self._resume()
+        self._acceptor.tick(now)
         for link in [link for link in self._early if link.deadline <= now]:
             if link.sniffing is not None:
                 self._guarded(link, self._sniffed, link, Event.SNIFF_TIMEOUT)

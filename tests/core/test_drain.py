@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.drain import GRACE, LATE, LEAST_GRACE, Do, Event, Order, Pace, Phase, State, split, step
+from relay.core.drain import GRACE, HANDSHAKES, LATE, LEAST_GRACE, Do, Event, Order, Pace, Phase, State, split, step
 
 TERM = Order(15.0, 60.0, ends=True, reason="SIGTERM")
 ADMIN = Order(15.0, 60.0, ends=False, reason="admin")
@@ -48,6 +48,22 @@ def test_the_announcement_is_not_cut_short_when_nobody_is_connected() -> None:
     run.tell(Event.BEGIN, 0.0, TERM)
     assert run.tell(Event.EMPTY, 1.0) == ()
     assert run.phase == "announcing"
+
+
+def test_whoever_was_about_to_connect_is_waited_for() -> None:
+    run = Run()
+    run.tell(Event.BEGIN, 0.0, TERM)
+    run.tell(Event.TIME, 15.0)
+    assert run.tell(Event.EMPTY, 15.0 + 0.9 * HANDSHAKES) == ()
+    assert run.phase == "closing"
+    assert run.tell(Event.EMPTY, 15.0 + HANDSHAKES) == (Do.END,)
+
+
+def test_not_beyond_the_time_that_is_left() -> None:
+    run = Run()
+    run.tell(Event.BEGIN, 0.0, Order(15.0, 60.0, ends=True, reason="Preempt", left=0.0))
+    assert run.phase == "closing"
+    assert run.tell(Event.EMPTY, run.state.over_at) == (Do.END,)
 
 
 def test_a_drain_that_does_not_end_the_process_rests_when_it_is_over_and_can_be_taken_back() -> None:
@@ -193,12 +209,12 @@ def test_whoever_may_not_take_back_their_drain_makes_it_last() -> None:
         run.tell(Event.BEGIN, 1.0, orders[1])
         assert (run.state.lasts, run.state.reason) == (True, "admin")
         run.tell(Event.TIME, 20.0)
-        run.tell(Event.EMPTY, 21.0)
+        run.tell(Event.EMPTY, 25.0)
         assert (run.phase, run.state.lasts) == ("drained", True)
     run = Run()
     run.tell(Event.BEGIN, 0.0, called_off)
     run.tell(Event.TIME, 20.0)
-    run.tell(Event.EMPTY, 21.0)
+    run.tell(Event.EMPTY, 25.0)
     assert not run.state.lasts
-    run.tell(Event.BEGIN, 22.0, ADMIN)
+    run.tell(Event.BEGIN, 26.0, ADMIN)
     assert (run.phase, run.state.lasts, run.state.reason) == ("drained", True, "admin")

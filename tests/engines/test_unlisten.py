@@ -65,6 +65,19 @@ def test_what_is_queued_is_served(lab: Lab, way: str) -> None:
         assert refused(lab, other.address)
 
 
+def test_who_begins_to_connect_is_not_answered(lab: Lab) -> None:
+    """Told in the end that nobody listens; never that it is connected, to be reset then."""
+    engine = lab.start()
+    sock, address = listen(engine, Script())
+    engine.call(engine.engine.unlisten, sock)
+    engine.call(engine.engine.unlisten, sock)  # says nothing new
+    client = lab.connected(address)
+    with pytest.raises(ConnectionRefusedError):
+        client.recv(1)
+    assert sock.fileno() < 0
+    assert not engine.handlers
+
+
 def test_the_others_go_on(lab: Lab) -> None:
     engine = lab.start()
     first, second = lab.line(engine), lab.line(engine)
@@ -94,23 +107,30 @@ def test_a_socket_that_is_not_listened_on_is_none_of_its_business(lab: Lab) -> N
 
 
 def test_the_next_listener_may_get_the_same_number(lab: Lab) -> None:
-    """A descriptor's number is given again at once; what was waited for must not be taken for the new one's."""
+    """A descriptor's number is given again soon; what was waited for must not be taken for the new one's."""
     engine = lab.start()
     server = lab.listening()
     accepting = engine.accepting(Script(lab.dial(server)))
-    sock, _ = listen(engine, Script(lab.dial(server)))
-    for _ in range(5):
+    sock: socket.socket | None = listen(engine, Script(lab.dial(server)))[0]
+    for _ in range(2):
         with listening(IPV4) as new:
             address = address_of(new)
-            sock = engine.call(_replace, engine, sock, new, accepting)
+            old, sock = sock, None
+            assert old is not None
+            engine.call(engine.engine.unlisten, old)
+            while sock is None:
+                sock = engine.call(_replace, engine, old, new, accepting)
         for _ in range(3):
             engine.handler_of(lab.connected(address))
             lab.accepted(server)
 
 
-def _replace(engine: RunningEngine, old: socket.socket, new: socket.socket, accepting: Accepted) -> socket.socket:
-    """Stop listening on the one; listen on a duplicate of the other, which most likely has the former's number."""
-    engine.engine.unlisten(old)
+def _replace(
+    engine: RunningEngine, old: socket.socket, new: socket.socket, accepting: Accepted
+) -> socket.socket | None:
+    """Once the one is closed, listen on a duplicate of the other, which most likely has the former's number."""
+    if old.fileno() >= 0:
+        return None
     duplicate = new.dup()
     engine.engine.listen(duplicate, accepting)
     return duplicate

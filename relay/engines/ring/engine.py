@@ -72,7 +72,7 @@ class RingEngine(Life[Link]):
         return self._pump.held
 
     def close(self) -> None:
-        self.stop_listening()
+        self._acceptor.close()
         self.stop()
         deadline = monotonic() + END_SECONDS
         while self._slots.open and monotonic() < deadline:

@@ -64,7 +64,7 @@ class StreamEngine(Life[Link]):
         return self._pump.held
 
     def close(self) -> None:
-        self.stop_listening()
+        self._acceptor.close()
         self.stop()
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()

@@ -1,0 +1,75 @@
+"""Runs in a network namespace where the last segment of a client's handshake is lost, for test_handshakes.py.
+
+    python -m tests.reg.lifecycle.handshake DIRECTORY ENGINE HOW
+
+The client takes itself for connected from the second segment on. Meanwhile the relay stops listening, by a drain, by
+SIGTERM or by a reload. Exit status 0 if the client is served all the same.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.clients import connect, receive
+from tests.harness import Relay
+from tests.observe import wait_until
+from tests.relay_toml import listener, settings
+from tests.upstreams import Echo
+
+RULE = """\
+table ip lossy {{
+    chain in {{
+        type filter hook input priority 0;
+        tcp dport {port} tcp flags & (syn | ack) == ack drop;
+    }}
+}}
+"""
+SYN_RECV = "03"  # net/tcp_states.h
+
+
+def nft(*arguments: str, text: str = "") -> None:
+    subprocess.run(["nft", *arguments], input=text, text=True, check=True)
+
+
+def half_open(port: int) -> bool:
+    """Whether a handshake is under way there."""
+    with Path("/proc/net/tcp").open() as table:
+        rows = [line.split() for line in table][1:]
+    return any(row[3] == SYN_RECV and int(row[1].rpartition(":")[2], 16) == port for row in rows)
+
+
+def main() -> None:
+    directory, engine, how = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+    with Echo() as echo:
+        both = listener(echo.address), listener(echo.address, name="other")
+        environ = {"RELAY_ENGINE": engine, "RELAY_DRAIN__ANNOUNCE": "0.0"}
+        with Relay(directory, settings(*both), environ=environ) as relay:
+            address = relay.address("other")
+            nft("-f", "-", text=RULE.format(port=address[1]))
+            with connect(address) as client:
+                client.sendall(b"hello")
+                assert half_open(address[1])
+                if how == "reload":
+                    relay.config.write_text(settings(both[0]))
+                    relay.signal(signal.SIGHUP)
+                    wait_until(lambda: relay.events("reloaded"), what="the reload")
+                elif how == "SIGTERM":
+                    relay.signal(signal.SIGTERM)
+                    wait_until(lambda: relay.events("closing connections"), what="the drain")
+                else:
+                    assert relay.post("/drain")[0] == 202
+                    relay.wait_phase("closing")
+                assert half_open(address[1])
+                nft("delete", "table", "ip", "lossy")
+                assert receive(client, 5) == b"hello"
+            if how == "SIGTERM":
+                assert relay.wait() == 0
+            lines = relay.access(1)
+            assert [line["bytes_up"] for line in lines] == [5]
+
+
+if __name__ == "__main__":
+    main()
