@@ -207,18 +207,22 @@ class Relay:
         return [json.loads(line) for line in self.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
     def events(self, name: str) -> list[Json]:
-        """The log's lines about that event."""
+        """The log's lines about that event, so far: a line may come a little later than what it tells of."""
         return [line for line in self.log_lines() if line["event"] == name]
 
-    def access(self, count: int) -> list[Json]:
-        """The access log, once it has so many lines."""
+    def told(self, name: str, count: int = 1) -> list[Json]:
+        """The same, once there are so many."""
         lines = wait_until(
-            lambda: found if len(found := self.events("connection")) >= count else None,
-            what=f"{count} access lines",
+            lambda: found if len(found := self.events(name)) >= count else None,
+            what=f"{count} lines of the log about {name}",
         )
         assert lines is not None
         assert len(lines) == count, lines
         return lines
+
+    def access(self, count: int) -> list[Json]:
+        """The access log, once it has so many lines."""
+        return self.told("connection", count)
 
     # --- what it answers ------------------------------------------------------------------------------------------
 

@@ -24,8 +24,8 @@ MARGIN = 0.1  # of it is kept for connections that take a while to close
 # (`engines.life.RETIRE_GRACE`), so that it is the engine that closes it.
 GRACE, LEAST_GRACE = 6.5, 1.0
 # Seconds for those that were about to connect when the last SYN was answered: they are let in, and whether all are gone
-# is not known before. A little more than an engine's `acceptor.LINGER`.
-HANDSHAKES = 1.2
+# is not known before. More than an engine's `acceptor.LINGER` and a worker's tick.
+HANDSHAKES = 1.8
 LATE = 2.0  # seconds after which a worker is late with closing by force
 
 

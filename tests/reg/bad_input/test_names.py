@@ -58,7 +58,7 @@ def test_a_name_that_does_not_exist_until_it_does(echo: Echo, start: Start, unha
         assert len(names.queries) <= asked + 8  # those that it asks by itself
         names.addresses[NAME] = ["127.0.0.1"]
         wait_until(lambda: _served(relay.address()), what="served once the name exists")
-    (line,) = relay.events("cannot resolve")
+    (line,) = relay.told("cannot resolve")
     assert (line["level"], line["name"]) == ("warning", NAME)
 
 

@@ -59,7 +59,7 @@ def test_a_worker_that_is_killed_under_load_is_replaced(pair: Relay) -> None:
         assert grown(before, after)
         assert after.value("relay_worker_restarts_total") == 1
         assert after.value("relay_connections_total", listener="main", outcome="worker_died") == lost
-        (line,) = pair.events("worker died")
+        (line,) = pair.told("worker died")
         assert (line["pid"], line["how"], line["connections_lost"]) == (victim, "signal SIGKILL", lost)
         assert all(echoes(pair.address()) for _ in range(20))
     pair.wait_outcomes({"ok": 60 - lost, "worker_died": lost})
@@ -118,8 +118,7 @@ def test_a_worker_that_dies_again_and_again_is_replaced_after_growing_pauses(ech
         relay.wait_status(lambda status: status["workers"][0]["restarts"] == number, what=f"restart {number}")  # noqa: B023
         relay.wait_status(lambda status: status["workers"][0]["ready"], what="ready again")
         assert echoes(relay.address())
-    wait_until(lambda: len(relay.events("worker died")) == 3, what="three deaths in the log")
-    waits = [line["restart_in_seconds"] for line in relay.events("worker died")]
+    waits = [line["restart_in_seconds"] for line in relay.told("worker died", 3)]
     assert waits[0] == 0.0
     assert waits == sorted(waits)
     assert waits[-1] > 0

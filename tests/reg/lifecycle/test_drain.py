@@ -219,7 +219,15 @@ def test_a_port_that_was_taken_meanwhile_is_said_and_tried_again(echo: Echo, sta
     relay.wait_phase("drained")
     with socket.socket() as thief:
         thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        thief.bind(relay.address())
+
+        def steal() -> bool:
+            try:
+                thief.bind(relay.address())
+            except OSError:
+                return False
+            return True
+
+        wait_until(steal, what="the port is free")
         thief.listen()
         code, text = relay.post("/undrain")
         assert code == 409

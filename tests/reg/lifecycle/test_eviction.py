@@ -58,7 +58,7 @@ def test_an_eviction_closes_everything_in_the_time_that_is_left(
     if left is not None:  # else it has started: nobody waits
         wait_until(lambda: metadata.approved == [ID], what="the approval")
     relay.wait_outcomes({"drained": 10})
-    (line,) = relay.events("draining")
+    (line,) = relay.told("draining")
     assert line["reason"] == "scheduled event: Preempt"
 
 

@@ -62,7 +62,7 @@ def test_a_listener_comes_and_goes_while_another_serves(echo: Echo, start: Start
         relay.wait_status(lambda status: len(status["listeners"]) == 1, what="its last connection gone")
         assert echoes(relay.address())
         assert relay.metrics().outcomes("more") == {"ok": 1}
-    (first, second) = relay.events("reloaded")
+    (first, second) = relay.told("reloaded", 2)
     assert first["changed"] == second["changed"] == ["listeners.more"]
     assert relay.metrics().by_label("relay_reloads_total", "result") == {"ok": 2, "failed": 0}
 
@@ -157,7 +157,7 @@ def test_a_bad_file_leaves_everything_as_it_was(echo: Echo, start: Start, tables
     assert done.returncode == 1
     assert name in done.stderr
     assert done.stderr.startswith("relay: not reloaded: ")
-    (line,) = relay.events("reload failed")
+    (line,) = relay.told("reload failed")
     assert any(name in problem for problem in line["problems"])
     assert relay.metrics().by_label("relay_reloads_total", "result") == {"ok": 0, "failed": 1}
     assert echoes(relay.address())

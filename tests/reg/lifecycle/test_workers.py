@@ -28,7 +28,7 @@ def test_a_worker_that_hangs_is_killed_and_replaced(echo: Echo, start: Start) ->
     assert status["workers"][1]["pid"] == other
     for _ in range(20):
         assert echoes(relay.address())
-    (line,) = relay.events("worker hangs")
+    (line,) = relay.told("worker hangs")
     assert line["worker"] == 0
 
 

@@ -42,7 +42,7 @@ def test_a_changed_answer_is_for_new_connections_and_established_ones_stay(echo:
             for _ in range(20):
                 assert served_at(relay, "127.0.0.2")
         assert other.served
-        (line,) = relay.events("addresses changed")
+        (line,) = relay.told("addresses changed")
         assert (line["old"], line["new"]) == (["127.0.0.1"], ["127.0.0.2"])
 
 
