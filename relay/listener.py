@@ -39,7 +39,7 @@ KEEPALIVE: Option = (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def tcp_options(tcp: TcpOptions) -> tuple[Option, ...]:
-    """The setsockopt arguments for every connection, on either side."""
+    """The setsockopt arguments for every connection, on either side; `user_timeout` is none (see `engines.lost`)."""
     options: list[Option] = [NODELAY]
     if tcp.keepalive_idle:
         options.append(KEEPALIVE)
@@ -48,8 +48,6 @@ def tcp_options(tcp: TcpOptions) -> tuple[Option, ...]:
             options.append((socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, tcp.keepalive_interval))
         if tcp.keepalive_count:
             options.append((socket.IPPROTO_TCP, socket.TCP_KEEPCNT, tcp.keepalive_count))
-    if tcp.user_timeout:
-        options.append((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(tcp.user_timeout * 1000)))
     return tuple(options)
 
 

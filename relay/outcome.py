@@ -50,7 +50,7 @@ class Outcome(enum.Enum):
     # Ended while data flowed.
     CLIENT_RESET = ("client_reset", "CD")
     UPSTREAM_RESET = ("upstream_reset", "SD")
-    CLIENT_LOST = ("client_lost", "cD")  # keepalive or tcp.user_timeout gave the client up
+    CLIENT_LOST = ("client_lost", "cD")  # no answer to keepalive probes, or to data for tcp.user_timeout
     UPSTREAM_LOST = ("upstream_lost", "sD")
     IDLE_TIMEOUT = ("idle_timeout", "cD")
     CLIENT_HALF_CLOSE_TIMEOUT = ("client_half_close_timeout", "cD")  # the upstream had ended, the client did not

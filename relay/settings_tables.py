@@ -170,7 +170,8 @@ class TcpSettings(Section):
     )
     user_timeout: Annotated[float, Field(ge=0, le=2_147_483, allow_inf_nan=False)] = Field(
         default=30.0,
-        description="seconds that data may wait for a peer that does not acknowledge it or takes none, 0 = off",
+        description="seconds without an answer after which a peer that has data to acknowledge is lost, 0 = off; one "
+        "that answers may read as slowly as it likes",
     )
 
 

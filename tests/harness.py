@@ -295,7 +295,7 @@ class Relay:
         total = sum(wanted.values())
         status = self.wait_status(over, timeout, f"with {dict(wanted)}")
         found = {label: count for label, count in status["connections"]["outcomes"].items() if count}
-        assert found == dict(wanted)
+        assert found == dict(wanted), found
         return status
 
     def wait_active(self, count: int, timeout: float = PATIENCE) -> Json:

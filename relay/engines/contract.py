@@ -147,9 +147,11 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class TcpOptions:
-    """Socket options for both sides; durations in seconds, 0 leaves the kernel's default (keepalive_idle: off).
+    """How long to bear with a peer that is silent, on both sides; in seconds.
 
-    Keepalive and user timeout may be set up to a second after a connection was established.
+    The keepalive ones are the kernel's socket options, 0 leaves its default (keepalive_idle: off). They may be set up
+    to a second after a connection was established. `user_timeout` is the engine's own: a peer that has something to
+    acknowledge, and does not answer for so long, is lost; 0: never. That is noticed up to a quarter of it later.
     """
 
     keepalive_idle: int = 60

@@ -6,6 +6,7 @@ and adds what is its own: how sockets are made, how bytes move, how both are clo
 
 from __future__ import annotations
 
+import errno
 import itertools
 import socket
 from abc import abstractmethod
@@ -16,9 +17,10 @@ from relay.engines.acceptor import Acceptor
 from relay.engines.acknowledged import acknowledged
 from relay.engines.actions import FINISHED, Actions, L, Retirement
 from relay.engines.contract import Accepted, Action, Address, Event, Handler, TcpOptions, Timeouts
+from relay.engines.lost import Debtors
 
 # Connections that are looked at before others have their turn: each for some 0.15 ms in all. An end takes longer.
-TO_SETTLE, TO_SWEEP, TO_END = 16, 128, 16
+TO_SETTLE, TO_SWEEP, TO_ASK, TO_END = 16, 128, 64, 16
 
 RETIRE_GRACE = 5.0  # seconds that a graceful end may take
 
@@ -29,9 +31,10 @@ class Life(Actions[L]):
     link_type: type[L]
     _acceptor: Acceptor  # made by the engine
 
-    def __init__(self, timeouts: Timeouts) -> None:
+    def __init__(self, timeouts: Timeouts, tcp: TcpOptions) -> None:
         super().__init__()
         self._timeouts = timeouts
+        self._debtors: Debtors[L] = Debtors(tcp.user_timeout)
         self._to_sort: list[L] = []  # those that have lived to see a tick, and have yet to be looked at
         self._to_sweep: list[L] = []  # what the sweep under way has yet to look at
         self._to_end: list[L] = []  # those whose graceful end is over
@@ -78,6 +81,7 @@ class Life(Actions[L]):
         self._timeouts = timeouts
         self._sweep_every = silence.interval(timeouts)
         self._next_sweep = 0.0  # the next one would come as late as the old timeouts allow
+        self._debtors.set_timeout(tcp.user_timeout)
         self._set_options(tcp)
 
     def perform(self, handler: Handler, action: Action) -> None:
@@ -95,9 +99,10 @@ class Life(Actions[L]):
             self._begin_tick(now)
         self._sort_new()
         self._sweep()
+        more = self._ask_debtors(now)
         self._end_some()
         self._after()
-        return bool(self._to_sort or self._to_sweep or self._to_end)
+        return bool(more or self._to_sort or self._to_sweep or self._to_end)
 
     def stop(self) -> None:
         for link in list(self._links):
@@ -184,6 +189,7 @@ class Life(Actions[L]):
         few = [link for link in self._to_sweep[-TO_SWEEP:] if link in self._links]
         del self._to_sweep[-TO_SWEEP:]
         seen = silence.look(few, self._timeouts, self._sweep_began, self._last_sweep)
+        self._debtors.moved(seen.moved)
         for link in seen.moved:
             try:
                 self._report(link)
@@ -199,3 +205,15 @@ class Life(Actions[L]):
         for link, event in seen.expired:
             if link not in self._retiring:  # those have a time of their own
                 self._guarded(link, self._ended, link, event, None)
+
+    def _ask_debtors(self, now: float) -> bool:
+        """Find peers that have vanished, among the next few; whether there are more to look at."""
+        if not self._debtors.begin(now):
+            return False
+        for link, is_client in self._debtors.look(TO_ASK, self._goes_on, now):
+            self._guarded(link, self._broken, link, is_client, errno.ETIMEDOUT)
+        return self._debtors.looking
+
+    def _goes_on(self, link: L) -> bool:
+        """Whether it is there, and not being retired: those have a time of their own."""
+        return link in self._links and link not in self._retiring

@@ -57,12 +57,13 @@ def couple_with(lab: Lab, engine: RunningEngine, tcp: TcpOptions, host: str) -> 
 
 
 @pytest.mark.parametrize("side", ["client", "upstream"])
-def test_keepalive_user_timeout_and_nodelay_are_set(lab: Lab, host: str, side: str) -> None:
+def test_keepalive_and_nodelay_are_set(lab: Lab, host: str, side: str) -> None:
     tcp = TcpOptions(keepalive_idle=77, keepalive_interval=11, keepalive_count=7, user_timeout=12.5)
     couple = couple_with(lab, lab.start(tcp=tcp), tcp, host)
     peer = couple.client if side == "client" else couple.upstream
     assert options_of(peer)["nodelay"] == 1, "from the first byte on"
-    wanted = {"nodelay": 1, "keepalive": 1, "idle": 77, "interval": 11, "count": 7, "user_timeout": 12500}
+    # The kernel's own user timeout would give up slow readers, and overrule the count: see `engines.lost`.
+    wanted = {"nodelay": 1, "keepalive": 1, "idle": 77, "interval": 11, "count": 7, "user_timeout": 0}
     # The rest may come up to a second later.
     wait_until(lambda: options_of(peer) == wanted, what=lambda: str(options_of(peer)))
 

@@ -44,7 +44,7 @@ class RingEngine(Life[Link]):
         buffers: int = BUFFERS,
         multishot_receive: bool = True,
     ) -> None:
-        super().__init__(timeouts)
+        super().__init__(timeouts, tcp)
         if not isinstance(loop, RingLoop):
             raise TypeError("the ring engine needs a RingLoop")
         self._report_source = report_source

@@ -43,7 +43,7 @@ class StreamEngine(Life[Link]):
         report_source: bool = False,
         held_limit: int = 0,
     ) -> None:
-        super().__init__(timeouts)
+        super().__init__(timeouts, tcp)
         self._loop = loop
         self._set_options(tcp)
         self._report_source = report_source

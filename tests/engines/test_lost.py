@@ -1,0 +1,178 @@
+"""Peers that vanish, told from those that are slow: from what the kernel knows, and with real readers."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.engines.contract import NEVER, Event, TcpOptions
+from relay.engines.lost import LOOKS, Debtors, State, state, waits_since
+from tests.engines.lab import Lab
+from tests.engines.peers import Sending, end, pattern, push, receive, receive_to_end
+from tests.engines.running import RunningEngine
+
+TIMEOUT = 8.0  # seconds; a look every second
+NOTHING, OWES, ASKED = State(False, False, 0.0), State(True, False, 500.0), State(True, True, 500.0)
+
+
+@dataclass(eq=False)
+class Side:
+    fd: int
+
+
+@dataclass(eq=False)
+class Link:
+    client: Side = field(default_factory=lambda: Side(1))
+    upstream: Side | None = field(default_factory=lambda: Side(2))
+
+
+class Watch:
+    """Debtors with a clock in the hand, and peers in the state that is wanted."""
+
+    def __init__(self) -> None:
+        self.debtors: Debtors[Link] = Debtors(TIMEOUT, lambda fd: self.peers[fd])
+        self.peers = {1: NOTHING, 2: NOTHING}
+        self.asked = 0
+        self.now = 1000.0
+
+    def look(self, seconds: float = TIMEOUT / LOOKS) -> list[tuple[Link, bool]]:
+        self.now += seconds
+        lost = []
+        while self.debtors.begin(self.now):
+            self.asked += 1
+            lost += self.debtors.look(1, lambda _link: True, self.now)
+        return lost
+
+
+@pytest.mark.parametrize("is_client", [True, False])
+def test_a_peer_that_does_not_answer_is_lost_in_time(is_client: bool) -> None:
+    watch, link = Watch(), Link()
+    watch.debtors.moved([link])
+    watch.peers[1 if is_client else 2] = ASKED
+    assert not any(watch.look() for _ in range(LOOKS))
+    assert watch.look() == [(link, is_client)]
+    assert not watch.look()
+
+
+def test_one_that_owes_nothing_is_not_asked_again_before_bytes_move() -> None:
+    watch, link = Watch(), Link()
+    watch.debtors.moved([link])
+    watch.look()
+    assert watch.asked == 1
+    watch.peers[1] = ASKED
+    watch.look()
+    assert watch.asked == 1
+    watch.debtors.moved([link])
+    watch.look()
+    assert watch.asked == 2
+
+
+def test_a_closed_window_is_no_loss_and_a_probe_without_an_answer_is() -> None:
+    watch, link = Watch(), Link()
+    watch.debtors.moved([link])
+    watch.peers[1] = OWES
+    assert not any(watch.look() for _ in range(100))
+    watch.peers[1] = ASKED
+    assert not any(watch.look() for _ in range(LOOKS - 1))
+    assert watch.look() == [(link, True)]
+
+
+def test_without_a_timeout_nobody_is_asked() -> None:
+    watch, link = Watch(), Link()
+    watch.debtors.moved([link])
+    watch.debtors.set_timeout(0.0)
+    watch.debtors.moved([link])
+    assert not watch.look()
+    assert not watch.asked
+
+
+LOOK = st.tuples(st.floats(0, 20), st.booleans(), st.booleans(), st.floats(0, 40))
+
+
+@given(st.lists(LOOK, max_size=40))
+def test_nobody_is_lost_who_has_answered_or_owed_nothing(looks: list[tuple[float, bool, bool, float]]) -> None:
+    since, now, well = NEVER, 1000.0, 1000.0
+    for seconds, owes, asked, silent in looks:
+        now += seconds
+        since = waits_since(since, State(owes, asked, silent), now)
+        assert (since == NEVER) == (not owes)
+        if not owes or not asked:
+            well = now
+        well = max(well, now - silent)
+        assert now - since <= now - well + 1e-6 or since == NEVER
+
+
+@given(st.lists(st.floats(0.01, 3), min_size=1, max_size=200))
+def test_whoever_never_answers_is_lost_however_often_one_looks(looks: list[float]) -> None:
+    since, now = NEVER, 1000.0
+    began = now + looks[0]
+    for seconds in looks:
+        now += seconds
+        since = waits_since(since, State(True, True, now - 1.0), now)
+        assert since == began
+
+
+def test_what_the_kernel_knows() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        sock.connect(server.getsockname())
+        there, _ = server.accept()
+        with there:
+            assert not state(there.fileno()).owes
+            there.setblocking(False)
+            push(there, bytes(65536), 0)
+            full = state(there.fileno())
+            assert full.owes
+            assert full.silent < 60
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+        assert state(datagrams.fileno()) == NOTHING
+
+
+# --- real readers ---------------------------------------------------------------------------------------------------
+
+SLOW = TcpOptions(user_timeout=0.4)
+
+
+def wait_looks(engine: RunningEngine, seconds: float) -> None:
+    """Until so much time has passed for the engine's deadlines."""
+    end_at = engine.call(engine.loop.time) + seconds
+    engine.wait(lambda: engine.loop.time() >= end_at, "time passes")
+
+
+def narrow_client(lab: Lab, engine: RunningEngine) -> tuple[socket.socket, socket.socket]:
+    """A client with a small window, and its upstream."""
+    couple = lab.line(engine, buffers=4096).open()
+    return couple.client, couple.upstream
+
+
+def test_a_slow_reader_is_not_lost(lab: Lab) -> None:
+    """It takes a little all the while, and its window is closed most of the time."""
+    engine = lab.start(tcp=SLOW)
+    client, upstream = narrow_client(lab, engine)
+    data = pattern("slow", 400_000)
+    sending = Sending(upstream, [data], then_end=False)
+    received = b""
+    for _ in range(20):
+        received += client.recv(1000)
+        wait_looks(engine, 0.15)
+    received += receive(client, len(data) - len(received))
+    assert received == data
+    sending.finish()
+    end(client)
+    assert receive_to_end(upstream) == b""
+    upstream.close()
+    assert engine.ended(next(iter(engine.handlers.values()))) == (Event.FINISHED,)
+
+
+def test_a_reader_that_pauses_is_not_lost(lab: Lab) -> None:
+    engine = lab.start(tcp=SLOW)
+    client, upstream = narrow_client(lab, engine)
+    data = pattern("pause", 400_000)
+    sending = Sending(upstream, [data], then_end=False)
+    wait_looks(engine, 3.0)
+    assert receive(client, len(data)) == data
+    sending.finish()
