@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from relay import listener
 from relay.address import format_hostport, parse_hostport
@@ -24,10 +24,17 @@ def key(name: str, text: str) -> str:
 
 
 def bind(
-    item: Listener, workers: int, tcp: TcpOptions, kept: Kept, problems: list[str], notes: list[str]
+    item: Listener,
+    workers: int,
+    tcp: TcpOptions,
+    kept: Kept,
+    leaving: Collection[str],
+    problems: list[str],
+    notes: list[str],
 ) -> list[Binding]:
     """The addresses of one listener, one socket per worker for each that is not in `kept`.
 
+    Of those in `leaving` (by `key`) a worker may still have a socket, which lets nobody in and is about to be closed.
     What cannot be bound becomes a problem, or a note if others are left.
     """
     bindings: list[Binding] = []
@@ -40,7 +47,8 @@ def bind(
         host, port = parse_hostport(text, allow_name=False)
         sockets: list[socket.socket] = []
         try:
-            port = listener.claim_port(host, port)
+            if key(item.name, text) not in leaving:
+                port = listener.claim_port(host, port)
             for _ in range(workers):  # those that were made are closed if another cannot be
                 sockets += [listener.bind_listener(host, port, tcp)]
         except OSError as error:

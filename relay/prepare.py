@@ -7,7 +7,7 @@ mistake becomes one line that names the setting (`StartError`).
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from relay.address import format_hostport, parse_hostport
 from relay.binding import Kept, bind
@@ -51,7 +51,7 @@ def prepare(settings: Settings, inherited: Kept | None = None) -> Plan:
         problems.append(ring_problem(engine))
     listener_numbers: dict[str, int] = {}
     upstream_numbers: dict[str, int] = {}
-    bound = bind_all(settings, workers, listener_numbers, upstream_numbers, inherited or {}, problems, notes)
+    bound = bind_all(settings, workers, listener_numbers, upstream_numbers, inherited or {}, (), problems, notes)
     own = max(sum(len(item.bindings) for item in bound), 1)
     problems += source_problems(settings.dial.source_addresses)
     capacity = (descriptors - RESERVED_DESCRIPTORS - own) // 2
@@ -99,6 +99,7 @@ def bind_all(
     listener_numbers: dict[str, int],
     upstream_numbers: dict[str, int],
     kept: Kept,
+    leaving: Collection[str],
     problems: list[str],
     notes: list[str],
 ) -> list[BoundListener]:
@@ -108,7 +109,7 @@ def bind_all(
         BoundListener(
             listener_numbers.setdefault(item.name, len(listener_numbers)),
             item.name,
-            bind(item, workers, tcp, kept, problems, notes),
+            bind(item, workers, tcp, kept, leaving, problems, notes),
             tuple(_number(upstream_numbers, text) for text in item.upstream),
             item.max_connections,
             item.sni,

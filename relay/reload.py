@@ -8,6 +8,7 @@ All of it is one step of the event loop: nobody sees half of it, and no worker i
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,9 @@ FIXED = (
 )
 
 
+LEAVING = 5.0  # seconds in which a worker has closed a listening socket that it was to leave, and some
+
+
 class Reloader:
     """Reloads the settings of one run.
 
@@ -43,6 +47,7 @@ class Reloader:
         self._apply = apply
         self._log = log
         self.results = {"ok": 0, "failed": 0}
+        self._leaving: dict[str, float] = {}  # addresses, and until when a worker may have a socket there
 
     def reload(self, reason: str, why_not: str = "") -> list[str]:
         """Reload; what is in the way, a line each, or nothing. `why_not`: something else is."""
@@ -78,7 +83,9 @@ class Reloader:
         listeners, upstreams = dict(plan.listener_numbers), dict(plan.upstream_numbers)
         problems: list[str] = []
         notes: list[str] = []
-        bound = bind_all(settings, plan.workers, listeners, upstreams, kept, problems, notes)
+        now = time.monotonic()
+        leaving = {asked: until for asked, until in self._leaving.items() if now < until}
+        bound = bind_all(settings, plan.workers, listeners, upstreams, kept, leaving, problems, notes)
         new = [binding for one in bound for binding in one.bindings if binding.asked not in kept]
         used = {binding.asked for one in bound for binding in one.bindings}
         problems += [
@@ -105,6 +112,7 @@ class Reloader:
         plan.limits = limit_plan(settings, plan.limits, plan.workers, plan.capacity, limits)
         plan.rates.plan = rate_plan(settings)
         plan.notes = notes + limit_notes(settings, plan.descriptors, plan.capacity * plan.workers)
+        self._leaving = leaving | {binding.asked: now + LEAVING for binding in gone}
         for binding in gone:
             binding.close()  # the workers have theirs, and serve who waits there
         return [binding.address for binding in new]

@@ -248,7 +248,7 @@ class RingEngine(Life[Link]):
         return sockets.local_address(link.client.fd)
 
     def _settle(self, link: Link) -> None:
-        """Keepalive, and for the upstream side the user timeout."""
+        """Keepalive."""
         with contextlib.suppress(OSError):
             self._client_later.set(link.client.fd)
             if link.upstream is not None:

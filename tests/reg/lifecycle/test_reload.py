@@ -67,6 +67,19 @@ def test_a_listener_comes_and_goes_while_another_serves(echo: Echo, start: Start
     assert relay.metrics().by_label("relay_reloads_total", "result") == {"ok": 2, "failed": 0}
 
 
+def test_a_listener_that_has_just_gone_can_come_back_at_once(echo: Echo, start: Start) -> None:
+    relay = start(settings(listener(echo.address), workers=2))
+    address = f"127.0.0.1:{free_port()}"
+    host, port = address.split(":")
+    both = settings(listener(echo.address), listener(echo.address, name="more", bind=[address]), workers=2)
+    for _ in range(3):
+        assert change(relay, both) == (200, "ok\n")
+        assert change(relay, settings(listener(echo.address), workers=2)) == (200, "ok\n")
+    assert change(relay, both) == (200, "ok\n")
+    for _ in range(10):
+        assert echoes((host, int(port)))
+
+
 def is_listened_on(port: int) -> bool:
     """Whether the kernel has a listener there (state 0A, proc(5)); to knock would be to be let in, perhaps."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
