@@ -92,6 +92,7 @@ class Plan:
     engine_reason: str
     inherited: Mapping[str, Binding]  # the service manager's sockets, by `binding.key`; one may have two of them
     notes: list[str] = field(default_factory=list)  # for the log: what an operator should know
+    watchdog: float = 0.0  # seconds that the service manager bears with silence, 0: for ever
 
     @property
     def upstreams(self) -> list[str]:

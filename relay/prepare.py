@@ -32,6 +32,7 @@ from relay.settings import Settings
 from relay.table import Table
 
 RESERVED_DESCRIPTORS = 64  # of a worker: event loop, log, control, resolver; its listening sockets come on top
+REPLACED = 15.0  # seconds after which a worker that is to be replaced certainly has a successor that answers
 SEND_PROXY = {"off": 0, "v1": 1, "v2": 2}
 
 
@@ -140,6 +141,22 @@ def limit_notes(settings: Settings, descriptors: int, carried: int) -> list[str]
     return [
         f"limits.max_connections is {wanted}, but {descriptors} descriptors a worker carry "
         f"{carried} connections in all: raise LimitNOFILE or `ulimit -n`"
+    ]
+
+
+def watchdog_notes(settings: Settings, watchdog: float) -> list[str]:
+    """Whether the service manager would end all before the supervisor has replaced the one worker that hangs.
+
+    `watchdog`: seconds that it bears with silence, 0: for ever.
+    """
+    timeout = settings.supervision.hang_timeout
+    if not watchdog or 0 < timeout <= watchdog - REPLACED:
+        return []
+    when = f"after {timeout:g} s, too close to" if timeout else "never, unlike all of relay, by"
+    advice = f"make WatchdogSec {timeout + REPLACED:g} or more" if timeout else "set it, to 10 say"
+    return [
+        f"supervision.hang_timeout: a worker that hangs is replaced {when} the service manager's watchdog "
+        f"({watchdog:g} s): {advice}"
     ]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from relay.plan import Binding, Plan, StartError, limit_plan, rate_plan
-from relay.prepare import bind_all, limit_notes, listener_limits
+from relay.prepare import bind_all, limit_notes, listener_limits, watchdog_notes
 from relay.settings import Settings, SettingsError, names, value
 
 # What memory, processes and ports were made for at the start.
@@ -112,6 +112,7 @@ class Reloader:
         plan.limits = limit_plan(settings, plan.limits, plan.workers, plan.capacity, limits)
         plan.rates.plan = rate_plan(settings)
         plan.notes = notes + limit_notes(settings, plan.descriptors, plan.capacity * plan.workers)
+        plan.notes += watchdog_notes(settings, plan.watchdog)
         self._leaving = leaving | {binding.asked: now + LEAVING for binding in gone}
         for binding in gone:
             binding.close()  # the workers have theirs, and serve who waits there

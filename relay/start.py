@@ -14,7 +14,7 @@ from relay.cpus import usable_cpus
 from relay.logs import LogWriter
 from relay.machine import bind_error
 from relay.plan import Plan, StartError, tcp_options
-from relay.prepare import prepare
+from relay.prepare import prepare, watchdog_notes
 from relay.settings import Settings
 from relay.supervisor import Supervisor
 from relay.systemd.listening import Listening, bindings, match, take_listening
@@ -81,6 +81,8 @@ def run(load: Callable[[], Settings]) -> int:
         problems += error.problems
     if problems or plan is None:
         raise StartError(problems)
+    plan.watchdog = notifier.watchdog_seconds
+    plan.notes += watchdog_notes(settings, plan.watchdog)
     writer = LogWriter(STDOUT)
     log = servicelog.configure(writer, settings.log.format, settings.log.level)
 

@@ -18,7 +18,7 @@ import pytest
 from relay import listener, machine, prepare
 from relay.engines.contract import TcpOptions
 from relay.plan import Plan, StartError
-from relay.prepare import RESERVED_DESCRIPTORS
+from relay.prepare import RESERVED_DESCRIPTORS, watchdog_notes
 from relay.settings import Settings, load
 
 ROOT = Path(__file__).parents[2]
@@ -206,6 +206,25 @@ def test_a_limit_that_descriptors_cannot_carry_is_told(tmp_path: Path) -> None:
 def test_a_limit_that_descriptors_carry_is_taken_as_it_is(tmp_path: Path) -> None:
     answer = under_limits(tmp_path, toml(limits="max_connections = 500"), soft=256, hard=1000)
     assert (answer["instance"], answer["notes"]) == (500, [])
+
+
+@pytest.mark.parametrize(
+    ("hang_timeout", "watchdog", "note"),
+    [
+        (10, 60.0, ""),
+        (45, 60.0, ""),
+        (0, 0.0, ""),
+        (50, 60.0, "after 50 s, too close to the service manager's watchdog (60 s): make WatchdogSec 65 or more"),
+        (10, 5.0, "after 10 s, too close to the service manager's watchdog (5 s): make WatchdogSec 25 or more"),
+        (0, 60.0, "never, unlike all of relay, by the service manager's watchdog (60 s): set it, to 10 say"),
+    ],
+)
+def test_a_watchdog_that_would_not_wait_for_a_worker_to_be_replaced(
+    tmp_path: Path, hang_timeout: float, watchdog: float, note: str
+) -> None:
+    settings = loaded(tmp_path, toml() + f"[supervision]\nhang_timeout = {hang_timeout}\n")
+    notes = watchdog_notes(settings, watchdog)
+    assert notes == ([f"supervision.hang_timeout: a worker that hangs is replaced {note}"] if note else [])
 
 
 def test_too_few_descriptors_for_a_single_connection(tmp_path: Path) -> None:

@@ -248,7 +248,7 @@ class RingEngine(Life[Link]):
         return sockets.local_address(link.client.fd)
 
     def _settle(self, link: Link) -> None:
-        """Keepalive."""
+        """Keepalive, with its times on the upstream side: the client side has them from its listener."""
         with contextlib.suppress(OSError):
             self._client_later.set(link.client.fd)
             if link.upstream is not None:

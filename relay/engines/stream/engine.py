@@ -248,7 +248,7 @@ class StreamEngine(Life[Link]):
         return address
 
     def _settle(self, link: Link) -> None:
-        """Keepalive, and for the upstream side the user timeout."""
+        """Keepalive, with its times on the upstream side: the client side has them from its listener."""
         for option in self._options.client_later:
             link.client.sock.setsockopt(*option)
         if link.upstream is not None:
