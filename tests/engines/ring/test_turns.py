@@ -93,7 +93,7 @@ def shorts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 def test_what_a_new_receive_brings_does_not_overtake_a_send_that_falls_short(shorts: list[int]) -> None:
     """The receive is armed anew, since there was no buffer for the third message, with the send of the first two.
 
-    It polls first (IORING_RECVSEND_POLL_FIRST), so that what it brings is told after that send's result. Were it tried at
+    It polls first (IORING_RECVSEND_POLL_FIRST), so what it brings is told after that send's result. Were it tried at
     once, nothing would promise that order, though the kernels at hand keep it (late versions of 6.1, 6.12, 6.18).
     """
     stage = Stage(buffers=4)
