@@ -16,6 +16,7 @@ from relay.settings import Listener
 ADDRESS_MISSING = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 
 Kept = Mapping[str, Binding]  # what is listened on already, by `key`
+Port = tuple[bool, int]  # whether it is IPv6's
 
 
 def key(name: str, text: str) -> str:
@@ -23,19 +24,25 @@ def key(name: str, text: str) -> str:
     return f"{name} {text}" if text.endswith(":0") else text
 
 
+def port_of(address: str) -> Port:
+    """The port of host:port or [host]:port."""
+    host, port = parse_hostport(address, allow_name=False)
+    return ":" in host, port
+
+
 def bind(
     item: Listener,
     workers: int,
     tcp: TcpOptions,
     kept: Kept,
-    leaving: Collection[str],
+    ours: Collection[Port],
     problems: list[str],
     notes: list[str],
 ) -> list[Binding]:
     """The addresses of one listener, one socket per worker for each that is not in `kept`.
 
-    Of those in `leaving` (by `key`) a worker may still have a socket, which lets nobody in and is about to be closed.
-    What cannot be bound becomes a problem, or a note if others are left.
+    `ours`: ports of which this relay has sockets already, some perhaps about to be closed. What cannot be bound becomes
+    a problem, or a note if others are left.
     """
     bindings: list[Binding] = []
     before = len(problems)
@@ -47,7 +54,7 @@ def bind(
         host, port = parse_hostport(text, allow_name=False)
         sockets: list[socket.socket] = []
         try:
-            if key(item.name, text) not in leaving:
+            if port_of(text) not in ours:
                 port = listener.claim_port(host, port)
             for _ in range(workers):  # those that were made are closed if another cannot be
                 sockets += [listener.bind_listener(host, port, tcp)]

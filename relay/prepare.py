@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Collection, Sequence
 
 from relay.address import format_hostport, parse_hostport
-from relay.binding import Kept, bind
+from relay.binding import Kept, Port, bind
 from relay.control import MAX_DESCRIPTORS, START_DESCRIPTORS
 from relay.core.counters import Layout
 from relay.cpus import usable_cpus
@@ -100,7 +100,7 @@ def bind_all(
     listener_numbers: dict[str, int],
     upstream_numbers: dict[str, int],
     kept: Kept,
-    leaving: Collection[str],
+    ours: Collection[Port],
     problems: list[str],
     notes: list[str],
 ) -> list[BoundListener]:
@@ -110,7 +110,7 @@ def bind_all(
         BoundListener(
             listener_numbers.setdefault(item.name, len(listener_numbers)),
             item.name,
-            bind(item, workers, tcp, kept, leaving, problems, notes),
+            bind(item, workers, tcp, kept, ours, problems, notes),
             tuple(_number(upstream_numbers, text) for text in item.upstream),
             item.max_connections,
             item.sni,

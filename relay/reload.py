@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from relay.binding import Port, port_of
 from relay.plan import Binding, Plan, StartError, limit_plan, rate_plan
 from relay.prepare import bind_all, limit_notes, listener_limits, watchdog_notes
 from relay.settings import Settings, SettingsError, names, value
@@ -47,7 +48,7 @@ class Reloader:
         self._apply = apply
         self._log = log
         self.results = {"ok": 0, "failed": 0}
-        self._leaving: dict[str, float] = {}  # addresses, and until when a worker may have a socket there
+        self._leaving: dict[Port, float] = {}  # until when a worker may have a socket there
 
     def reload(self, reason: str, why_not: str = "") -> list[str]:
         """Reload; what is in the way, a line each, or nothing. `why_not`: something else is."""
@@ -84,8 +85,9 @@ class Reloader:
         problems: list[str] = []
         notes: list[str] = []
         now = time.monotonic()
-        leaving = {asked: until for asked, until in self._leaving.items() if now < until}
-        bound = bind_all(settings, plan.workers, listeners, upstreams, kept, leaving, problems, notes)
+        leaving = {port: until for port, until in self._leaving.items() if now < until}
+        ours = {*leaving, *(port_of(binding.address) for binding in plan.bindings())}
+        bound = bind_all(settings, plan.workers, listeners, upstreams, kept, ours, problems, notes)
         new = [binding for one in bound for binding in one.bindings if binding.asked not in kept]
         used = {binding.asked for one in bound for binding in one.bindings}
         problems += [
@@ -113,7 +115,7 @@ class Reloader:
         plan.rates.plan = rate_plan(settings)
         plan.notes = notes + limit_notes(settings, plan.descriptors, plan.capacity * plan.workers)
         plan.notes += watchdog_notes(settings, plan.watchdog)
-        self._leaving = leaving | {binding.asked: now + LEAVING for binding in gone}
+        self._leaving = leaving | {port_of(binding.address): now + LEAVING for binding in gone}
         for binding in gone:
             binding.close()  # the workers have theirs, and serve who waits there
         return [binding.address for binding in new]

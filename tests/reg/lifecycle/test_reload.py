@@ -80,6 +80,20 @@ def test_a_listener_that_has_just_gone_can_come_back_at_once(echo: Echo, start: 
         assert echoes((host, int(port)))
 
 
+def test_an_address_may_become_another_one_of_the_same_port(echo: Echo, start: Start) -> None:
+    """Of one address and of all there can be sockets at the same time."""
+    port = free_port()
+    texts = [settings(listener(echo.address, bind=[f"{host}:{port}"])) for host in ("0.0.0.0", "127.0.0.1")]
+    relay = start(texts[0])
+    with connect(("127.0.0.1", port)) as old:
+        assert exchange(old) == b"ping"
+        for text in (texts[1], texts[0], texts[1]):
+            assert change(relay, text) == (200, "ok\n")
+            for _ in range(3):
+                assert echoes(("127.0.0.1", port))
+        assert exchange(old) == b"ping"
+
+
 def is_listened_on(port: int) -> bool:
     """Whether the kernel has a listener there (state 0A, proc(5)); to knock would be to be let in, perhaps."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
