@@ -6,7 +6,8 @@ the time since its window last had room for all of the next segment, though it t
 says (tcp_keepalive_timer).
 
 So the kernel is asked, now and then, about the connections on which bytes have moved since everything was acknowledged:
-silent ones cost nothing. A peer whose window is closed, and who says so whenever it is asked, is not lost.
+silent ones cost nothing, and neither does a peer from which bytes came since the last look. A peer whose window is
+closed, and who says so whenever it is asked, is not lost.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from relay.engines.contract import NEVER
 
-LOOKS = 8  # in a timeout
+LOOKS = 4  # in a timeout
 PROBES = 2  # without an answer: a peer that was probed half a second ago leaves one out (tcp_invalid_ratelimit)
 # struct tcp_info, linux/tcp.h: probes; unacked; last_data_sent, last_ack_recv (both milliseconds ago); notsent_bytes
 # (since Linux 4.6).
@@ -49,27 +50,39 @@ def state(fd: int) -> State:
     return State(bool(unacked or not_sent), asked, answered / 1000)
 
 
-def waits_since(before: float, peer: State, now: float) -> float:
+def waits_since(before: float, peer: State, moved: float, now: float) -> float:
     """Since when an answer of the peer's is waited for (monotonic seconds), NEVER: for none.
 
-    `before` is what that was at the last look. Never too early: what is under way now may just have been sent.
+    `before` is what that was at the last look. `moved`: nothing was sent for the first time after that. So it is never
+    too early.
     """
     if not peer.owes:
         return NEVER
-    # (Between two attempts more time may pass than the timeout is long: the kernel's pauses grow to two minutes.)
-    if before == NEVER or not peer.asked or now - peer.silent > before:
+    if not peer.asked:  # between two attempts more time may pass than any timeout: the kernel's pauses grow
         return now
-    return before
+    answered = now - peer.silent
+    if before != NEVER and answered <= before:
+        return before
+    return moved if answered < moved else now
 
 
 class Side(Protocol):
     """What is needed of one of a connection's two sides."""
 
     fd: int
+    received: int  # bytes
 
 
 class Link(Protocol):
     """What is needed of a connection."""
+
+    @property
+    def active(self) -> float:
+        """When a byte was last seen to have moved, monotonic seconds."""
+
+    @property
+    def seen(self) -> int:
+        """Bytes received both ways by then."""
 
     @property
     def client(self) -> Side: ...
@@ -80,57 +93,76 @@ class Link(Protocol):
 L = TypeVar("L", bound=Link)
 
 
+class Debt(NamedTuple):
+    """What was found at the last look: `waits_since` for both sides, and the bytes received from them."""
+
+    client_since: float
+    upstream_since: float
+    client_received: int
+    upstream_received: int
+
+
 class Debtors(Generic[L]):
     """The connections on which somebody may owe an answer. `ask` is `state`, or stands for it."""
 
     def __init__(self, timeout: float, ask: Callable[[int], State] = state) -> None:
         self.timeout = timeout  # seconds, 0: nobody is ever lost
         self._ask = ask
-        self._since: dict[L, tuple[float, float]] = {}  # as `waits_since`, of client and upstream
-        self._to_ask: list[L] = []
+        self._debts: dict[L, Debt] = {}
+        self._to_look_at: list[L] = []
         self._next = 0.0
 
     def set_timeout(self, timeout: float) -> None:
         """Another one from now on."""
         self.timeout, self._next = timeout, 0.0
         if not timeout:
-            self._since.clear()
-            self._to_ask.clear()
+            self._debts.clear()
+            self._to_look_at.clear()
 
     @property
     def looking(self) -> bool:
         """A look is under way."""
-        return bool(self._to_ask)
+        return bool(self._to_look_at)
 
     def moved(self, links: Iterable[L]) -> None:
         """Bytes have moved on these."""
         if self.timeout:
             for link in links:
-                self._since.setdefault(link, (NEVER, NEVER))
+                if link not in self._debts:
+                    self._debts[link] = NO_DEBT
 
     def begin(self, now: float) -> bool:
         """Begin to look at all of them, if it is time to; whether there are any to look at."""
-        if not self._to_ask and self._since and now >= self._next:
+        if not self._to_look_at and self._debts and now >= self._next:
             self._next = now + self.timeout / LOOKS
-            self._to_ask = list(self._since)
+            self._to_look_at = list(self._debts)
         return self.looking
 
     def look(self, count: int, alive: Callable[[L], bool], now: float) -> list[tuple[L, bool]]:
         """Look at so many of them; returns those that have lost a peer, and whether that is the client."""
-        few = self._to_ask[-count:]
-        del self._to_ask[-count:]
+        few = self._to_look_at[-count:]
+        del self._to_look_at[-count:]
         lost = []
         for link in few:
-            upstream = link.upstream
-            before = self._since.pop(link)
-            if upstream is None or not alive(link):
+            before = self._debts.pop(link)
+            client, upstream = link.client if alive(link) else None, link.upstream
+            if client is None or upstream is None:
                 continue
-            client_since = waits_since(before[0], self._ask(link.client.fd), now)
-            upstream_since = waits_since(before[1], self._ask(upstream.fd), now)
+            up, down = client.received, upstream.received
+            moved = link.active if link.seen == up + down else now
+            client_since = upstream_since = NEVER
+            if up == before.client_received:  # else it is there
+                client_since = waits_since(before.client_since, self._ask(client.fd), moved, now)
+            if down == before.upstream_received:
+                upstream_since = waits_since(before.upstream_since, self._ask(upstream.fd), moved, now)
+            debt = Debt(client_since, upstream_since, up, down)
             if now - client_since >= self.timeout:
                 lost.append((link, True))
             elif now - upstream_since >= self.timeout:
                 lost.append((link, False))
-            elif client_since != NEVER or upstream_since != NEVER:
-                self._since[link] = (client_since, upstream_since)
+            elif debt[:2] != NO_DEBT[:2] or debt[2:] != before[2:]:
+                self._debts[link] = debt
         return lost
+
+
+NO_DEBT = Debt(NEVER, NEVER, -1, -1)

@@ -15,105 +15,130 @@ from tests.engines.lab import Lab
 from tests.engines.peers import Sending, end, pattern, push, receive, receive_to_end
 from tests.engines.running import RunningEngine
 
-TIMEOUT = 8.0  # seconds; a look every second
+TIMEOUT = 8.0  # seconds
+EVERY = TIMEOUT / LOOKS
 NOTHING, OWES, ASKED = State(False, False, 0.0), State(True, False, 500.0), State(True, True, 500.0)
 
 
 @dataclass(eq=False)
 class Side:
     fd: int
+    received: int = 10
 
 
 @dataclass(eq=False)
 class Link:
+    active: float
     client: Side = field(default_factory=lambda: Side(1))
     upstream: Side | None = field(default_factory=lambda: Side(2))
 
+    @property
+    def seen(self) -> int:
+        assert self.upstream is not None
+        return self.client.received + self.upstream.received
+
 
 class Watch:
-    """Debtors with a clock in the hand, and peers in the state that is wanted."""
+    """Debtors with a clock in the hand, and one connection whose peers are in the state that is wanted."""
 
     def __init__(self) -> None:
-        self.debtors: Debtors[Link] = Debtors(TIMEOUT, lambda fd: self.peers[fd])
+        self.debtors: Debtors[Link] = Debtors(TIMEOUT, self._state)
         self.peers = {1: NOTHING, 2: NOTHING}
         self.asked = 0
         self.now = 1000.0
+        self.link = Link(self.now)
+        self.debtors.moved([self.link])
+        self.look()  # learns how many bytes have come
 
-    def look(self, seconds: float = TIMEOUT / LOOKS) -> list[tuple[Link, bool]]:
+    def look(self, seconds: float = EVERY) -> list[bool]:
+        """Whether it is the client, for who is lost."""
         self.now += seconds
-        lost = []
+        lost: list[tuple[Link, bool]] = []
         while self.debtors.begin(self.now):
-            self.asked += 1
             lost += self.debtors.look(1, lambda _link: True, self.now)
-        return lost
+        return [is_client for _, is_client in lost]
+
+    def _state(self, fd: int) -> State:
+        self.asked += 1
+        return self.peers[fd]
 
 
 @pytest.mark.parametrize("is_client", [True, False])
-def test_a_peer_that_does_not_answer_is_lost_in_time(is_client: bool) -> None:
-    watch, link = Watch(), Link()
-    watch.debtors.moved([link])
+def test_a_peer_that_does_not_answer_is_lost_in_time_and_not_before(is_client: bool) -> None:
+    watch = Watch()
     watch.peers[1 if is_client else 2] = ASKED
-    assert not any(watch.look() for _ in range(LOOKS))
-    assert watch.look() == [(link, is_client)]
+    watch.link.active = watch.now + 0.5  # the last bytes went to it then
+    while watch.now + EVERY < watch.link.active + TIMEOUT:
+        assert not watch.look()
+    assert watch.look() == [is_client]
+    assert watch.now < watch.link.active + TIMEOUT + EVERY
     assert not watch.look()
 
 
 def test_one_that_owes_nothing_is_not_asked_again_before_bytes_move() -> None:
-    watch, link = Watch(), Link()
-    watch.debtors.moved([link])
-    watch.look()
-    assert watch.asked == 1
-    watch.peers[1] = ASKED
-    watch.look()
-    assert watch.asked == 1
-    watch.debtors.moved([link])
+    watch = Watch()
     watch.look()
     assert watch.asked == 2
+    watch.peers[1] = ASKED
+    watch.look()
+    assert watch.asked == 2
+    watch.debtors.moved([watch.link])
+    watch.look()
+    watch.look()
+    assert watch.asked == 4
+
+
+def test_one_from_whom_bytes_come_is_not_asked() -> None:
+    watch = Watch()
+    watch.peers = {1: ASKED, 2: ASKED}
+    for _ in range(10 * LOOKS):
+        watch.link.client.received += 1
+        assert watch.link.upstream is not None
+        watch.link.upstream.received += 1
+        watch.debtors.moved([watch.link])
+        assert not watch.look()
+    assert not watch.asked
 
 
 def test_a_closed_window_is_no_loss_and_a_probe_without_an_answer_is() -> None:
-    watch, link = Watch(), Link()
-    watch.debtors.moved([link])
+    watch = Watch()
     watch.peers[1] = OWES
     assert not any(watch.look() for _ in range(100))
     watch.peers[1] = ASKED
     assert not any(watch.look() for _ in range(LOOKS - 1))
-    assert watch.look() == [(link, True)]
+    assert watch.look() == [True]
 
 
 def test_without_a_timeout_nobody_is_asked() -> None:
-    watch, link = Watch(), Link()
-    watch.debtors.moved([link])
+    watch = Watch()
     watch.debtors.set_timeout(0.0)
-    watch.debtors.moved([link])
+    watch.debtors.moved([watch.link])
     assert not watch.look()
     assert not watch.asked
 
 
-LOOK = st.tuples(st.floats(0, 20), st.booleans(), st.booleans(), st.floats(0, 40))
+LOOK = st.tuples(st.floats(0, 20), st.booleans(), st.booleans(), st.floats(0, 40), st.floats(0, 1))
 
 
 @given(st.lists(LOOK, max_size=40))
-def test_nobody_is_lost_who_has_answered_or_owed_nothing(looks: list[tuple[float, bool, bool, float]]) -> None:
+def test_nobody_is_lost_who_has_answered_or_owed_nothing(looks: list[tuple[float, bool, bool, float, float]]) -> None:
     since, now, well = NEVER, 1000.0, 1000.0
-    for seconds, owes, asked, silent in looks:
-        now += seconds
-        since = waits_since(since, State(owes, asked, silent), now)
+    for seconds, owes, asked, silent, part in looks:
+        before, now = now, now + seconds
+        moved = before + part * (now - before)  # something was sent then
+        since = waits_since(since, State(owes, asked, silent), moved, now)
         assert (since == NEVER) == (not owes)
-        if not owes or not asked:
-            well = now
-        well = max(well, now - silent)
-        assert now - since <= now - well + 1e-6 or since == NEVER
+        well = now if not owes or not asked else max(well, now - silent)
+        assert since == NEVER or since >= well
 
 
 @given(st.lists(st.floats(0.01, 3), min_size=1, max_size=200))
 def test_whoever_never_answers_is_lost_however_often_one_looks(looks: list[float]) -> None:
-    since, now = NEVER, 1000.0
-    began = now + looks[0]
+    since, now, sent = NEVER, 1000.0, 1000.0
     for seconds in looks:
         now += seconds
-        since = waits_since(since, State(True, True, now - 1.0), now)
-        assert since == began
+        since = waits_since(since, State(True, True, now - 1.0), sent, now)
+        assert since == sent
 
 
 def test_what_the_kernel_knows() -> None:
