@@ -15,17 +15,20 @@ import time
 from relay.core.rates import SINGLES, RatePlan, Rates
 
 PAGE = 4096
-PATIENCE = 0.02  # seconds that a lock is tried for: several time slices of a busy machine
-IMPATIENCE = 1.0  # seconds after a lock that was not to be had, in which none is waited for: its holder was stopped
+PATIENCE = 0.05  # seconds that a lock is tried for: several time slices of a busy machine
 EXCLUSIVE = fcntl.LOCK_EX | fcntl.LOCK_NB
 
 
 class RecordLock:
-    """Locks by number, between processes. Not between threads."""
+    """Locks by number, between processes. Not between threads.
+
+    One that was not to be had is tried for half as long the next time, and so on until it is had: a process that was
+    stopped while it held one costs the others little time, and one that had to wait for a processor few refusals.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._impatient_until = 0.0
+        self._patience: dict[int, float] = {}  # seconds; of those that were not to be had the last time
 
     def acquire(self, number: int, /) -> bool:
         deadline = 0.0
@@ -35,12 +38,14 @@ class RecordLock:
             except (BlockingIOError, PermissionError):
                 # Whoever holds it needs some microseconds, or has to wait for a processor itself.
                 now = time.monotonic()
-                deadline = deadline or now + PATIENCE
-                if now >= deadline or now < self._impatient_until:
-                    self._impatient_until = max(self._impatient_until, now + IMPATIENCE)
+                deadline = deadline or now + self._patience.get(number, PATIENCE)
+                if now >= deadline:
+                    self._patience[number] = self._patience.get(number, PATIENCE) / 2
                     return False
                 os.sched_yield()
             else:
+                if self._patience:
+                    self._patience.pop(number, None)
                 return True
 
     def release(self, number: int, /) -> None:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from relay.core.rates import ACCEPT
-from relay.rate_table import RateTable, RecordLock
+from relay.rate_table import PATIENCE, RateTable, RecordLock
 from tests.observe import wait_until
 from tests.unit.rate_taker import PLAN
 
@@ -86,6 +86,75 @@ def test_a_lock_of_a_stopped_process_is_not_waited_for_and_that_of_a_dead_one_is
         for stream in (holder.stdin, holder.stdout):
             assert stream is not None
             stream.close()
+
+
+SLOW = """
+import sys, time
+from relay.rate_table import RecordLock
+lock = RecordLock(int(sys.argv[1]))
+assert lock.acquire(0)
+print("held", flush=True)
+sys.stdin.readline()
+lock.release(0)
+end = time.monotonic() + 0.5
+while time.monotonic() < end:
+    if lock.acquire(0):
+        until = time.monotonic() + 0.0005
+        while time.monotonic() < until:
+            pass
+        lock.release(0)
+    time.sleep(0.0001)
+"""
+
+
+def test_a_lock_that_was_held_for_long_once_is_waited_for_again() -> None:
+    """Its holder had to wait for a processor, say: that must not make refusals of all that comes in the next second."""
+    table = RateTable.create(PLAN)
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW, str(table.descriptor)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        pass_fds=[table.descriptor],
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdin is not None
+        assert holder.stdout.readline() == b"held\n"
+        lock = RecordLock(table.descriptor)
+        for _ in range(20):
+            assert not lock.acquire(ACCEPT)
+        holder.stdin.write(b"\n")
+        holder.stdin.flush()
+        wait_until(lambda: lock.acquire(ACCEPT), what="it is free")
+        lock.release(ACCEPT)
+        had, refused = 0, 0
+        while holder.poll() is None:
+            if lock.acquire(ACCEPT):
+                lock.release(ACCEPT)
+                had += 1
+            else:
+                refused += 1
+    assert had > 100
+    assert refused <= 10
+
+
+def test_a_lock_that_stays_held_costs_less_and_less_time() -> None:
+    table = RateTable.create(PLAN)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(table.descriptor)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        pass_fds=[table.descriptor],
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        lock = RecordLock(table.descriptor)
+        begun = time.process_time()
+        for _ in range(1000):
+            assert not lock.acquire(ACCEPT)
+        assert time.process_time() - begun < 20 * PATIENCE, "not a thousand times the patience for one"
+        holder.kill()
 
 
 def test_a_lock_that_is_had_is_given_back() -> None:

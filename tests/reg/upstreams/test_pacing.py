@@ -50,7 +50,10 @@ def test_a_storm_of_five_thousand(start: Start) -> None:
     assert served >= QUEUE, "the queue was made use of"
     status = relay.wait_active(0)
     outcomes = status["connections"]["outcomes"]
-    assert outcomes["dial_queue_full"] == clients.refused
+    # Late ones are those for which the other worker did not give the lock back in time, on a busy machine.
+    late = outcomes["dial_queue_timeout"]
+    assert outcomes["dial_queue_full"] + late == clients.refused
+    assert late <= 50
     relay.wait_status(lambda status: status["dial_queue"] == 0)
     assert relay.metrics().value("relay_dial_queue") == 0
 
@@ -87,7 +90,7 @@ def test_early_ones_are_served_first_and_late_ones_are_refused_at_once(echo: Ech
 
 
 def test_who_leaves_the_queue_is_an_abort_and_its_turn_is_not_lost(echo: Echo, start: Start) -> None:
-    tables = "[dial]\nrate = 1.0\nqueue = 1\nqueue_timeout = 30.0\n"
+    tables = "[dial]\nrate = 0.25\nqueue = 1\nqueue_timeout = 30.0\n"
     relay = start(settings(listener(echo.address), tables=tables))
     with connect(relay.address()) as first:
         assert exchange(first) == b"ping"
