@@ -21,6 +21,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from relay.engines.contract import NEVER
 
 LOOKS = 4  # in a timeout
+STILL = 2.0  # seconds without a byte after which most peers have acknowledged everything
 PROBES = 2  # without an answer: a peer that was probed half a second ago leaves one out (tcp_invalid_ratelimit)
 # struct tcp_info, linux/tcp.h: probes; unacked; last_data_sent, last_ack_recv (both milliseconds ago); notsent_bytes
 # (since Linux 4.6).
@@ -109,15 +110,14 @@ class Debtors(Generic[L]):
         self.timeout = timeout  # seconds, 0: nobody is ever lost
         self._ask = ask
         self._debts: dict[L, Debt] = {}
-        self._to_look_at: list[L] = []
+        self._to_look_at: dict[L, Debt] = {}  # of the look under way
         self._next = 0.0
 
     def set_timeout(self, timeout: float) -> None:
         """Another one from now on."""
         self.timeout, self._next = timeout, 0.0
         if not timeout:
-            self._debts.clear()
-            self._to_look_at.clear()
+            self._debts, self._to_look_at = {}, {}
 
     @property
     def looking(self) -> bool:
@@ -128,40 +128,41 @@ class Debtors(Generic[L]):
         """Bytes have moved on these."""
         if self.timeout:
             for link in links:
-                if link not in self._debts:
+                if link not in self._debts and link not in self._to_look_at:
                     self._debts[link] = NO_DEBT
 
     def begin(self, now: float) -> bool:
         """Begin to look at all of them, if it is time to; whether there are any to look at."""
         if not self._to_look_at and self._debts and now >= self._next:
             self._next = now + self.timeout / LOOKS
-            self._to_look_at = list(self._debts)
+            self._to_look_at, self._debts = self._debts, {}
         return self.looking
 
     def look(self, count: int, alive: Callable[[L], bool], now: float) -> list[tuple[L, bool]]:
         """Look at so many of them; returns those that have lost a peer, and whether that is the client."""
-        few = self._to_look_at[-count:]
-        del self._to_look_at[-count:]
         lost = []
-        for link in few:
-            before = self._debts.pop(link)
+        for _ in range(min(count, len(self._to_look_at))):
+            link, before = self._to_look_at.popitem()
             client, upstream = link.client if alive(link) else None, link.upstream
             if client is None or upstream is None:
                 continue
             up, down = client.received, upstream.received
             moved = link.active if link.seen == up + down else now
+            still = now - moved >= STILL
             client_since = upstream_since = NEVER
-            if up == before.client_received:  # else it is there
+            # While bytes go to and fro, one from whom some came since the last look need not be asked.
+            if still or up == before.client_received:
                 client_since = waits_since(before.client_since, self._ask(client.fd), moved, now)
-            if down == before.upstream_received:
+            if still or down == before.upstream_received:
                 upstream_since = waits_since(before.upstream_since, self._ask(upstream.fd), moved, now)
-            debt = Debt(client_since, upstream_since, up, down)
             if now - client_since >= self.timeout:
                 lost.append((link, True))
             elif now - upstream_since >= self.timeout:
                 lost.append((link, False))
-            elif debt[:2] != NO_DEBT[:2] or debt[2:] != before[2:]:
-                self._debts[link] = debt
+            elif not still or client_since != NEVER or upstream_since != NEVER:
+                self._debts[link] = Debt(client_since, upstream_since, up, down)
+        if not self._to_look_at:
+            self._to_look_at = {}  # for its memory: an empty dictionary keeps its size
         return lost
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.engines.contract import NEVER, Event, TcpOptions
-from relay.engines.lost import LOOKS, Debtors, State, state, waits_since
+from relay.engines.lost import LOOKS, STILL, Debtors, State, state, waits_since
 from tests.engines.lab import Lab
 from tests.engines.peers import Sending, end, pattern, push, receive, receive_to_end
 from tests.engines.running import RunningEngine
@@ -46,7 +46,7 @@ class Watch:
         self.peers = {1: NOTHING, 2: NOTHING}
         self.asked = 0
         self.now = 1000.0
-        self.link = Link(self.now)
+        self.link = Link(self.now + EVERY - STILL / 2)  # not still at the first look
         self.debtors.moved([self.link])
         self.look()  # learns how many bytes have come
 
@@ -84,7 +84,6 @@ def test_one_that_owes_nothing_is_not_asked_again_before_bytes_move() -> None:
     assert watch.asked == 2
     watch.debtors.moved([watch.link])
     watch.look()
-    watch.look()
     assert watch.asked == 4
 
 
@@ -96,8 +95,13 @@ def test_one_from_whom_bytes_come_is_not_asked() -> None:
         assert watch.link.upstream is not None
         watch.link.upstream.received += 1
         watch.debtors.moved([watch.link])
+        watch.link.active = watch.now + EVERY
         assert not watch.look()
     assert not watch.asked
+    assert watch.link.upstream is not None
+    while not (lost := watch.look()):  # until none come any more
+        assert watch.now < watch.link.active + TIMEOUT + EVERY
+    assert lost == [True]
 
 
 def test_a_closed_window_is_no_loss_and_a_probe_without_an_answer_is() -> None:
