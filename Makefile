@@ -43,7 +43,7 @@ test: venv ## all tests, TEST_JOBS at a time; what this machine lacks is skipped
 	@$(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile $(ARGS)
 
 test-kernels: venv ## the engines' tests and a soak on Debian 12's and 13's kernels, in QEMU (ARGS='--release trixie')
-	@$(BIN)/python scripts/test_kernels.py $(ARGS)
+	@$(BIN)/python -m scripts.test_kernels $(ARGS)
 
 fuzz: venv ## the parsers, hellos beside OpenSSL's, 50,000 examples a test (FUZZ_EXAMPLES=200000)
 	@FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),50000) $(BIN)/python -m pytest tests/core/test_client_hello.py \

@@ -2,7 +2,7 @@
 
     python scripts/test_kernels_inside.py MINUTES CONNECTIONS
 
-Whatever is printed goes to the machine's console. Results are JSON, an object in a line, on the second serial port.
+Whatever is printed goes to the machine's console. Results are JSON, an object in a line, on the serial port NEWS.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pytest
 
 from tests.engines.kinds import KINDS
 
-PORT = Path("/dev/ttyS1")
+PORT = Path(os.environ["NEWS"])
 TEST_SECONDS = 900  # for each test
 PARTS = "ring's parts"  # tests/engines/ring
 SOME = 100  # tests after which there is news
