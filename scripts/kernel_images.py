@@ -109,12 +109,17 @@ def is_made(stamp: Path, recipe: str) -> bool:
     return False
 
 
+def is_foreign(machine: Machine) -> bool:
+    """Whether its programs do not run here."""
+    return machine.processor != platform.machine()
+
+
 def provide_root(release: Release, folder: Path) -> None:
     """The release's kernel and root, once."""
     machine = release.machine
     packages = f"linux-image-cloud-{machine.architecture},python3,libpython{release.python}-testsuite,netbase,iproute2"
     # Packages of another processor can be unpacked here, and not configured.
-    foreign = machine.processor != platform.machine()
+    foreign = is_foreign(machine)
     how = ["--variant=extract", f"--architectures={machine.architecture}"] if foreign else ["--variant=minbase"]
     packages += ",dash,coreutils,mount,util-linux" if foreign else ""
     stamp = folder / "root.recipe"
@@ -131,21 +136,21 @@ def provide_root(release: Release, folder: Path) -> None:
         run("bsdtar", "-xf", f"{place}/root.tar", "-C", place, "./boot/vmlinuz-*")
         (kernel,) = Path(place, "boot").glob("vmlinuz-*")
         shutil.copyfile(kernel, folder / "vmlinuz")
-        provide_skeleton(Path(place, "skeleton"), folder / "skeleton.cpio", foreign)
     stamp.write_text(packages)
 
 
-def provide_skeleton(place: Path, target: Path, foreign: bool) -> None:
-    """What a root that is only unpacked lacks."""
-    place.mkdir()
-    if foreign:
-        for name in FOLDERS:
-            (place / name).mkdir(parents=True)
-        for name, text in FILES.items():
-            (place / name).write_text(text)
-        for name, to in LINKS.items():
-            (place / name).symlink_to(to)
-    archive(str(place), ".", target)
+def provide_skeleton(target: Path, machine: Machine) -> None:
+    """What a root that is only unpacked lacks; nothing for one that was configured."""
+    with tempfile.TemporaryDirectory(prefix="relay-skeleton-") as folder:
+        place = Path(folder)
+        if is_foreign(machine):
+            for name in FOLDERS:
+                (place / name).mkdir(parents=True)
+            for name, text in FILES.items():
+                (place / name).write_text(text)
+            for name, to in LINKS.items():
+                (place / name).symlink_to(to)
+        archive(folder, ".", target)
 
 
 def provide_packages(release: Release, folder: Path) -> None:

@@ -33,9 +33,11 @@ from scripts.kernel_images import (
     Failed,
     Machine,
     Release,
+    is_foreign,
     provide_packages,
     provide_project,
     provide_root,
+    provide_skeleton,
     say,
 )
 
@@ -108,14 +110,14 @@ def test(release: Release, options: argparse.Namespace) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     provide_root(release, folder)
     provide_packages(release, folder)
+    provide_skeleton(folder / "skeleton.cpio", release.machine)
     initrd = folder / "initrd"
     provide_project(folder / "project.cpio", release.machine, options.minutes, options.connections)
     with initrd.open("wb") as whole:
         for name in ("root", "skeleton", "packages", "project"):
             whole.write((folder / f"{name}.cpio").read_bytes())
     found: dict[str, Any] = {}
-    same = release.machine.processor == platform.machine()
-    kvm = same and os.access("/dev/kvm", os.R_OK | os.W_OK) and not options.emulate
+    kvm = not is_foreign(release.machine) and os.access("/dev/kvm", os.R_OK | os.W_OK) and not options.emulate
     accelerators = ["kvm", "tcg"] if kvm else ["tcg"]
     for accelerator in accelerators:
         how = "with KVM: some minutes" if accelerator == "kvm" else "emulated: a quarter of an hour, or several"
