@@ -23,6 +23,13 @@ def _missing() -> str:
     return "" if done.returncode == 0 else f"no network namespace: {done.stderr.strip()}"
 
 
+def nft(*arguments: str, text: str = "") -> str:
+    """Run nft(8), in such a namespace; what it printed."""
+    done = subprocess.run(["nft", *arguments], input=text, text=True, check=True, stdout=subprocess.PIPE)
+    return done.stdout
+
+
+needs_nft = pytest.mark.skipif(shutil.which("nft") is None, reason="nft (nftables) is not installed")
 needs_namespace = pytest.mark.skipif(bool(_missing()), reason=_missing())
 
 

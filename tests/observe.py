@@ -30,6 +30,13 @@ def wait_until(look: Callable[[], T], timeout: float = PATIENCE, what: str | Cal
     return answer
 
 
+def tcp_ports(state: str) -> list[tuple[int, int]]:
+    """Local and remote port of the IPv4 sockets in a state of net/tcp_states.h, in hexadecimal as proc(5) has it."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    ports = [[int(address.rpartition(":")[2], 16) for address in row[1:3]] for row in rows if row[3] == state]
+    return [(local, remote) for local, remote in ports]
+
+
 def alive(pid: int) -> bool:
     """Whether the process runs; one that has ended and is not reaped yet does not."""
     try:

@@ -9,13 +9,13 @@ SIGTERM or by a reload. Exit status 0 if the client is served all the same.
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 from tests.clients import connect, receive
 from tests.harness import Relay
-from tests.observe import wait_until
+from tests.namespace import nft
+from tests.observe import tcp_ports, wait_until
 from tests.relay_toml import listener, settings
 from tests.upstreams import Echo
 
@@ -30,15 +30,9 @@ table ip lossy {{
 SYN_RECV = "03"  # net/tcp_states.h
 
 
-def nft(*arguments: str, text: str = "") -> None:
-    subprocess.run(["nft", *arguments], input=text, text=True, check=True)
-
-
 def half_open(port: int) -> bool:
     """Whether a handshake is under way there."""
-    with Path("/proc/net/tcp").open() as table:
-        rows = [line.split() for line in table][1:]
-    return any(row[3] == SYN_RECV and int(row[1].rpartition(":")[2], 16) == port for row in rows)
+    return any(local == port for local, _ in tcp_ports(SYN_RECV))
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import threading
 from pathlib import Path
@@ -11,12 +10,11 @@ import pytest
 
 from tests.clients import connect, exchange
 from tests.harness import Start
-from tests.namespace import inside, needs_namespace
+from tests.namespace import inside, needs_namespace, needs_nft
 from tests.relay_toml import listener, settings
 from tests.upstreams import Echo
 
 CLIENTS = 8
-needs_nft = pytest.mark.skipif(shutil.which("nft") is None, reason="nft (nftables) is not installed")
 
 
 @needs_namespace

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
-import pytest
-
-from tests.namespace import inside, needs_namespace
-
-needs_nft = pytest.mark.skipif(shutil.which("nft") is None, reason="nft (nftables) is not installed")
+from tests.namespace import inside, needs_namespace, needs_nft
 
 
 @needs_namespace

@@ -7,12 +7,12 @@ Exit status 0 if the client's connection outlived that.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 from tests.clients import connect, exchange, receive
 from tests.harness import Relay
+from tests.namespace import nft
 from tests.observe import wait_until
 from tests.relay_toml import listener, settings
 from tests.upstreams import Echo
@@ -25,10 +25,6 @@ table ip unreachable {{
     }}
 }}
 """
-
-
-def nft(*arguments: str, text: str = "") -> None:
-    subprocess.run(["nft", *arguments], input=text, text=True, check=True)
 
 
 def main() -> None:

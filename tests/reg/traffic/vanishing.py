@@ -8,7 +8,6 @@ Exit status 0 if the relay gives up who is gone, and nobody else.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -16,7 +15,8 @@ from typing import Any
 
 from tests.clients import connect, drain, exchange, receive
 from tests.harness import Json, Relay
-from tests.observe import wait_until
+from tests.namespace import nft
+from tests.observe import tcp_ports, wait_until
 from tests.relay_toml import listener, settings
 from tests.upstreams import Echo, Upstream, sender
 
@@ -32,11 +32,6 @@ table ip lossy {{
 }}
 """
 KEEPALIVE = "keepalive_idle = 1\nkeepalive_interval = 1\nkeepalive_count = {}\n"
-
-
-def nft(*arguments: str, text: str = "") -> str:
-    done = subprocess.run(["nft", *arguments], input=text, text=True, check=True, stdout=subprocess.PIPE)
-    return done.stdout
 
 
 def lose(ours: int, theirs: int) -> None:
@@ -95,10 +90,9 @@ def upstream(directory: Path, engine: str) -> None:
 
 
 def port_towards(port: int) -> int:
-    """The local port of the one connection to that port, established: 01 in proc(5)."""
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    (row,) = [row for row in rows if row[3] == "01" and int(row[2].rpartition(":")[2], 16) == port]
-    return int(row[1].rpartition(":")[2], 16)
+    """The local port of the one established connection to that port."""
+    (local,) = [local for local, remote in tcp_ports("01") if remote == port]
+    return local
 
 
 def closed(directory: Path, engine: str) -> None:
