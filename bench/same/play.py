@@ -8,12 +8,12 @@ import socket
 import time
 
 from bench.same.end import SMALL_WINDOW, End, Seen
-from bench.same.script import CLIENT, Script
+from bench.same.rules import patience
+from bench.same.script import CLIENT, UPSTREAM, Script
 from bench.same.signals import Bell, Errors
 from bench.script import RESET
 
 SECONDS = 60.0  # that a script may take, many times what any does
-TOLD = 5.0  # seconds in which a reset must be told: relay looks at a silent connection every second or two
 DIALLED = 3.0  # seconds in which a proxy has dialled for a client that resets at once, or never will
 
 
@@ -26,8 +26,8 @@ class Play:
         port: int,
         listener: socket.socket,
         errors: Errors,
-        patience: float = TOLD,
         *,
+        haproxy: bool = False,
         verbose: bool = False,
     ) -> None:
         self._script = script
@@ -37,8 +37,9 @@ class Play:
         self.notes: list[str] = []
         self.stray = 0  # connections that came to the upstream without a script
         bell = Bell()
-        self._client = End(script.client, script.seed, ~script.seed, bell, errors, patience)
-        self._upstream = End(script.upstream, ~script.seed, script.seed, bell, errors, patience)
+        ours, theirs = (patience(script, side, haproxy=haproxy) for side in (CLIENT, UPSTREAM))
+        self._client = End(script.client, script.seed, ~script.seed, bell, errors, ours)
+        self._upstream = End(script.upstream, ~script.seed, script.seed, bell, errors, theirs)
         self._client.other, self._upstream.other = self._upstream, self._client
         if verbose:
             self._client.note = lambda text: self._note("client", text)

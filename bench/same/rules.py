@@ -12,9 +12,11 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from bench.same.end import Seen
-from bench.same.play import TOLD
 from bench.same.script import CLIENT, UPSTREAM, Script
 from bench.same.steps import Sure
+
+TOLD = 5.0  # seconds in which a reset must be told: relay looks at a silent connection every second or two
+HAPROXY_TELLS = 1.0  # seconds after which HAProxy is taken to tell nobody, where it is known to do so
 
 
 class Verdict(NamedTuple):
@@ -38,10 +40,18 @@ def judge(script: Script, side: str, seen: Seen, direct: Seen | None, *, haproxy
         ]
     if wrong and haproxy and (name := haproxy_loses_reset(script, side, seen)):
         # All else that the end saw is judged as ever.
-        told = replace(seen, reset=True, untold=False, fin=seen.fin and seen.received == script.other(side).whole)
+        told = replace(
+            seen, reset=True, untold=False, told_after=0.0, fin=seen.fin and seen.received == script.other(side).whole
+        )
         if not judge(script, side, told, direct).wrong:
             return Verdict(allowed=name)
     return Verdict(tuple(wrong))
+
+
+def patience(script: Script, side: str, *, haproxy: bool = False) -> float:
+    """Seconds that an end waits to be told of a reset."""
+    in_vain = script.other(side).whole is not None or script.part(side).deaf
+    return HAPROXY_TELLS if haproxy and in_vain else TOLD
 
 
 def faults(script: Script, side: str, seen: Seen) -> list[str]:

@@ -66,7 +66,7 @@ class Run:
                     way.ports[number],
                     way.listeners[number],
                     errors,
-                    way.patience,
+                    haproxy=way.name == HAPROXY,
                     verbose=self._options.verbose,
                 )
                 for way in self._ways

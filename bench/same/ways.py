@@ -12,7 +12,6 @@ from http.client import HTTPException  # of somebody else's port
 from pathlib import Path
 
 from bench.peers import wait_for_port
-from bench.same.play import TOLD
 from bench.watch import Process, Watch
 
 DIRECT, RING, STREAM, HAPROXY = "direct", "ring", "stream", "haproxy"
@@ -55,7 +54,6 @@ listen lane{number}
   bind 127.0.0.1:{port}
   server upstream 127.0.0.1:{upstream}
 """
-HAPROXY_TELLS = 1.0  # seconds after which HAProxy is taken to tell nobody of a reset, see `haproxy_loses_reset`
 
 
 @dataclass(slots=True)
@@ -88,11 +86,6 @@ class Way:
     @property
     def watch(self) -> Watch:
         return Watch(self.admin)
-
-    @property
-    def patience(self) -> float:
-        """Seconds in which a reset must be told."""
-        return HAPROXY_TELLS if self.name == HAPROXY else TOLD
 
     @property
     def relay(self) -> bool:
