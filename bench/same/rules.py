@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from bench.same.end import Seen
-from bench.same.script import CLIENT, UPSTREAM, Script
+from bench.same.script import UPSTREAM, Script
 from bench.same.steps import Sure
 
 TOLD = 5.0  # seconds in which a reset must be told: relay looks at a silent connection every second or two
@@ -50,8 +50,7 @@ def judge(script: Script, side: str, seen: Seen, direct: Seen | None, *, haproxy
 
 def patience(script: Script, side: str, *, haproxy: bool = False) -> float:
     """Seconds that an end waits to be told of a reset."""
-    in_vain = script.other(side).whole is not None or script.part(side).deaf
-    return HAPROXY_TELLS if haproxy and in_vain else TOLD
+    return HAPROXY_TELLS if haproxy and haproxy_tells_nobody(script, side) else TOLD
 
 
 def faults(script: Script, side: str, seen: Seen) -> list[str]:
@@ -98,14 +97,20 @@ def haproxy_loses_reset(script: Script, side: str, seen: Seen) -> str:
       sends after that is told by the kernel, whoever is silent is not.
     - A reset is not noticed while the other side takes nothing: nothing is read either.
     """
-    other = CLIENT if side == UPSTREAM else UPSTREAM
+    other = script.other_side(side)
     if script.reset_by not in (other, "both"):
         return ""
     whole = script.other(side).whole
     if seen.fin and seen.received != whole:
         return f"the {other} reset, and the {side} got a FIN"
-    if seen.untold and whole is not None:
+    return haproxy_tells_nobody(script, side) if seen.untold else ""
+
+
+def haproxy_tells_nobody(script: Script, side: str) -> str:
+    """The same, of a reset that the end may wait for in vain."""
+    other = script.other_side(side)
+    if script.other(side).whole is not None:
         return f"the {other} sent a FIN and then reset, and the {side} got the FIN only"
-    if seen.untold and script.part(side).deaf:
+    if script.part(side).deaf:
         return f"the {other} reset, and the {side} was not told while it did not read"
     return ""

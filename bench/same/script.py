@@ -43,8 +43,11 @@ class Script:
     def part(self, side: str) -> Part:
         return self.client if side == CLIENT else self.upstream
 
+    def other_side(self, side: str) -> str:
+        return UPSTREAM if side == CLIENT else CLIENT
+
     def other(self, side: str) -> Part:
-        return self.upstream if side == CLIENT else self.client
+        return self.part(self.other_side(side))
 
     @property
     def hasty(self) -> bool:

@@ -72,7 +72,7 @@ def test_a_reset_must_be_passed_on_in_time(change: dict[str, object]) -> None:
 def test_haproxy_may_notice_a_reset_only_once_the_other_end_reads(first: str) -> None:
     """What then comes in may be megabytes: on a busy machine the reset behind them is read seconds later."""
     played = script(reset_stuck_sender, first)
-    side = UPSTREAM if first == CLIENT else CLIENT
+    side = played.other_side(first)
     late = Seen(connected=True, received=4_000_000, reset=True, untold=True, told_after=TOLD + 0.1)
     assert judge(played, side, late, TOLD_OF_IT, haproxy=True).allowed
     assert judge(played, side, late, TOLD_OF_IT).wrong
