@@ -23,6 +23,7 @@ async def draw(target: Path) -> None:
     def keep(picture: view.Picture) -> str:
         console = Console(record=True, width=80, file=io.StringIO(), force_terminal=True, highlight=False)
         console.print(view.terminal(picture))
+        console.print()  # the picture ends with its last line's baseline, and would cut what is below
         target.write_text(console.export_svg(title="make demo"))
         return line(picture)
 
