@@ -47,8 +47,8 @@ test-kernels: venv ## the engines' tests and a soak on Debian 12's and 13's kern
 
 fuzz: venv ## the parsers, hellos beside OpenSSL's, 50,000 examples a test (FUZZ_EXAMPLES=200000)
 	@FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),50000) $(BIN)/python -m pytest tests/core/test_client_hello.py \
-		tests/core/test_proxy_header.py tests/core/test_proxy_header_v2.py -q --timeout 3600 \
-		-o faulthandler_timeout=0 --hypothesis-show-statistics
+		tests/core/test_hello_layouts.py tests/core/test_proxy_header.py tests/core/test_proxy_header_v2.py \
+		-q --timeout 3600 -o faulthandler_timeout=0 --hypothesis-show-statistics
 
 bench: ## compare with HAProxy, side by side; needs haproxy, a C compiler and two processors (ARGS='--rounds 20')
 	@PYTHON=$(BENCH_PYTHON) scripts/venv.sh .venv-bench run build

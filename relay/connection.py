@@ -52,7 +52,7 @@ class State(enum.Enum):
 # Read from the classes once: on Python 3.11 each look at an enumeration's member goes through its metaclass.
 _SNIFFING, _ROUTING, _RESOLVING = State.SNIFFING, State.ROUTING, State.RESOLVING
 _QUEUED, _DIALING, _PUMPING, _CLOSED = State.QUEUED, State.DIALING, State.PUMPING, State.CLOSED
-_REFUSED, _ADDRESS = Found.REFUSED, Found.ADDRESS
+_REFUSED, _READ, _ADDRESS = Found.REFUSED, Found.READ, Found.ADDRESS
 
 
 @dataclass(slots=True)
@@ -140,6 +140,8 @@ class Connection:
                 steps.close(self, outcome, 0, 0)
                 return step  # type: ignore[no-any-return]  # an entry that leads to CLOSED has an action there
             result = step(self, value, outcome)
+            if result is _READ:
+                return _go_on(self)
             if type(result) is not Found:
                 return result  # type: ignore[no-any-return]  # isinstance() would tell mypy, at four times the cost
             event, value = result, None
@@ -158,6 +160,17 @@ class Connection:
         self.error = value
         steps.close(self, outcome, more_up, more_down)
         return action  # type: ignore[no-any-return]  # as above
+
+
+def _go_on(connection: Connection) -> Action:
+    """It may go on, and nothing more is read first: what the table says, without looking it up, for all go this way."""
+    connection.state = _ROUTING
+    found = steps.route(connection, None, None)
+    if found is not _ADDRESS:
+        return connection.advance(found)
+    connection.state = _DIALING
+    action = steps.dial(connection, None, None)
+    return connection.advance(action) if type(action) is Found else action  # type: ignore[return-value]
 
 
 Acceptor = Callable[[Address], tuple[Connection, Action]]
@@ -182,15 +195,7 @@ def accept(frontend: Frontend, client: Address) -> tuple[Connection, Action]:
         if gate is not None:
             connection.state = _SNIFFING
             return connection, gate.sniff
-        found = steps.route(connection, None, None)
-        if found is not _ADDRESS:
-            return connection, connection.advance(found)
-        # What the table says, without looking it up: nearly all go this way.
-        connection.state = _DIALING
-        action = steps.dial(connection, None, None)
-        if type(action) is Found:
-            return connection, connection.advance(action)
-        return connection, action  # type: ignore[return-value]  # not a Found
+        return connection, _go_on(connection)
     except BaseException:
         # The engine closes the socket but has no connection to tell of the defect.
         connection.advance(Event.DEFECT)

@@ -39,6 +39,7 @@ class Target(Backend):
     upstream: int = 0  # number of the upstream, for the counters
     address: Address | None = None  # None: that of an upstream whose addresses are not known
     dials: list[Dial] = field(default_factory=list)
+    cells: int = 0  # see `Sources.cells`
     usable: tuple[int, ...] = ()  # sources of the address's family
     in_use: list[int] = field(default_factory=list)  # this worker's connections, and dials under way
     full_until: list[float] = field(default_factory=list)  # monotonic seconds: the kernel had no port left then

@@ -38,6 +38,10 @@ class Sources:
         self._others: list[Row] = [block for index, block in enumerate(blocks) if index != own]
         self._targets_of = [1] * layout.upstreams
 
+    def cells(self, upstream: int) -> int:
+        """Where the counts of that upstream's connections begin in a block, by source."""
+        return self._first + upstream * self._width
+
     def usable(self, host: str) -> tuple[int, ...]:
         """The numbers of the addresses that can reach a host: of its family, or the kernel's choice without one."""
         own = [n for n, address in enumerate(self.addresses[:-1]) if (":" in address) == (":" in host)]
@@ -59,12 +63,12 @@ class Sources:
             if best < 0:
                 return NONE
         target.in_use[best] += 1
-        self._block[self._first + target.upstream * self._width + best] += 1
+        self._block[target.cells + best] += 1
         return best
 
     def _least_used(self, target: Target, now: float) -> int:
         best, least = NONE, self._most
-        row, targets = self._first + target.upstream * self._width, self._targets_of[target.upstream]
+        row, targets = target.cells, self._targets_of[target.upstream]
         for number in target.usable:
             used = target.in_use[number] + sum([block[row + number] for block in self._others]) // targets
             if used < least and target.full_until[number] <= now:
@@ -74,7 +78,7 @@ class Sources:
     def give_back(self, target: Target, number: int) -> None:
         """The connection, or the dial, is over."""
         target.in_use[number] -= 1
-        self._block[self._first + target.upstream * self._width + number] -= 1
+        self._block[target.cells + number] -= 1
 
     def shun(self, target: Target, number: int, now: float) -> None:
         """The kernel has no port left for this pair: others hold some, or closed connections still do (TIME_WAIT)."""

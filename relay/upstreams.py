@@ -97,6 +97,7 @@ class Upstreams:
                 upstream=number,
                 address=address,
                 dials=[Dial(address, source, self._timeout) for source in addresses],
+                cells=self.sources.cells(number),
                 usable=self.sources.usable(address[0]),
                 in_use=[0] * len(addresses),
                 full_until=[0.0] * len(addresses),

@@ -9,7 +9,10 @@ RFC 8701) are. The message may be spread over several records (RFC 8446 section 
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from typing import NamedTuple
+
+from relay.core.hello_layouts import Layouts, Twice
 
 LIMIT = 16384  # bytes, records' headers included: many times what clients send, post-quantum key shares and all
 RECORDS = 64  # clients need one or two; each piece that comes is looked at from the beginning, which must stay cheap
@@ -18,9 +21,12 @@ _HANDSHAKE, _CLIENT_HELLO = 22, 1
 _MAX_FRAGMENT = 1 << 14  # RFC 8446 section 5.1
 _RECORD_HEADER, _MESSAGE_HEADER = 5, 4
 _HEADERS = _RECORD_HEADER + _MESSAGE_HEADER
-_SERVER_NAME, _ALPN = 0, 16
+# Type and major version of a record, its length; type and length of a message.
+_BOTH_HEADERS = struct.Struct("!HxHI")
+_HANDSHAKE_3 = _HANDSHAKE << 8 | 3
+_RANDOM_END = 2 + 32  # a hello begins with a version and a random value
 _HOST_NAME = 0
-_EXTENSION = struct.Struct("!HH")  # type, length
+_SHORT = 64  # bytes of ALPN: what is read once for all who say it; more would be memory for whoever sends it
 _TOO_SHORT = "a part is longer than the whole"
 _MAX_NAME = 255  # bytes: RFC 1035 section 2.3.4, and what OpenSSL takes
 
@@ -42,11 +48,13 @@ class ClientHello(NamedTuple):
 
 def parse(data: bytes) -> ClientHello | None:
     """The hello at the beginning of `data`, None if it is not all there. Raises NotTls or Malformed."""
-    if len(data) > _HEADERS and data[0] == _HANDSHAKE and data[1] == 3 and data[5] == _CLIENT_HELLO:
-        # All of it in one record: nearly all come so.
-        needed = _HEADERS + (data[6] << 16 | data[7] << 8 | data[8])
-        if needed <= _RECORD_HEADER + (data[3] << 8 | data[4]) <= LIMIT and needed <= len(data):
-            return _hello(data[_HEADERS:needed])
+    if len(data) > _HEADERS:
+        record, room, message_header = _BOTH_HEADERS.unpack_from(data)
+        if record == _HANDSHAKE_3 and message_header >> 24 == _CLIENT_HELLO:
+            # All of it in one record: nearly all come so.
+            needed = _HEADERS + (message_header & 0xFFFFFF)
+            if needed <= _RECORD_HEADER + room <= LIMIT and needed <= len(data):
+                return _hello(data[_HEADERS:needed])
     message = bytearray()
     at = 0
     needed = _MESSAGE_HEADER
@@ -86,11 +94,10 @@ def _hello(data: bytes) -> ClientHello:
     """The message without its header. By index, for each connection is read here."""
     size = len(data)
     try:
-        at = 2 + 32  # version, random
-        length = data[at]
+        length = data[_RANDOM_END]
         if length > 32:
             raise Malformed("a session id of more than 32 bytes")
-        at += 1 + length
+        at = _RANDOM_END + 1 + length
         length = data[at] << 8 | data[at + 1]
         if not length or length % 2:
             raise Malformed("no proper list of cipher suites")
@@ -106,26 +113,28 @@ def _hello(data: bytes) -> ClientHello:
         raise Malformed(_TOO_SHORT) from None
     if at + length != size:
         raise Malformed(_TOO_SHORT if at + length > size else "something behind the extensions")
-    server_name = ""
-    alpn: tuple[str, ...] = ()
-    kinds: list[int] = []
-    unpack = _EXTENSION.unpack_from
     try:
-        while at < size:
-            kind, length = unpack(data, at)
-            at += 4 + length
-            kinds.append(kind)
-            if kind == _SERVER_NAME:
-                server_name = _server_name(data[at - length : at])
-            elif kind == _ALPN:
-                alpn = _alpn(data[at - length : at])
-    except struct.error:
-        at = size + 1
-    if at != size:
+        bodies = _layouts.find(data[at:])
+    except Twice:
+        raise Malformed("an extension twice") from None
+    if bodies is None:
         raise Malformed(_TOO_SHORT)
-    if len(set(kinds)) != len(kinds):
-        raise Malformed("an extension twice")
-    return ClientHello(server_name, alpn)
+    server_name, alpn = bodies
+    return _said(server_name, alpn) if alpn is None or len(alpn) <= _SHORT else _read(server_name, alpn)
+
+
+_layouts = Layouts()
+
+
+def _read(server_name: bytes | None, alpn: bytes | None) -> ClientHello:
+    """What is in these two extensions."""
+    return ClientHello(
+        "" if server_name is None else _server_name(server_name),
+        () if alpn is None else _alpn(alpn),
+    )
+
+
+_said = lru_cache(maxsize=64)(_read)  # devices of one hub all say the same
 
 
 def _server_name(body: bytes) -> str:

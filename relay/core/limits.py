@@ -62,7 +62,11 @@ class Lease:
         limits = self._limits
         if limits is not None:
             self._limits = None
-            limits._take_back(self._listener, self._slot)
+            counts, slot = limits._counts, self._slot
+            counts[limits._own] -= 1
+            counts[limits._listener_cells[self._listener]] -= 1
+            if slot >= 0:
+                limits._sources[slot] -= 1
 
 
 class Limits:
@@ -172,7 +176,7 @@ class Limits:
             if refusal is None:
                 counts[column] = (counts[column] + 1) & MASK
                 return Lease(self, listener, slot)
-            self._take_back(listener, slot)
+            Lease(self, listener, slot).release()
             counts[column] = (counts[column] + 1) & MASK
             if final or not self._wait_for_lower_rivals():
                 break
@@ -194,13 +198,6 @@ class Limits:
         counts[self._own] += 1
         counts[self._listener_cells[listener]] += 1
         return slot
-
-    def _take_back(self, listener: int, slot: int) -> None:
-        counts = self._counts
-        counts[self._own] -= 1
-        counts[self._listener_cells[listener]] -= 1
-        if slot >= 0:
-            self._sources[slot] -= 1
 
     def _decide(self, listener: int, source: int) -> tuple[Refusal | None, bool]:
         """(None, True) to let in, (the limit reached, True) to refuse, (…, False) to make way for a lower column."""
@@ -269,6 +266,8 @@ class Limits:
     def _claim(self, source: int) -> int:
         """This worker's slot for `source`: the one that has it, else a free one, else BUCKET_FULL."""
         start = self._bucket(self._column, source)
+        if self._hashes[start] == source:  # most buckets have one source at most
+            return start
         row = list(self._hashes[start : start + self._ways])
         if source in row:
             return start + row.index(source)

@@ -134,21 +134,25 @@ class Rates:
             return False
         try:
             now, start = self._clock(), number * WAYS
-            row = list(self._hashes[start : start + WAYS])
-            if source in row:
-                cell = start + row.index(source)
-                time = self._times[cell]
-                if time - now > tolerance:
-                    return False
-            else:
-                times = list(self._times[start : start + WAYS])
-                cell = start + times.index(min(times))
-                self._hashes[cell], time = source, 0
+            cell = start if self._hashes[start] == source else self._slot(start, source)
+            time = self._times[cell]
+            if time - now > tolerance:
+                return False
             self._times[cell] = max(time, now) + interval
             return True
         finally:
             if self._lock is not None:
                 self._lock.release(SINGLES + number)
+
+    def _slot(self, start: int, source: int) -> int:
+        """The cell of a source in the set that begins at `start`: its own, or that of the one nearest to full."""
+        row = list(self._hashes[start : start + WAYS])
+        if source in row:
+            return start + row.index(source)
+        times = list(self._times[start : start + WAYS])
+        cell = start + times.index(min(times))
+        self._hashes[cell], self._times[cell] = source, 0
+        return cell
 
     def dial(self) -> int | Late:
         """Reserve the next token for a dial: the time when it may begin, in nanoseconds, perhaps now or in the past."""

@@ -134,27 +134,22 @@ class Actions(ABC, Generic[L]):
     # --- actions --------------------------------------------------------------------------------------------------
 
     def _perform(self, link: L, action: Action) -> None:
-        kind = type(action)
-        if kind is Dial:
-            assert isinstance(action, Dial)
+        if type(action) is Dial:
             link.deadline = monotonic() + action.timeout
             self._dial(link, action)
-        elif kind is Pump:
-            assert isinstance(action, Pump)
+        elif type(action) is Pump:
             link.active = monotonic()
             if link.settled is False:
                 self._early.discard(link)
                 self._new.append(link)
             self._start(link, action.first)
-        elif kind is Sniff:
-            assert isinstance(action, Sniff)
+        elif type(action) is Sniff:
             self._begin_sniff(link, action)
-        elif kind is Close:
-            assert isinstance(action, Close)
+        elif type(action) is Close:
             self._close(link, action.reset_client, action.reset_upstream)
-        elif kind is Refuse:
+        elif type(action) is Refuse:
             self._close(link, reset_client=True, reset_upstream=True)
-        elif kind is Wait:
+        elif type(action) is Wait:
             link.deadline = NEVER
         else:
             raise TypeError(f"not an action: {action!r}")
@@ -211,15 +206,16 @@ class Actions(ABC, Generic[L]):
             self._ended(link, Event.CLIENT_LOST if is_client else Event.UPSTREAM_LOST, number)
 
     def _close(self, link: L, reset_client: bool, reset_upstream: bool) -> None:
-        if link not in self._links:
+        try:
+            del self._links[link]
+        except KeyError:
             return
         link.handler.link = None
-        del self._links[link]
         if link.settled is False:
             self._early.discard(link)
         if self._retiring:
             self._retiring.pop(link, None)
-        if self._aged:
+        if self._aged.waiting:
             self._aged.discard(link)
         self._end(link, reset_client, reset_upstream)
 

@@ -14,34 +14,34 @@ class Ages(Generic[T]):
     """A queue by time. What leaves is only struck off; once that is more than what waits, it is swept out."""
 
     def __init__(self) -> None:
-        self._waiting: dict[T, int] = {}  # with the number of its entry
+        self.waiting: dict[T, int] = {}  # by what waits, the number of its entry; not to be changed from outside
         self._entries: list[tuple[float, int, T]] = []  # a heap; the number settles ties
         self._number = 0
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self.waiting)
 
     def add(self, item: T, time: float) -> None:
         """Let it wait, if it does not yet."""
-        if item not in self._waiting:
+        if item not in self.waiting:
             self._number += 1
-            self._waiting[item] = self._number
+            self.waiting[item] = self._number
             heapq.heappush(self._entries, (time, self._number, item))
 
     def discard(self, item: T) -> None:
         """It does not wait any more."""
-        if self._waiting.pop(item, None) is None:
+        if self.waiting.pop(item, None) is None:
             return
-        if not self._waiting:
+        if not self.waiting:
             self._entries.clear()
-        elif len(self._entries) > 2 * len(self._waiting) + SPARE:
-            self._entries = [entry for entry in self._entries if self._waiting.get(entry[2]) == entry[1]]
+        elif len(self._entries) > 2 * len(self.waiting) + SPARE:
+            self._entries = [entry for entry in self._entries if self.waiting.get(entry[2]) == entry[1]]
             heapq.heapify(self._entries)
 
     def pop(self) -> T:
         """The one whose time came first; it does not wait any more. Raises IndexError if none waits."""
         while True:
             _, number, item = heapq.heappop(self._entries)
-            if self._waiting.get(item) == number:
-                del self._waiting[item]
+            if self.waiting.get(item) == number:
+                del self.waiting[item]
                 return item

@@ -47,7 +47,8 @@ class Closing:
         side.fd = -1
         side.sent = NEVER
         side.link = side.peer = side.held = None
-        self._slots.release(side)
+        if not side.busy:
+            self._slots.release(side)
 
     def close_descriptor(self, fd: int) -> None:
         """Close a descriptor with FIN."""

@@ -8,7 +8,7 @@ import errno
 from time import monotonic
 
 from relay.engines.actions import CLIENT_RESET, CONNECTED, RESET_ERRNOS, UPSTREAM_RESET, Sniffing
-from relay.engines.contract import Action, Address, Dial, Event, Handler, Pump, TcpOptions, Timeouts
+from relay.engines.contract import Action, Address, Dial, Event, Handler, Pump, Sniff, TcpOptions, Timeouts
 from relay.engines.life import Life
 from relay.engines.ring import sockets
 from relay.engines.ring.abi import IORING_CQE_F_MORE
@@ -186,6 +186,8 @@ class RingEngine(Life[Link]):
             if type(action) is Dial:  # by far the most frequent
                 link.deadline = monotonic() + action.timeout
                 self._dial(link, action)
+            elif type(action) is Sniff:
+                self._begin_sniff(link, action)
             else:
                 self._perform(link, action)
         except Exception:

@@ -71,7 +71,7 @@ class Slots:
     def _turn_over(self) -> bool:
         """The end of a turn; whether the next one's is to be told as well."""
         for side in self._rested:
-            side.received = side.armed = side.poll_in = side.poll_out = 0
+            side.received = side.armed = 0  # the polls have reported, and said so
             side.short = side.bulk = side.ended = side.dropping = side.finished = side.broken = False
         self.free += self._rested
         self._rested, self.resting = self.resting, []

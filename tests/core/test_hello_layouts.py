@@ -1,0 +1,96 @@
+"""Where the extensions of a hello are: whatever was looked at before, what is found is what a first look finds."""
+
+from __future__ import annotations
+
+import os
+import tracemalloc
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relay.core.hello_layouts import ALPN, SERVER_NAME, Layouts, Twice
+
+MANY = settings(max_examples=int(os.environ.get("FUZZ_EXAMPLES", "300")), deadline=None)
+SEEN = 3  # times until a layout is certainly known
+
+
+def block_of(extensions: list[tuple[int, bytes]]) -> bytes:
+    return b"".join(kind.to_bytes(2) + len(body).to_bytes(2) + body for kind, body in extensions)
+
+
+def found(layouts: Layouts, block: bytes) -> Any:
+    try:
+        return layouts.find(block)
+    except Twice:
+        return Twice
+
+
+# Few kinds, so that some come twice, and short bodies, so that blocks are of the same size though they differ.
+KINDS = st.sampled_from([SERVER_NAME, ALPN, 1, 43, 0x0A0A, 0xFFFF])
+EXTENSIONS = st.lists(st.tuples(KINDS, st.binary(max_size=6)), max_size=6)
+
+
+def test_two_extensions_are_found_wherever_they_are() -> None:
+    layouts = Layouts()
+    for _ in range(SEEN):
+        assert layouts.find(block_of([(43, b"version"), (SERVER_NAME, b"name"), (ALPN, b"protocols")])) == (
+            b"name",
+            b"protocols",
+        )
+        assert layouts.find(block_of([(ALPN, b""), (51, b"share")])) == (None, b"")
+        assert layouts.find(b"") == (None, None)
+
+
+@MANY
+@given(EXTENSIONS)
+def test_the_bodies_are_those_that_were_put_there(extensions: list[tuple[int, bytes]]) -> None:
+    layouts, block, bodies = Layouts(), block_of(extensions), dict(extensions)
+    expected = (bodies.get(SERVER_NAME), bodies.get(ALPN)) if len(bodies) == len(extensions) else Twice
+    for _ in range(SEEN):
+        assert found(layouts, block) == expected
+
+
+@MANY
+@given(st.lists(EXTENSIONS, max_size=12), st.data())
+def test_what_was_seen_before_changes_nothing(several: list[list[tuple[int, bytes]]], data: st.DataObject) -> None:
+    layouts = Layouts()
+    blocks = [block_of(extensions) for extensions in several]
+    for block in blocks * SEEN:
+        assert found(layouts, block) == found(Layouts(), block)
+    for block in blocks:
+        # The same size, and nearly the same: bodies, kinds and lengths that are not what was seen.
+        damaged = bytearray(block)
+        for _ in range(data.draw(st.integers(0, 3))):
+            if damaged:
+                place = data.draw(st.integers(0, len(damaged) - 1))
+                damaged[place] = data.draw(st.sampled_from([0, 1, 4, 10, 16, 255]))
+        for _ in range(SEEN):
+            assert found(layouts, bytes(damaged)) == found(Layouts(), bytes(damaged))
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_less_than_a_whole_extension_is_told(cut: int) -> None:
+    layouts = Layouts()
+    block = block_of([(SERVER_NAME, b"name"), (43, b"")])
+    for _ in range(SEEN):
+        assert layouts.find(block) == (b"name", None)
+        # 8: after the first extension, which is whole.
+        assert layouts.find(block[: len(block) - cut]) == ((b"name", None) if cut == 4 else None)
+
+
+def test_memory_has_a_bound_whatever_is_sent() -> None:
+    layouts = Layouts()
+    tracemalloc.start()
+    try:
+        for number in range(4000):
+            # Of many sizes, many layouts to a size, and some with as many extensions as a hello has room for.
+            count = 4000 if number % 100 == 0 else 2 + number % 30
+            block = block_of([(kind, bytes((number * kind) % 7)) for kind in range(count)])
+            for _ in range(SEEN):
+                assert layouts.find(block) is not None
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert used < 2_000_000
