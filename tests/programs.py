@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -27,9 +29,16 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def free_port() -> int:
-    """A port on 127.0.0.1 that nobody listens on, for one that no log can tell."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
+    """A port on 127.0.0.1 that nobody listens on, for one that no log can tell.
+
+    None that the kernel chooses by itself, if there are others: until it is used, another socket might be given it.
+    """
+    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    others: list[int] = [*range(10_000, low), *range(high + 1, 65_536)]
+    for port in [*random.sample(others, len(others)), 0]:
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)) as sock:
+            return int(sock.getsockname()[1])
+    raise AssertionError("no port is free")
 
 
 def environment() -> dict[str, str]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import time
 
 import pytest
 
 from tests.clients import connect, crowd, echoes, exchange, refused
 from tests.harness import Relay, Start
+from tests.programs import free_port
 from tests.relay_toml import listener, settings
 from tests.upstreams import Echo, refusing
 
@@ -19,11 +19,9 @@ QUIET = "[log]\naccess = false\n"
 QUEUE = 10_000  # lines that a worker keeps for a reader
 
 
-def free_port() -> tuple[str, int]:
-    """An address for an admin port that no log can tell."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        address: tuple[str, int] = sock.getsockname()
-        return address
+def admin_address() -> tuple[str, int]:
+    """For an admin port that no log can tell."""
+    return "127.0.0.1", free_port()
 
 
 def at(toml: str, admin: tuple[str, int]) -> str:
@@ -39,7 +37,7 @@ def ends_in_time(relay: Relay, number: signal.Signals) -> None:
 
 
 def test_a_pipe_that_nobody_reads(echo: Echo, start: Start) -> None:
-    admin = free_port()
+    admin = admin_address()
     reading, writing = os.pipe()
     try:
         with refusing() as dead:  # and nobody listens there later
@@ -65,7 +63,7 @@ def test_a_pipe_that_nobody_reads(echo: Echo, start: Start) -> None:
 
 @pytest.mark.parametrize("access", [True, False])
 def test_a_full_disk(echo: Echo, start: Start, access: bool) -> None:
-    admin = free_port()
+    admin = admin_address()
     with open("/dev/full", "wb") as full:  # noqa: PTH123 - Path.open would be buffered as well, and reads no better
         relay = start(
             at(settings(listener(echo.address), tables="" if access else QUIET), admin), stdout=full, admin=admin
@@ -82,7 +80,7 @@ def test_a_full_disk(echo: Echo, start: Start, access: bool) -> None:
 
 
 def test_a_reader_that_went_away(echo: Echo, start: Start) -> None:
-    admin = free_port()
+    admin = admin_address()
     reading, writing = os.pipe()
     relay = start(at(settings(listener(echo.address)), admin), stdout=writing, admin=admin)
     os.close(writing)
@@ -104,7 +102,7 @@ def test_without_an_access_log(echo: Echo, start: Start) -> None:
 
 
 def test_the_console_format_is_for_people(echo: Echo, start: Start) -> None:
-    admin = free_port()
+    admin = admin_address()
     toml = at(settings(listener(echo.address), tables='[log]\nformat = "console"\n'), admin)
     relay = start(toml, admin=admin)
     with connect(relay.address()) as client:
@@ -125,7 +123,7 @@ def test_the_console_format_is_for_people(echo: Echo, start: Start) -> None:
 
 
 def test_the_console_format_names_an_error(start: Start) -> None:
-    admin = free_port()
+    admin = admin_address()
     with refusing() as dead:
         relay = start(at(settings(listener(dead), tables='[log]\nformat = "console"\n'), admin), admin=admin)
         assert refused(relay.address())
@@ -136,7 +134,7 @@ def test_the_console_format_names_an_error(start: Start) -> None:
 
 
 def test_the_level_cuts_the_service_log_and_not_the_access_log(echo: Echo, start: Start) -> None:
-    admin = free_port()
+    admin = admin_address()
     relay = start(at(settings(listener(echo.address), tables='[log]\nlevel = "warning"\n'), admin), admin=admin)
     assert echoes(relay.address())
     relay.access(1)
