@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -182,3 +183,18 @@ def test_the_longest_hello(size: int, fits: bool) -> None:
     assert isinstance(result_of(data), ClientHello) is fits
     if not fits:
         assert result_of(data[:2000]) is Malformed, "its length is known at once"
+
+
+def test_what_was_read_is_not_kept_without_a_bound() -> None:
+    tracemalloc.start()
+    try:
+        for number in range(200):
+            name = f"{number}.{'a' * 200}".encode()
+            protocols = [f"{number}-{count}".encode() for count in range(1500)]
+            assert parse(records(hello(server_name(name) + alpn(protocols))))
+            assert parse(records(hello(server_name(name))))
+        del name, protocols
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert used < 1_000_000
