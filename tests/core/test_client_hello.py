@@ -193,7 +193,6 @@ def test_what_was_read_is_not_kept_without_a_bound() -> None:
             protocols = [f"{number}-{count}".encode() for count in range(1500)]
             assert parse(records(hello(server_name(name) + alpn(protocols))))
             assert parse(records(hello(server_name(name))))
-        del name, protocols
         used, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -96,7 +96,6 @@ def test_memory_has_a_bound_whatever_is_sent(blocks: int, extensions: int, longe
             block = block_of([(0xFFFF, bytes(number * longer)), *[(kind, b"") for kind in kinds]])
             for _ in range(SEEN):
                 assert layouts.find(block) is not None
-        del block, kinds
         used, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
