@@ -13,7 +13,7 @@ import pytest
 
 from tests.clients import echoes
 from tests.harness import Start
-from tests.programs import START, command, environment
+from tests.programs import START, command, environment, free_port
 from tests.relay_toml import listener, settings
 from tests.upstreams import Echo
 
@@ -118,8 +118,7 @@ def test_a_privileged_port_without_the_privilege(tmp_path: Path) -> None:
 
 
 def test_nothing_stays_bound_after_a_start_that_failed(tmp_path: Path, taken: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        free = sock.getsockname()[1]
+    free = free_port()
     toml = settings(listener("127.0.0.1:9", bind=[f"127.0.0.1:{free}", taken]))
     assert len(complaints(tmp_path / "relay.toml", toml)) == 1
     with socket.create_server(("127.0.0.1", free)):
