@@ -163,14 +163,16 @@ class Connection:
 
 
 def _go_on(connection: Connection) -> Action:
-    """It may go on, and nothing more is read first: what the table says, without looking it up, for all go this way."""
+    """What the table says of READ and of ADDRESS, without looking it up: nearly all go this way."""
     connection.state = _ROUTING
     found = steps.route(connection, None, None)
     if found is not _ADDRESS:
         return connection.advance(found)
     connection.state = _DIALING
     action = steps.dial(connection, None, None)
-    return connection.advance(action) if type(action) is Found else action  # type: ignore[return-value]
+    if type(action) is Found:
+        return connection.advance(action)
+    return action  # type: ignore[return-value]  # not a Found: mypy does not narrow the rest by `type() is`
 
 
 Acceptor = Callable[[Address], tuple[Connection, Action]]

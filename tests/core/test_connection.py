@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relay import steps
 from relay.connection import TRANSITIONS, State
 from relay.core import counters, proxy_header
 from relay.core.counters import unfinished
@@ -111,6 +112,12 @@ def test_the_table_has_what_an_engine_may_send_and_nothing_else() -> None:
     # The step that was to end it failed: there must be an answer then, too.
     legal.add((State.CLOSED, Event.DEFECT))
     assert in_table == legal
+
+
+def test_the_short_way_is_what_the_table_says() -> None:
+    """`connection._go_on` does not look up what nearly every connection does."""
+    assert TRANSITIONS[State.SNIFFING, Found.READ] == (State.ROUTING, steps.route, None)
+    assert TRANSITIONS[State.ROUTING, Found.ADDRESS] == (State.DIALING, steps.dial, None)
 
 
 def test_nothing_leads_out_of_closed() -> None:
