@@ -160,7 +160,10 @@ class Channel:
 
     def wait(self, seconds: float) -> bool:
         """Wait until there is something to receive; False if there was nothing in that time."""
-        return bool(select.select([self._sock], [], [], seconds)[0])
+        # poll(2): select(2) takes no descriptor from FD_SETSIZE, 1,024, on.
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
 
     def close(self) -> None:
         self._sock.close()

@@ -87,8 +87,10 @@ class LogWriter:
             try:
                 view = view[os.write(self._descriptor, view) :]
             except BlockingIOError:
-                # Somebody made the shared descriptor non-blocking.
-                select.select([], [self._descriptor], [], 1.0)
+                # Somebody made the shared descriptor non-blocking. poll(2), for select(2) takes none from 1,024 on.
+                poll = select.poll()
+                poll.register(self._descriptor, select.POLLOUT)
+                poll.poll(1000)  # milliseconds
             except OSError:
                 return False
         return True

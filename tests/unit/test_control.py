@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import resource
 import socket
 from collections.abc import Iterator
 
@@ -117,6 +119,25 @@ def test_the_longest_message_fits_and_a_longer_one_is_refused(ends: tuple[Channe
 def test_nothing_to_receive_yet(ends: tuple[Channel, Channel]) -> None:
     with pytest.raises(BlockingIOError):
         ends[0].receive()
+
+
+def test_a_descriptor_that_select_cannot_take() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2048:
+        pytest.skip(f"needs 2048 descriptors; the limit is {hard}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    one, other = pair()
+    high = socket.socket(fileno=fcntl.fcntl(one.fileno(), fcntl.F_DUPFD_CLOEXEC, 1024))
+    try:
+        channel, peer = Channel(high), Channel(other)
+        assert not channel.wait(0)
+        peer.send(Stop())
+        assert channel.wait(1)
+        assert channel.receive() == (Stop(), [])
+    finally:
+        for sock in (one, other, high):
+            sock.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_side_that_does_not_read_is_noticed_and_loses_nothing(ends: tuple[Channel, Channel]) -> None:

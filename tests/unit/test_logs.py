@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import resource
+import select
 import subprocess
 import sys
 import time
@@ -54,6 +57,28 @@ def test_lines_that_are_not_utf8_are_escaped(pipe: tuple[int, int]) -> None:
     writer = LogWriter(pipe[1])
     writer.write("grüße \udcff\n")
     assert read_lines(pipe[0], 1) == ["grüße \\udcff"]
+
+
+def test_a_descriptor_that_somebody_made_non_blocking_and_that_select_cannot_take(pipe: tuple[int, int]) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2048:
+        pytest.skip(f"needs 2048 descriptors; the limit is {hard}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    high = fcntl.fcntl(pipe[1], fcntl.F_DUPFD_CLOEXEC, 1024)
+    try:
+        os.set_blocking(high, False)
+        writer = LogWriter(high)
+        lines = [f"{number:07} {'x' * 100}" for number in range(2000)]  # three times what a pipe has room for
+        for line in lines:
+            writer.write(line + "\n")
+        full = select.poll()
+        full.register(high, select.POLLOUT)
+        wait_until(lambda: not full.poll(0), what="the pipe full")
+        assert read_lines(pipe[0], len(lines)) == lines
+        assert writer.dropped == 0
+    finally:
+        os.dup2(pipe[1], high)  # the thread lives on
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_when_nobody_reads_lines_are_dropped_and_counted_and_nobody_waits(pipe: tuple[int, int]) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from tests.clients import connect, exchange, refused
+from tests.clients import connect, echoes, exchange, refused
 from tests.harness import Relay, Start
 from tests.observe import descriptors
 from tests.relay_toml import listener, settings
@@ -26,6 +29,15 @@ def room_for(pid: int, more: int) -> Iterator[None]:
         yield
     finally:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+# Becomes another program, which has so many descriptors open that every further one is beyond FD_SETSIZE, 1,024.
+CROWDED = """\
+import os, sys
+for number in range(3, 1100):
+    os.dup2(0, number)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 def cpu_seconds(pid: int) -> float:
@@ -58,6 +70,20 @@ def test_no_descriptor_to_accept_with(echo: Echo, start: Start, unharmed: Unharm
     relay.wait_outcomes({"ok": 7})
     assert [line for line in relay.log_lines() if line["event"].startswith("accept paused: Too many open files")]
     assert relay.metrics().value("relay_accept_pauses_total") == pauses(relay)
+
+
+def test_descriptors_beyond_what_select_can_take(echo: Echo, start: Start, unharmed: Unharmed) -> None:
+    relay = start(settings(listener(echo.address), workers=2), wrapper=[sys.executable, "-c", CROWDED])
+    assert descriptors(relay.process.pid)[-1] > 1100
+    relay.expected_errors.add("worker died")
+    with unharmed(relay):
+        assert echoes(relay.address())
+    victim = relay.worker_pids()[0]
+    os.kill(victim, signal.SIGKILL)
+    relay.wait_status(
+        lambda status: all(one["ready"] and one["pid"] != victim for one in status["workers"]), what="a successor"
+    )
+    assert all(echoes(relay.address()) for _ in range(10))
 
 
 def test_no_descriptor_to_dial_with(echo: Echo, start: Start, unharmed: Unharmed) -> None:
