@@ -12,6 +12,7 @@ import mmap
 import os
 import time
 
+from relay import memory
 from relay.core.rates import SINGLES, RatePlan, Rates
 
 PAGE = 4096
@@ -67,9 +68,7 @@ class RateTable:
     @classmethod
     def create(cls, plan: RatePlan) -> RateTable:
         """A new table of full buckets. Raises OSError."""
-        descriptor = os.memfd_create("relay-rates", os.MFD_CLOEXEC)
-        os.ftruncate(descriptor, _size(plan))
-        return cls(descriptor, plan)
+        return cls(memory.shared("relay-rates", _size(plan)), plan)
 
     def rates(self, *, alone: bool, plan: RatePlan | None = None) -> Rates:
         """The buckets as one worker sees them; `alone`: there is no other. `plan`: other rates than at the start."""

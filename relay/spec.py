@@ -6,9 +6,9 @@ A worker never reads settings, files or the environment, and starts without the 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 
+from relay import memory
 from relay.core.limit_table import LimitPlan
 from relay.core.rates import Rate, RatePlan
 from relay.engines.contract import TcpOptions, Timeouts
@@ -62,10 +62,7 @@ class WorkerSpec:
 
     def to_file(self) -> int:
         """The descriptor of an anonymous file with all of it: of any length, unlike a message. Raises OSError."""
-        descriptor = os.memfd_create("relay-orders", os.MFD_CLOEXEC)
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(self.to_json().encode())
-        return descriptor
+        return memory.read_only("relay-orders", self.to_json().encode())
 
     @classmethod
     def from_file(cls, descriptor: int) -> WorkerSpec:

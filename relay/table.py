@@ -1,15 +1,15 @@
 """The memory that supervisor and workers share: the limits' counts and every worker's counters, in one anonymous file.
 
-The supervisor makes it (memfd_create(2)) and hands its descriptor to each worker, which maps it. It never grows, and it
-goes away with the last process that has it. What stands where is said by `core.limits` and `core.counters`.
+The supervisor makes it (`memory`) and hands its descriptor to each worker, which maps it. It never grows or shrinks, and
+it goes away with the last process that has it. What stands where is said by `core.limits` and `core.counters`.
 """
 
 from __future__ import annotations
 
 import mmap
-import os
 import threading
 
+from relay import memory
 from relay.core.counters import Layout
 from relay.core.limit_table import LimitPlan
 from relay.core.limits import Limits
@@ -37,9 +37,7 @@ class Table:
     @classmethod
     def create(cls, plan: LimitPlan, layout: Layout) -> Table:
         """A new table, all zero. Raises OSError."""
-        descriptor = os.memfd_create("relay-table", os.MFD_CLOEXEC)
-        os.ftruncate(descriptor, _offsets(plan, layout)[-1])
-        return cls(descriptor, plan, layout)
+        return cls(memory.shared("relay-table", _offsets(plan, layout)[-1]), plan, layout)
 
     def limits(self, column: int, plan: LimitPlan | None = None) -> Limits:
         """The limits as the worker with this number sees them. `plan`: other limits than at the start, same sizes."""
