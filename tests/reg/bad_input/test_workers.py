@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
+from relay.worker import go_before_the_supervisor
 from tests.clients import connect, echoes, exchange
 from tests.harness import Relay, Start
 from tests.observe import Metrics, alive, wait_until
 from tests.relay_toml import listener, settings
 from tests.upstreams import Echo
+
+
+# Becomes another program with that OOM score, which children inherit.
+SCORED = """\
+import os, sys
+with open("/proc/self/oom_score_adj", "w") as file:
+    file.write(sys.argv[1])
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def oom_score(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
 
 
 @pytest.fixture
@@ -146,6 +162,27 @@ def test_a_worker_that_hangs_is_told_by_livez_until_it_goes_on(pair: Relay) -> N
         assert exchange(client) == b"ping"
     pair.wait_outcomes({"ok": 1})
     assert not pair.events("worker died")
+
+
+@pytest.mark.parametrize(("inherited", "expected"), [(0, 500), (300, 800), (700, 1000), (1000, 1000)])
+def test_when_memory_runs_out_workers_go_before_the_supervisor(
+    echo: Echo, start: Start, inherited: int, expected: int
+) -> None:
+    relay = start(settings(listener(echo.address), workers=2), wrapper=[sys.executable, "-c", SCORED, str(inherited)])
+    assert oom_score(relay.process.pid) == inherited
+    assert [oom_score(pid) for pid in relay.worker_pids()] == [expected] * 2
+
+
+def test_what_a_unit_gives_the_supervisor_is_where_a_worker_begins(tmp_path: Path) -> None:
+    score = tmp_path / "oom_score_adj"
+    score.write_text("-500\n")
+    go_before_the_supervisor(score)
+    assert score.read_text() == "0"
+
+
+def test_where_it_cannot_be_raised_the_worker_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    go_before_the_supervisor(tmp_path / "none")
+    assert "the kernel may kill the supervisor before this worker" in caplog.text
 
 
 def test_workers_end_when_the_supervisor_is_killed(pair: Relay) -> None:
