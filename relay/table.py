@@ -1,7 +1,7 @@
 """The memory that supervisor and workers share: the limits' counts and every worker's counters, in one anonymous file.
 
-The supervisor makes it (`memory`) and hands its descriptor to each worker, which maps it. It never grows or shrinks, and
-it goes away with the last process that has it. What stands where is said by `core.limits` and `core.counters`.
+The supervisor makes it (`memory`) and hands its descriptor to each worker, which maps it. It never grows or shrinks,
+and goes away with the last process that has it. What stands where is said by `core.limits` and `core.counters`.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from relay import memory
 from relay.core.rates import RatePlan
 from relay.rate_table import RateTable
 from relay.table import Table
+from tests.observe import descriptors
 from tests.unit.tables import LAYOUT, PLAN
 
 EVERY_WAY = """\
@@ -93,8 +94,8 @@ def test_nothing_is_left_of_one_that_cannot_be_made(make: Callable[[], int], mon
     def fail(*_: object) -> int:
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
-    before = os.listdir("/proc/self/fd")
+    before = descriptors(os.getpid())
     monkeypatch.setattr(fcntl, "fcntl", fail)
     with pytest.raises(OSError, match="Cannot allocate memory"):
         make()
-    assert os.listdir("/proc/self/fd") == before
+    assert descriptors(os.getpid()) == before

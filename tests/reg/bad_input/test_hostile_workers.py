@@ -25,7 +25,7 @@ def pair(echo: Echo, start: Start) -> Relay:
 
 def shared(pid: int, name: str) -> int:
     """A descriptor of this process for a file that a worker shares."""
-    found = [path for path in Path(f"/proc/{pid}/fd").iterdir() if name in os.readlink(path)]
+    found = [path for path in Path(f"/proc/{pid}/fd").iterdir() if name in str(path.readlink())]
     return os.open(found[0], os.O_RDWR)
 
 

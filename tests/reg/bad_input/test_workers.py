@@ -17,7 +17,6 @@ from tests.observe import Metrics, alive, wait_until
 from tests.relay_toml import listener, settings
 from tests.upstreams import Echo
 
-
 # Becomes another program with that OOM score, which children inherit.
 SCORED = """\
 import os, sys
