@@ -19,7 +19,7 @@ EPILOG = """\
 examples:
   RELAY_UPSTREAM=myhub.azure-devices.net relay check --connect
   relay run --config /etc/relay/relay.toml
-  relay status --admin http://127.0.0.1:9100
+  relay status --admin http://127.0.0.1:8414
   relay drain && relay undrain
 
 Settings come from the defaults, then the TOML file, then the environment (RELAY_LIMITS__MAX_CONNECTIONS=20000);
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     reload = add("reload", "let a running relay read its settings again; 1 if they are not put into effect, and why")
     for command in (status, drain, undrain, reload):
         command.add_argument(
-            "--admin", default="http://127.0.0.1:9100", metavar="URL", help="its admin port (default: %(default)s)"
+            "--admin", default="http://127.0.0.1:8414", metavar="URL", help="its admin port (default: %(default)s)"
         )
     return parser
 

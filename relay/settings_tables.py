@@ -201,7 +201,7 @@ class AdminSettings(Section):
     """The admin port: health, metrics and status. For operators and Prometheus, not for the public."""
 
     bind: BindOrOff = Field(
-        default="127.0.0.1:9100",
+        default="127.0.0.1:8414",
         description="IPv4:port or [IPv6]:port; port 0 = the kernel's choice, said at start; empty = off",
     )
 

@@ -22,7 +22,7 @@ class Unreachable(Exception):
 def admin_url(admin: str, path: str) -> str:
     """That path of the admin port. Raises Unreachable if it is no URL."""
     if not admin.startswith(("http://", "https://")):
-        raise Unreachable(f"--admin {admin}: not a URL; expected for instance http://127.0.0.1:9100")
+        raise Unreachable(f"--admin {admin}: not a URL; expected for instance http://127.0.0.1:8414")
     return admin.rstrip("/") + path
 
 

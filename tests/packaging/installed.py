@@ -107,7 +107,7 @@ class Installed:
     def status(self) -> Json:
         """GET /status. Raises OSError."""
         connection = http.client.HTTPConnection("relay")
-        connection.sock = self.machine.connect(("127.0.0.1", 9100))
+        connection.sock = self.machine.connect(("127.0.0.1", 8414))
         try:
             connection.request("GET", "/status")
             found: Json = json.loads(connection.getresponse().read())

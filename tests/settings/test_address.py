@@ -85,7 +85,7 @@ def test_the_longest_name_is_a_name() -> None:
 
 def test_a_name_is_refused_where_only_a_literal_address_will_do() -> None:
     with pytest.raises(AddressError, match="is not a literal address"):
-        parse_hostport("localhost:9100", allow_name=False)
+        parse_hostport("localhost:8414", allow_name=False)
 
 
 @pytest.mark.parametrize(

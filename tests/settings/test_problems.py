@@ -76,10 +76,10 @@ def test_a_value_of_the_environment_is_named_by_its_variable(problems: Problems)
         ('dns.nameservers = ["ns.example"]', 'dns.nameservers[0]: "ns.example" is not a literal address; '),
         ('dns.nameservers = ["10.0.0.4:0"]', 'dns.nameservers[0]: "10.0.0.4:0" has port 0'),
         ("dns.nameservers = [10]", "dns.nameservers[0]: 10 is not a string; write it in quotes"),
-        ('admin.bind = "localhost:9100"', 'admin.bind: "localhost:9100" is not a literal address; '),
-        ('admin.bind = ":9100"', 'admin.bind: ":9100" has no host; every address is 0.0.0.0:port'),
-        ("admin.bind = 9100", "admin.bind: 9100 is not a string; write it in quotes; "),
-        ("admin = 9100", "admin: 9100 is not a table; write [admin]"),
+        ('admin.bind = "localhost:8414"', 'admin.bind: "localhost:8414" is not a literal address; '),
+        ('admin.bind = ":8414"', 'admin.bind: ":8414" has no host; every address is 0.0.0.0:port'),
+        ("admin.bind = 8414", "admin.bind: 8414 is not a string; write it in quotes; "),
+        ("admin = 8414", "admin: 8414 is not a table; write [admin]"),
     ],
 )
 def test_a_wrong_value_is_told_what_it_may_be(problems: Problems, toml: str, problem: str) -> None:
@@ -215,8 +215,8 @@ def test_a_mistake_in_a_listener_names_the_listener(problems: Problems, toml: st
             listener("a", '"[::1]:1"') + listener("b", '"[0::1]:1"'),
             'listeners[1].bind[0]: "[::1]:1" is already bound by',
         ),
-        (listener(bind='"127.0.0.1:9100"'), 'admin.bind: "127.0.0.1:9100" is already bound by listeners[0].bind[0]'),
-        (listener(bind='"0.0.0.0:9100"'), 'admin.bind: "127.0.0.1:9100" is already bound by listeners[0].bind[0]'),
+        (listener(bind='"127.0.0.1:8414"'), 'admin.bind: "127.0.0.1:8414" is already bound by listeners[0].bind[0]'),
+        (listener(bind='"0.0.0.0:8414"'), 'admin.bind: "127.0.0.1:8414" is already bound by listeners[0].bind[0]'),
         (listener(bind='"10.0.0.4:8080"'), 'health.bind: "0.0.0.0:8080" is already bound by listeners[0].bind[0]'),
         (
             SHORT + 'admin.bind = "[::1]:443"',
@@ -235,8 +235,8 @@ def test_an_address_that_is_bound_twice_is_a_mistake(problems: Problems, toml: s
     [
         listener(bind='"127.0.0.1:0", "127.0.0.1:0"') + 'admin.bind = "127.0.0.1:0"\nhealth.bind = "127.0.0.1:0"',
         listener(bind='"0.0.0.0:1", "[::]:1", "127.0.0.1:1"'),
-        listener(bind='"127.0.0.2:9100", "[::]:9100", "[::]:8080"'),
-        listener(bind='"0.0.0.0:9100", "0.0.0.0:8080"').join(['admin.bind = ""\nhealth.bind = ""\n', ""]),
+        listener(bind='"127.0.0.2:8414", "[::]:8414", "[::]:8080"'),
+        listener(bind='"0.0.0.0:8414", "0.0.0.0:8080"').join(['admin.bind = ""\nhealth.bind = ""\n', ""]),
     ],
 )
 def test_addresses_that_the_kernel_keeps_apart_are_not(toml: str, tmp_path: Path) -> None:

@@ -256,7 +256,7 @@ def test_nobody_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert "admin.bind" in error
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:9100", "file:///etc", ""])
+@pytest.mark.parametrize("url", ["127.0.0.1:8414", "file:///etc", ""])
 def test_an_address_that_is_no_url(url: str) -> None:
-    with pytest.raises(Unreachable, match=r"expected for instance http://127\.0\.0\.1:9100"):
+    with pytest.raises(Unreachable, match=r"expected for instance http://127\.0\.0\.1:8414"):
         fetch(url)
