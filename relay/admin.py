@@ -2,28 +2,20 @@
 
 Only the supervisor serves them, from the numbers in the shared table; a worker is never asked, so a worker that hangs
 cannot make a probe wait, only fail. The health port may be open to the load balancer's probes: it knows the three
-health paths and nothing else, and neither port keeps a connection that has nothing to say.
+health paths and nothing else. How both are served is in `http_server`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import cast
 
 from aiohttp import web
-from aiohttp.http import HttpProcessingError
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from relay.plan import StartError
 from relay.status import Status
-
-PROBE_SECONDS = 30.0  # a connection to the health port lives no longer than this, whatever it does
-PROBE_CONNECTIONS = 64  # at the same time; one more is closed at once
 
 INDEX = """relay admin port
 
@@ -125,59 +117,3 @@ def _add_health(app: web.Application, status: Status) -> None:
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/healthz", healthz)
-
-
-class _OwnFaults(logging.Filter):
-    """Lets through what went wrong here, not that a peer does not speak HTTP: anybody could fill the log with that."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        return not isinstance(error, HttpProcessingError)
-
-
-logger = logging.getLogger("relay.http")
-logger.addFilter(_OwnFaults())
-
-
-class HttpServer:
-    """Serves an application on a bound socket. With `probes`, connections are limited in number and age."""
-
-    def __init__(self, app: web.Application, sock: socket.socket, *, probes: bool) -> None:
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0, logger=logger)
-        self._sock = sock
-        self._probes = probes
-        self._server: asyncio.Server | None = None
-
-    async def start(self) -> None:
-        await self._runner.setup()
-        self._server = await asyncio.get_running_loop().create_server(self._connection, sock=self._sock)
-
-    async def stop(self) -> None:
-        if self._server is not None:
-            self._server.close()
-        await self._runner.cleanup()
-
-    def _connection(self) -> asyncio.BaseProtocol:
-        server = self._runner.server
-        assert server is not None
-        return _Probe(server) if self._probes else server()
-
-
-class _Probe(asyncio.Protocol):
-    """Lets a connection to the health port have an HTTP handler, if there are not too many and not for too long.
-
-    Counted when it is made and not before: of a burst, asyncio makes all protocols first.
-    """
-
-    def __init__(self, server: web.Server) -> None:
-        self._server = server
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        stream = cast(asyncio.Transport, transport)
-        if len(self._server.connections) >= PROBE_CONNECTIONS:
-            stream.abort()
-            return
-        handler = self._server()
-        stream.set_protocol(handler)
-        handler.connection_made(stream)
-        asyncio.get_running_loop().call_later(PROBE_SECONDS, handler.force_close)

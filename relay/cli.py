@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import relay
@@ -75,8 +75,12 @@ def _parser() -> argparse.ArgumentParser:
     undrain = add("undrain", "put a relay that drains, or has drained, back into service")
     reload = add("reload", "let a running relay read its settings again; 1 if they are not put into effect, and why")
     for command in (status, drain, undrain, reload):
+        command.add_argument("--admin", metavar="URL", help="its admin port, for instance http://127.0.0.1:8414")
         command.add_argument(
-            "--admin", default="http://127.0.0.1:8414", metavar="URL", help="its admin port (default: %(default)s)"
+            "--config",
+            type=Path,
+            metavar="FILE",
+            help="its settings, which say where its admin port is (neither: RELAY_ADMIN__BIND, else the default)",
         )
     return parser
 
@@ -120,25 +124,46 @@ def _demo(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     from relay import status_view
 
-    return status_view.run(options.admin, as_json=options.json)
+    return _ask(options, lambda admin: status_view.run(admin, as_json=options.json))
 
 
 def _drain(options: argparse.Namespace) -> int:
     from relay import orders
 
-    return orders.drain(options.admin, wait=options.wait)
+    return _ask(options, lambda admin: orders.drain(admin, wait=options.wait))
 
 
 def _undrain(options: argparse.Namespace) -> int:
     from relay import orders
 
-    return orders.undrain(options.admin)
+    return _ask(options, orders.undrain)
 
 
 def _reload(options: argparse.Namespace) -> int:
     from relay import orders
 
-    return orders.reload(options.admin)
+    return _ask(options, orders.reload)
+
+
+def _ask(options: argparse.Namespace, command: Callable[[str], int]) -> int:
+    """Run a command with the URL of the admin port of the relay that the options mean."""
+    from relay.admin_client import DEFAULT, NoAdminPort, at_bind
+
+    try:
+        if options.admin is not None:
+            return command(options.admin)
+        if options.config is None and "RELAY_ADMIN__BIND" not in os.environ:
+            return command(DEFAULT)  # without the settings' models, which take longer to import than to ask
+
+        from relay import settings
+
+        try:
+            bind = settings.admin_bind(options.config, os.environ)
+        except settings.SettingsError as error:
+            return _complain(error.problems)
+        return command(at_bind(bind))
+    except NoAdminPort as error:
+        return _complain([str(error)])
 
 
 def _complain(problems: Sequence[str]) -> int:

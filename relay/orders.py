@@ -1,53 +1,42 @@
-"""`relay drain`, `relay undrain` and `relay reload`: tell a running relay what to do through its admin port."""
+"""`relay drain`, `relay undrain` and `relay reload`: tell a running relay what to do through its admin port.
+
+Each reports what the relay answered, and nothing that it did not: 0 only for an answer that says that it is done.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
-import urllib.error
-import urllib.request
+from typing import Any
 
-from relay.status_view import Unreachable, admin_url, duration, fetch, unreachable
+from relay.admin_client import Refused, Unreachable, fetch, order
+from relay.status_view import duration
 
-TIMEOUT = 10.0  # seconds
-LOOK = 0.5  # seconds
-
-
-class Refused(Exception):
-    """The relay does not do it; the text says why."""
-
-
-def post(admin: str, path: str) -> None:
-    """Give an order. Raises Unreachable or Refused."""
-    url = admin_url(admin, path)
-    request = urllib.request.Request(url, method="POST")  # noqa: S310 - the scheme was checked
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT):  # noqa: S310 - the same
-            pass
-    except urllib.error.HTTPError as error:
-        raise Refused(error.read().decode("utf-8", "replace").strip() or f"HTTP status {error.code}") from None
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        raise unreachable(url, error) from None
+LOOK = 0.5  # seconds between two looks at a drain
+SILENCE = 30.0  # seconds for which a relay that drains may give no answer, with its port still open
 
 
 def drain(admin: str, *, wait: bool) -> int:
     """Drain; with `wait` until that is over. The exit status."""
     try:
-        post(admin, "/drain")
-        print("draining")
-        return _follow(admin) if wait else 0
+        answer = order(admin, "/drain", accepted=202)
+        state = answer.table()
+        if "phase" not in state or "ends" not in state:
+            raise answer.unexpected()
     except (Unreachable, Refused) as error:
-        print(f"relay: {error}", file=sys.stderr)
-        return 1
+        return _fail(str(error))
+    print("draining", flush=True)
+    return _Follower(admin, state).run() if wait else 0
 
 
 def undrain(admin: str) -> int:
     """Put it back into service. The exit status."""
     try:
-        post(admin, "/undrain")
+        answer = order(admin, "/undrain")
+        if answer.text != "ok":
+            raise answer.unexpected()
     except (Unreachable, Refused) as error:
-        print(f"relay: not put back: {error}", file=sys.stderr)
-        return 1
+        return _fail(f"not put back: {error}")
     print("serving")
     return 0
 
@@ -55,41 +44,85 @@ def undrain(admin: str) -> int:
 def reload(admin: str) -> int:
     """Let it read its settings again. The exit status."""
     try:
-        post(admin, "/reload")
+        answer = order(admin, "/reload")
+        if answer.text != "ok":
+            raise answer.unexpected()
     except Unreachable as error:
-        print(f"relay: {error}", file=sys.stderr)
-        return 1
+        return _fail(str(error))
     except Refused as error:
         for line in str(error).splitlines():
-            print(f"relay: not reloaded: {line}", file=sys.stderr)
+            _fail(f"not reloaded: {line}")
         return 1
     print("reloaded")
     return 0
 
 
-def _follow(admin: str) -> int:
-    """Show how it goes; 1 if somebody puts the relay back into service. A relay that has ended has drained as well."""
-    terminal = sys.stdout.isatty()
-    shown = ""
-    while True:
-        try:
-            status = fetch(admin)
-        except Unreachable:
-            print("\nended" if terminal else "ended")
-            return 0
-        state = status["drain"]
+class _Follower:
+    """Shows how a drain goes until it is over. `state` is what the relay answered to the order."""
+
+    def __init__(self, admin: str, state: dict[str, Any]) -> None:
+        self._admin = admin
+        self._ends = bool(state["ends"])
+        self._pid: int | None = None
+        self._active: int | None = None  # connections, when the relay was last seen
+        self._shown = ""
+        self._terminal = sys.stdout.isatty()
+
+    def run(self) -> int:
+        """Until it is drained, which is 0, or will not be: 1."""
+        heard = time.monotonic()
+        while True:
+            try:
+                status = fetch(self._admin)
+            except Unreachable as error:
+                if error.gone:
+                    return self._gone()
+                if time.monotonic() - heard > SILENCE:
+                    return self._fail(str(error))
+            else:
+                heard = time.monotonic()
+                if (result := self._look(status)) is not None:
+                    return result
+            time.sleep(LOOK)
+
+    def _look(self, status: dict[str, Any]) -> int | None:
+        """One look at it; the exit status once it is over."""
+        state, pid = status["drain"], status["pid"]
+        if self._pid not in (None, pid):
+            return self._fail(f"the relay has ended, and another one (pid {pid}) serves in its place")
         if state is None:
-            print("relay: put back into service meanwhile", file=sys.stderr)
-            return 1
-        phase, active = state["phase"], status["connections"]["active"]
-        line = f"{phase}: {active} connections, {duration(state['seconds_left'])} left"
-        if terminal:
+            return self._fail("put back into service meanwhile")
+        self._pid, self._active, self._ends = pid, status["connections"]["active"], state["ends"]
+        line = f"{state['phase']}: {self._active} connections, {duration(state['seconds_left'])} left"
+        if self._terminal:
             print(f"\r{line:60s}", end="", flush=True)
-        elif phase != shown:
+        elif state["phase"] != self._shown:
             print(line, flush=True)
-        shown = phase
-        if phase == "drained":
-            if terminal:
-                print()
+        self._shown = state["phase"]
+        if state["phase"] != "drained":
+            return None
+        self._new_line()
+        return 0
+
+    def _gone(self) -> int:
+        """The relay is no longer there. One that was to end after its drain, or had nobody left, has drained; of any
+        other it was not seen: it may have been killed with all of its connections."""
+        if self._ends or self._active == 0:
+            self._new_line()
+            print("ended")
             return 0
-        time.sleep(LOOK)
+        left = "" if self._active is None else f"; {self._active} connections when it last answered"
+        return self._fail(f"the relay ended before it was drained{left}")
+
+    def _fail(self, text: str) -> int:
+        self._new_line()
+        return _fail(text)
+
+    def _new_line(self) -> None:
+        if self._terminal and self._shown:
+            print()
+
+
+def _fail(text: str) -> int:
+    print(f"relay: {text}", file=sys.stderr)
+    return 1

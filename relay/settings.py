@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from relay.address import format_hostport
 from relay.settings_problems import Whole, field_problems
 from relay.settings_render import render
-from relay.settings_sources import EnvironSource, FileSource, build
+from relay.settings_sources import EnvironSource, FileSource, build, show
 from relay.settings_tables import (
     AccessSettings,
     AdminSettings,
@@ -37,7 +37,7 @@ from relay.settings_tables import (
 )
 from relay.settings_types import Listed, ShorthandUpstream
 
-__all__ = ["SHORTHAND_PORTS", "Listener", "Settings", "SettingsError", "load", "names", "render", "value"]
+__all__ = ["SHORTHAND_PORTS", "Listener", "Settings", "SettingsError", "admin_bind", "load", "names", "render", "value"]
 
 # What `upstream` stands for, name and port of each listener. The ports are an IoT Hub's (Azure, "Choose a device
 # communication protocol"): HTTPS and both WebSocket flavours 443, MQTT 8883, AMQP 5671.
@@ -105,6 +105,24 @@ def value(settings: Settings, name: str) -> object:
     for part in name.split("."):
         found = getattr(found, part)
     return found
+
+
+def admin_bind(config: Path | None, environ: Mapping[str, str]) -> str:
+    """The effective `admin.bind` alone, as it was given, for commands that ask the relay that runs with these settings.
+
+    Mistakes elsewhere do not matter: that relay may have started before they were made. Raises SettingsError if the
+    file is needed and cannot be read.
+    """
+    text = EnvironSource(Settings, environ).values.get("admin", {}).get("bind")
+    if text is None:
+        file = FileSource(Settings, config)
+        wrong = [problem for problem in file.problems if not file.readable or problem.startswith("admin:")]
+        if wrong:
+            raise SettingsError(wrong)
+        text = file.values.get("admin", {}).get("bind", AdminSettings().bind)
+    if not isinstance(text, str):
+        raise SettingsError([f"admin.bind: {show(text)} is not a string; write it in quotes"])
+    return text
 
 
 def load(config: Path | None, environ: Mapping[str, str], *, require_listeners: bool = True) -> Settings:

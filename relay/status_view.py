@@ -4,45 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-import urllib.error
-import urllib.request
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-TIMEOUT = 5.0  # seconds
-
-
-class Unreachable(Exception):
-    """No relay answers there; the text says where and why."""
-
-
-def admin_url(admin: str, path: str) -> str:
-    """That path of the admin port. Raises Unreachable if it is no URL."""
-    if not admin.startswith(("http://", "https://")):
-        raise Unreachable(f"--admin {admin}: not a URL; expected for instance http://127.0.0.1:8414")
-    return admin.rstrip("/") + path
-
-
-def unreachable(url: str, error: Exception) -> Unreachable:
-    """What to tell whoever asked there."""
-    reason = getattr(error, "reason", error)
-    return Unreachable(f"no relay answers at {url}: {reason}; does it run, and is its admin.bind this?")
-
-
-def fetch(admin: str) -> dict[str, Any]:
-    """What /status says. Raises Unreachable."""
-    url = admin_url(admin, "/status")
-    try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:  # noqa: S310 - the scheme was checked above
-            status = json.load(answer)
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        raise unreachable(url, error) from None
-    if not isinstance(status, dict):
-        raise Unreachable(f"{url} is not a relay's admin port")
-    return status
+from relay.admin_client import Unreachable, fetch
 
 
 def run(admin: str, *, as_json: bool) -> int:

@@ -25,11 +25,12 @@ from prometheus_client import CollectorRegistry
 import relay
 from relay import servicelog
 from relay.address import format_hostport
-from relay.admin import HttpServer, Orders, admin_app, health_app
+from relay.admin import Orders, admin_app, health_app
 from relay.control import Message
 from relay.core.drain import Order, Phase
 from relay.drain import Drainer
 from relay.eviction import Evictions
+from relay.http_server import HttpServer
 from relay.logs import LogWriter
 from relay.metrics import RelayCollector
 from relay.outcome import OUTCOMES

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -14,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from relay.status_view import Unreachable, duration, fetch, render, run, size
+from relay.status_view import duration, render, run, size
 
 
 @pytest.mark.parametrize(
@@ -204,59 +200,8 @@ def test_each_upstream_has_its_addresses_their_state_and_its_name_s_age() -> Non
     assert row(text, "gone.test:1") == ["gone.test:1", "no", "[such]", "name", "9s", "ago"]
 
 
-# --- fetching --------------------------------------------------------------------------------------------------------
-
-
-class Admin(BaseHTTPRequestHandler):
-    body = b""
-    paths: list[str] = []  # noqa: RUF012 - one list for all requests is what is wanted
-
-    def do_GET(self) -> None:
-        self.paths.append(self.path)
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(self.body)))
-        self.end_headers()
-        self.wfile.write(self.body)
-
-    def log_message(self, *_arguments: object) -> None:
-        """Not on a test's standard error."""
-
-
-@pytest.fixture
-def admin() -> Iterator[str]:
-    Admin.paths.clear()
-    with HTTPServer(("127.0.0.1", 0), Admin) as server:
-        thread = threading.Thread(target=server.serve_forever, args=[0.01])
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-        thread.join()
-
-
-def test_status_is_asked_for_and_shown(admin: str, capsys: pytest.CaptureFixture[str]) -> None:
-    Admin.body = json.dumps(sample()).encode()
-    assert run(admin, as_json=True) == 0
-    assert json.loads(capsys.readouterr().out) == sample()
-    assert run(admin, as_json=False) == 0
-    assert "relay 1.2.3" in capsys.readouterr().out
-    assert Admin.paths == ["/status", "/status"]
-
-
-@pytest.mark.parametrize("body", [b"<html>", b"[]", b"\xff"])
-def test_something_else_that_answers_there(admin: str, body: bytes) -> None:
-    Admin.body = body
-    with pytest.raises(Unreachable, match="/status"):
-        fetch(admin)
-
-
-def test_nobody_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_not_there_has_no_tables(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("http://127.0.0.1:1", as_json=False) == 1
     error = capsys.readouterr().err
     assert error.startswith("relay: no relay answers at http://127.0.0.1:1/status: ")
     assert "admin.bind" in error
-
-
-@pytest.mark.parametrize("url", ["127.0.0.1:8414", "file:///etc", ""])
-def test_an_address_that_is_no_url(url: str) -> None:
-    with pytest.raises(Unreachable, match=r"expected for instance http://127\.0\.0\.1:8414"):
-        fetch(url)

@@ -1,0 +1,182 @@
+"""The client side of the admin port: one HTTP request to a running relay, and proof that a relay has answered it.
+
+`ask` is for any path, `fetch` for /status, `order` for POST; `at_bind` makes a URL of what `admin.bind` says. An answer
+counts only with `Server: relay/VERSION`: another program may have the port. Redirects are not followed, for a relay
+sends none, and no proxy is used whatever http_proxy says: an admin port is on this machine or on a management network.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import socket
+import ssl
+import threading
+import urllib.parse
+from contextlib import closing, suppress
+from typing import Any, NamedTuple
+
+from relay.address import format_hostport, parse_hostport
+
+DEFAULT = "http://127.0.0.1:8414"  # of the default of admin.bind
+TIMEOUT = 5.0  # seconds for a whole answer
+ORDER_TIMEOUT = 10.0  # seconds; a reload binds sockets and reads files
+LARGEST = 1 << 26  # bytes of an answer
+
+_RELAY = re.compile(r"relay/(\S+)")
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+class NoAdminPort(Exception):
+    """The command line or the settings name no admin port that could be asked; the text says what to write."""
+
+
+class Unreachable(Exception):
+    """No relay answers there; the text says where and why.
+
+    `gone`: there is none, since nobody listens or another program answers. Else there may be one that is busy.
+    """
+
+    def __init__(self, text: str, *, gone: bool = False) -> None:
+        super().__init__(text)
+        self.gone = gone
+
+
+class Refused(Exception):
+    """The relay does not carry out an order; the text says why."""
+
+
+class Answer(NamedTuple):
+    """A relay's answer: where it is from, the version of that relay, and what it says."""
+
+    url: str
+    version: str
+    status: int
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        """The body as text, without white space around it."""
+        return self.body.decode("utf-8", "replace").strip()
+
+    def table(self) -> dict[str, Any]:
+        """The body as a JSON object. Raises Unreachable if it is none."""
+        try:
+            found = json.loads(self.body)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise self.unexpected()
+        return found
+
+    def unexpected(self) -> Unreachable:
+        """The error for an answer that no relay of this version would give."""
+        begin = self.body[:80].decode("utf-8", "replace")
+        return Unreachable(
+            f"{self.url}: relay {self.version} answers status {self.status} and {begin!r}, which this command does "
+            "not understand; use the command of the same version"
+        )
+
+
+def at_bind(bind: str) -> str:
+    """The URL of the admin port at a value of `admin.bind`; a wildcard address becomes loopback. Raises NoAdminPort."""
+    if not bind:
+        raise NoAdminPort("admin.bind is empty, so that relay has no admin port: set it and restart, or use signals")
+    try:
+        host, port = parse_hostport(bind, allow_name=False)
+    except ValueError as error:
+        raise NoAdminPort(f'admin.bind: "{bind}" {error}') from None
+    if port == 0:
+        raise NoAdminPort(f"admin.bind is {bind}: relay says in its log which port it was given; use --admin URL")
+    return f"http://{format_hostport(_WILDCARDS.get(host, host), port)}"
+
+
+def fetch(admin: str, *, timeout: float = TIMEOUT) -> dict[str, Any]:
+    """GET /status of the relay whose admin port has that URL. Raises Unreachable or NoAdminPort."""
+    answer = ask(admin, "/status", timeout=timeout)
+    if answer.status != 200:
+        raise answer.unexpected()
+    return answer.table()
+
+
+def order(admin: str, path: str, *, accepted: int = 200) -> Answer:
+    """POST an order; the answer, whose status is `accepted`.
+
+    Raises Refused if the relay says no (409, or 403 for an order that it takes from nobody who asks like this), and
+    Unreachable or NoAdminPort.
+    """
+    answer = ask(admin, path, method="POST", timeout=ORDER_TIMEOUT)
+    if answer.status in (403, 409):
+        raise Refused(answer.text or f"HTTP status {answer.status}")
+    if answer.status != accepted:
+        raise answer.unexpected()
+    return answer
+
+
+def ask(admin: str, path: str, *, method: str = "GET", timeout: float = TIMEOUT) -> Answer:
+    """One request to the admin port at the URL `admin`, whose answer has to be whole within `timeout` seconds.
+
+    Raises Unreachable, and NoAdminPort if `admin` is no URL.
+    """
+    connection, prefix = _connection(admin, timeout)
+    url = admin.rstrip("/") + path
+    late = threading.Event()
+    with closing(connection):
+        try:
+            connection.connect()
+            # The timeout of a socket is one of each call: whoever sends a byte now and then would keep us for ever.
+            timer = threading.Timer(timeout, _cut, (connection.sock, late))
+            timer.daemon = True
+            timer.start()
+            try:
+                connection.request(method, prefix + path, headers={"Connection": "close"})
+                response = connection.getresponse()
+                server = response.getheader("Server", "")
+                body = response.read(LARGEST)
+                if late.is_set() or response.length:
+                    raise http.client.IncompleteRead(body)
+            finally:
+                timer.cancel()
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise _unreachable(url, error, f"no answer within {timeout:g} s" if late.is_set() else "") from None
+    match = _RELAY.match(server)
+    if match is None:
+        what = f"Server: {server[:80]!r}" if server else "no Server header"
+        raise Unreachable(
+            f"{url}: what answers there is no relay ({what}, status {response.status}); "
+            "is this the admin.bind of the relay that is meant? See --admin and --config",
+            gone=True,
+        )
+    return Answer(url, match[1], response.status, body)
+
+
+def _connection(admin: str, timeout: float) -> tuple[http.client.HTTPConnection, str]:
+    """A connection that is not made yet, and what comes before each path. Raises NoAdminPort."""
+    try:
+        parts = urllib.parse.urlsplit(admin)
+        host, port = parts.hostname, parts.port
+        if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment or parts.username:
+            raise ValueError
+    except ValueError:
+        raise NoAdminPort(f"--admin {admin}: not a URL; expected for instance {DEFAULT}") from None
+    if parts.scheme == "https":  # behind a proxy of the operator's that terminates TLS
+        context = ssl.create_default_context()
+        return http.client.HTTPSConnection(host, port, timeout=timeout, context=context), parts.path.rstrip("/")
+    return http.client.HTTPConnection(host, port, timeout=timeout), parts.path.rstrip("/")
+
+
+def _cut(sock: socket.socket, late: threading.Event) -> None:
+    late.set()
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def _unreachable(url: str, error: Exception, why: str) -> Unreachable:
+    if isinstance(error, TimeoutError):
+        why = why or "no answer in time"
+    elif isinstance(error, http.client.HTTPException):
+        why = why or "what answers there does not speak HTTP"
+    reason = why or getattr(error, "strerror", None) or error
+    gone = isinstance(error, ConnectionRefusedError)
+    return Unreachable(f"no relay answers at {url}: {reason}; does it run, and is its admin.bind this?", gone=gone)
