@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import relay
+from relay.logs import mark_output
 
 DESCRIPTION = "TCP passthrough relay: accepts TCP, passes the bytes to an upstream, never terminates TLS."
 EPILOG = """\
@@ -30,6 +31,7 @@ settings.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
+    mark_output()
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.command is None:

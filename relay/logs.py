@@ -3,22 +3,32 @@
 A loop hands lines to a `LogWriter`; a thread writes them. When nobody reads (a full pipe, a full disk, a stopped
 journal), only the thread waits; the queue fills, further lines are dropped and counted. Which lines there are is not
 decided here.
+
+Where a descriptor leads straight to systemd's journal, each line begins with its priority, "<6>", as sd-daemon(3) has
+it: the journal takes that off and files the line under it. Anywhere else it would only be in the way.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import select
 import stat
+import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
+from typing import TextIO
 
 QUEUE = 10_000  # lines; at some 350 bytes each 3.5 MB
 # write(2) to a pipe is atomic up to PIPE_BUF (4096, pipe(7)): several processes share one, and their lines must not
 # mix. To a file, each write is.
 CHUNK, CHUNK_OF_FILE = 4096, 65536  # bytes
 GATHER = 0.01  # seconds that the thread waits for more lines before it writes: fewer wake-ups under load
+
+# syslog(3)'s priorities, of those what relay says.
+CRITICAL, ERROR, WARNING, INFO, DEBUG = 2, 3, 4, 6, 7
 
 
 class LogWriter:
@@ -27,6 +37,7 @@ class LogWriter:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._chunk = CHUNK_OF_FILE if _is_file(descriptor) else CHUNK
+        self._journal = is_journal(descriptor)
         self._lines: deque[str] = deque()
         self._wake = threading.Event()
         self._queued = 0  # written by the loop
@@ -40,12 +51,12 @@ class LogWriter:
         """Lines lost so far."""
         return self._lost + self._refused
 
-    def write(self, line: str) -> None:
-        """Queue one line, its newline included."""
+    def write(self, line: str, priority: int = INFO) -> None:
+        """Queue one line, its newline included; or several that belong together, as a traceback's."""
         if len(self._lines) >= QUEUE:
             self._refused += 1
             return
-        self._lines.append(line)
+        self._lines.append(prefixed(line, priority) if self._journal else line)
         self._queued += 1
         if not self._wake.is_set():
             self._wake.set()
@@ -94,6 +105,62 @@ class LogWriter:
             except OSError:
                 return False
         return True
+
+
+def is_journal(descriptor: int, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether systemd has connected the descriptor to its journal.
+
+    JOURNAL_STREAM has the device and the inode of that connection (systemd.exec(5)). A process that was started with
+    its output elsewhere may have inherited the variable, so the two are compared with the descriptor's own.
+    """
+    device, _, inode = environ.get("JOURNAL_STREAM", "").partition(":")
+    try:
+        status = os.fstat(descriptor)
+        return (int(device), int(inode)) == (status.st_dev, status.st_ino)
+    except (OSError, ValueError):
+        return False  # closed, or no such variable
+
+
+def prefixed(text: str, priority: int) -> str:
+    """The lines of `text`, each with its priority: the journal files each line for itself."""
+    return "".join([f"<{priority}>{line}" for line in text.splitlines(keepends=True)])
+
+
+class _Prefixing(io.TextIOBase):
+    """A text stream that gives each line its priority, and is otherwise the stream that it stands before."""
+
+    def __init__(self, stream: TextIO, priority: int) -> None:
+        self._stream = stream
+        self._priority = priority
+        self._begins = True  # what is written next is the beginning of a line
+
+    def write(self, text: str) -> int:
+        if text:
+            marked = prefixed(text, self._priority)
+            self._stream.write(marked if self._begins else marked[len(f"<{self._priority}>") :])
+            self._begins = text.endswith("\n")
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def writable(self) -> bool:
+        return True
+
+
+def mark_output() -> None:
+    """Give what is printed its priority where it goes to the journal: info, and error on standard error.
+
+    For what does not come through a `LogWriter`: mistakes in the settings, a command's answer, the traceback of an
+    exception that nobody caught.
+    """
+    if sys.stdout is not None and is_journal(1):
+        sys.stdout = _Prefixing(sys.stdout, INFO)
+    if sys.stderr is not None and is_journal(2):
+        sys.stderr = _Prefixing(sys.stderr, ERROR)
 
 
 def _is_file(descriptor: int) -> bool:

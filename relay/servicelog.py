@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from relay.access_log import timestamp
-from relay.logs import LogWriter
+from relay.logs import CRITICAL, DEBUG, ERROR, INFO, WARNING, LogWriter
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -39,15 +39,30 @@ def set_level(level: str) -> None:
 
 
 class _Output:
-    """What structlog calls a logger: takes finished lines."""
+    """What structlog calls a logger: takes finished lines, by a method for each level."""
 
     def __init__(self, writer: LogWriter) -> None:
         self._writer = writer
 
-    def msg(self, message: str) -> None:
-        self._writer.write(message + "\n")
+    def debug(self, message: str) -> None:
+        self._writer.write(message + "\n", DEBUG)
 
-    log = debug = info = warning = warn = error = critical = fatal = exception = msg
+    def info(self, message: str) -> None:
+        self._writer.write(message + "\n", INFO)
+
+    def warning(self, message: str) -> None:
+        self._writer.write(message + "\n", WARNING)
+
+    def error(self, message: str) -> None:
+        self._writer.write(message + "\n", ERROR)
+
+    def critical(self, message: str) -> None:
+        self._writer.write(message + "\n", CRITICAL)
+
+    msg = log = info
+    warn = warning
+    exception = error
+    fatal = critical
 
 
 def _in_order(_logger: object, _method: str, event: dict[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ from relay.core.counters import Layout
 from relay.core.drain import Pace
 from relay.engines.choice import make_loop
 from relay.engines.contract import Event
-from relay.logs import LogWriter
+from relay.logs import LogWriter, mark_output
 from relay.outcome import OUTCOMES
 from relay.rate_table import RateTable
 from relay.service import Service
@@ -240,6 +240,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     faulthandler.enable()  # the supervisor aborts a worker that hangs
+    mark_output()
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     received = channel.receive() if channel.wait(START_TIMEOUT) else None
     if received is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import signal
 import time
@@ -72,6 +73,41 @@ def test_mistakes_in_the_settings_are_in_the_journal(relay: Installed) -> None:
     relay.machine.systemctl("start", "--no-block", "relay")
     wait_until(lambda: relay.restarts > 1, PATIENCE)
     assert "tcp.keepalive_idle" in relay.machine.journal()
+
+
+def test_the_journal_has_the_priority_of_each_line(relay: Installed) -> None:
+    relay.start()
+    assert relay.echoes()
+    wait_until(lambda: relay.log("connection"), PATIENCE)
+    worker = relay.pids()[1]
+    # As a hang does; Python's own handler for it writes a traceback with no priority.
+    relay.machine.run("kill", "-ABRT", str(worker))
+    wait_until(lambda: relay.status()["workers"][0]["restarts"] == 1, PATIENCE)
+    wait_until(lambda: relay.log("worker died"), PATIENCE)
+    entries = [json.loads(line) for line in relay.machine.journal("-u", "relay", "-o", "json").splitlines()]
+    said = [(entry["PRIORITY"], entry["MESSAGE"]) for entry in entries if entry.get("_TRANSPORT") == "stdout"]
+    assert not [message for _, message in said if message.startswith("<")]
+
+    def priorities(text: str) -> set[str]:
+        return {priority for priority, message in said if text in message}
+
+    assert priorities('"event": "connection"') == priorities('"event": "ready"') == {"6"}
+    assert priorities('"event": "worker died"') == priorities("Fatal Python error: Aborted") == {"3"}
+    errors = relay.machine.journal("-u", "relay", "-p", "err", "-o", "cat")
+    assert "worker died" in errors
+    assert "connection" not in errors.replace("connections_lost", "")
+
+
+def test_a_reload_s_check_and_a_start_s_mistakes_have_their_priorities_too(relay: Installed) -> None:
+    relay.start()
+    relay.configure("[tcp]\nkeepalive_idle = -1\n")
+    assert "failed" in relay.machine.systemctl("reload", "relay", check=False).lower()
+    errors = relay.machine.journal("-u", "relay", "-p", "err", "-o", "cat")
+    assert re.search("^relay: tcp.keepalive_idle", errors, re.MULTILINE)
+    relay.configure()
+    relay.machine.systemctl("reload", "relay")
+    wait_until(lambda: relay.log("reloaded"), PATIENCE)
+    assert relay.machine.journal("-u", "relay", "-p", "err", "-o", "cat") == errors
 
 
 # --- what it tells systemd ------------------------------------------------------------------------------------------
