@@ -43,7 +43,7 @@ class RelayCollector(Collector):
         info.add_metric([], {"version": relay.__version__, "engine": self._plan.engine})
         yield info
         engine = InfoMetricFamily("relay_engine", "Which engine moves the bytes, and why that one.")
-        engine.add_metric([], {"engine": self._plan.engine, "reason": self._plan.engine_reason})
+        engine.add_metric([], {"engine": self._plan.engine, "reason": self._plan.engine_word})
         yield engine
         draining = float(self._status.draining)
         yield GaugeMetricFamily("relay_draining", "1 while the relay drains, else 0.", value=draining)

@@ -90,6 +90,7 @@ class Plan:
     source_key: str
     engine: str
     engine_reason: str
+    engine_word: str  # the same in a word, for metrics
     inherited: Mapping[str, Binding]  # the service manager's sockets, by `binding.key`; one may have two of them
     notes: list[str] = field(default_factory=list)  # for the log: what an operator should know
     watchdog: float = 0.0  # seconds that the service manager bears with silence, 0: for ever

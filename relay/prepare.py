@@ -89,6 +89,7 @@ def prepare(settings: Settings, inherited: Kept | None = None) -> Plan:
         source_key=secrets.token_hex(16),
         engine=engine.name,
         engine_reason=engine.reason,
+        engine_word=engine.word,
         inherited=inherited or {},
         notes=notes,
     )

@@ -13,12 +13,19 @@ from relay.engines.contract import Engine, TcpOptions, Timeouts
 
 ATTEMPTS, PAUSE = 20, 0.1  # seconds; to make a ring while an earlier one is being freed
 
+# Words for why it is this engine; those for why it is not the ring are `ring.explain`'s.
+AS_SET, SELF_TEST_PASSED = "as_set", "self_test_passed"
+
 
 class Choice(NamedTuple):
-    """An engine's name and why it is the one; `problem` says why the ring is not to be had, though it was asked for."""
+    """An engine's name and why it is the one, for people and in one of few words (docs/metrics.md has all of them).
+
+    `problem` says why the ring is not to be had, though it was asked for.
+    """
 
     name: str
     reason: str
+    word: str
     problem: str = ""
 
 
@@ -28,7 +35,7 @@ def choose(wanted: str, workers: int) -> Choice:
     Tries io_uring where it may be used (`ring.selftest`), with a ring for each worker.
     """
     if wanted == "stream":
-        return Choice("stream", "engine = stream")
+        return Choice("stream", "engine = stream", AS_SET)
     return _try_ring(workers)
 
 
@@ -40,9 +47,10 @@ def _try_ring(workers: int) -> Choice:
     try:
         seconds = selftest.run(release, workers)
     except selftest.Failed as error:
-        return Choice("stream", f"no io_uring: {error}", problem=str(error))
+        return Choice("stream", f"no io_uring: {error}", error.word, problem=str(error))
     avoided = "".join(f"; {fault.instead}, as {fault.what}" for fault in kernels.faults(release))
-    return Choice("ring", f"io_uring on Linux {release}, self-test passed in {seconds:.2f} s{avoided}")
+    reason = f"io_uring on Linux {release}, self-test passed in {seconds:.2f} s{avoided}"
+    return Choice("ring", reason, SELF_TEST_PASSED)
 
 
 def make_loop(name: str) -> asyncio.AbstractEventLoop:

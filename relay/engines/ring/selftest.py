@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 from relay.engines.contract import NEVER, Action, Address, Close, Dial, Event, Handler, Pump, TcpOptions, Timeouts
 from relay.engines.ring import kernels
 from relay.engines.ring.engine import RingEngine
-from relay.engines.ring.explain import explain
+from relay.engines.ring.explain import KERNEL_TOO_OLD, SELF_TEST_FAILED, cause, explain
 from relay.engines.ring.reactor import Reactor
 from relay.engines.ring.selector import RingLoop
 
@@ -36,7 +36,11 @@ IDLE_TURNS = 6  # of the ring in that time, at most: its timer, and the tick's
 
 
 class Failed(Exception):
-    """It does not work, and why."""
+    """It does not work, and why; `word` is one of `explain`'s."""
+
+    def __init__(self, text: str, word: str = SELF_TEST_FAILED) -> None:
+        super().__init__(text)
+        self.word = word
 
 
 class _Handler:
@@ -196,7 +200,7 @@ def run(release: str, rings: int = 1) -> float:
     """
     if kernels.version(release) < kernels.OLDEST:
         oldest = ".".join(map(str, kernels.OLDEST))
-        raise Failed(f"Linux {release} is too old for it: {oldest} or newer is needed")
+        raise Failed(f"Linux {release} is too old for it: {oldest} or newer is needed", KERNEL_TOO_OLD)
     began = time.monotonic()
     # What goes wrong here is told by Failed; an operator has no use for a log of the attempt.
     quiet, logger.disabled = logger.disabled, True
@@ -215,7 +219,8 @@ def _make(count: int) -> None:
             made.append(Reactor())
     except OSError as error:
         have = f"{len(made)} of {count} rings can be had: " if made else ""
-        raise Failed(have + explain(error)) from error
+        word, text = cause(error)
+        raise Failed(have + text, word) from error
     finally:
         for reactor in made:
             reactor.close()
@@ -225,7 +230,8 @@ def _run(release: str, began: float) -> float:
     try:
         loop = RingLoop()
     except OSError as error:
-        raise Failed(explain(error)) from error
+        word, text = cause(error)
+        raise Failed(text, word) from error
     step = "set-up"
     try:
         trial = _Trial(loop, release)

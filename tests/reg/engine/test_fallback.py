@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from relay.engines import choice
 from relay.engines.choice import choose
 from relay.engines.ring import explain, selftest
 from relay.engines.ring.engine import RingEngine
@@ -47,11 +49,14 @@ def ring_or_skip() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "words"),
-    [(errno.EPERM, "seccomp profile refuses it"), (errno.ENOSYS, "this kernel has no io_uring, or a seccomp profile")],
+    ("number", "words", "word"),
+    [
+        (errno.EPERM, "seccomp profile refuses it", "seccomp"),
+        (errno.ENOSYS, "this kernel has no io_uring, or a seccomp profile", "not_in_kernel"),
+    ],
 )
 def test_where_io_uring_is_refused_auto_runs_stream_and_says_why(
-    tmp_path: Path, echo: Echo, number: int, words: str
+    tmp_path: Path, echo: Echo, number: int, words: str, word: str
 ) -> None:
     toml = 'engine = "auto"\n' + settings(listener(echo.address))
     with Relay(tmp_path, toml, wrapper=[*REFUSED, str(number)]) as relay:
@@ -61,9 +66,36 @@ def test_where_io_uring_is_refused_auto_runs_stream_and_says_why(
         for said in (starting, status):
             assert said["engine"] == "stream"
             assert words in said["engine_reason"]
-        engine = relay.metrics().labels("relay_engine_info")
-        assert engine["engine"] == "stream"
-        assert words in engine["reason"]
+        # A label for people would be another series after each update of the kernel, or with each measured time.
+        assert relay.metrics().labels("relay_engine_info") == {"engine": "stream", "reason": word}
+
+
+def test_why_it_is_this_engine_is_one_of_the_documented_words(tmp_path: Path, echo: Echo, engine: str) -> None:
+    with Relay(tmp_path, f'engine = "{engine}"\n' + settings(listener(echo.address))) as relay:
+        assert relay.metrics().labels("relay_engine_info") == {
+            "engine": engine,
+            "reason": {"ring": "self_test_passed", "stream": "as_set"}[engine],
+        }
+    words = {choice.AS_SET, choice.SELF_TEST_PASSED, explain.KERNEL_TOO_OLD, explain.NOT_IN_KERNEL, explain.SYSCTL}
+    words |= {explain.SECCOMP, explain.MEMLOCK, explain.SELF_TEST_FAILED, explain.OTHER}
+    table = (ROOT / "docs/metrics.md").read_text().partition("| reason |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == words
+
+
+@pytest.mark.parametrize(
+    ("number", "word"),
+    [
+        (errno.ENOSYS, "not_in_kernel"),
+        (errno.EINVAL, "not_in_kernel"),
+        (errno.EOPNOTSUPP, "not_in_kernel"),
+        (errno.EACCES, "seccomp"),
+        (errno.ENOMEM, "memlock"),
+        (errno.EMFILE, "other"),
+    ],
+)
+def test_every_error_has_its_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, word: str) -> None:
+    monkeypatch.setattr(explain, "DISABLED", tmp_path / "none")
+    assert explain.cause(OSError(number, "io_uring_setup")).word == word
 
 
 def test_check_says_which_engine_and_why(tmp_path: Path, echo: Echo) -> None:
@@ -110,8 +142,11 @@ def test_too_little_lockable_memory_is_named(tmp_path: Path, echo: Echo) -> None
 
 
 def test_an_old_kernel_is_named() -> None:
-    with pytest.raises(selftest.Failed, match=r"Linux 5\.15\.0-91-generic is too old for it: 6\.1 or newer is needed"):
+    with pytest.raises(
+        selftest.Failed, match=r"Linux 5\.15\.0-91-generic is too old for it: 6\.1 or newer is needed"
+    ) as failed:
         selftest.run("5.15.0-91-generic")
+    assert failed.value.word == "kernel_too_old"
 
 
 @pytest.mark.parametrize(("level", "words"), [("2", "is 2; `sysctl"), ("1", "wants CAP_SYS_ADMIN or the group")])
@@ -119,7 +154,8 @@ def test_the_sysctl_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, le
     disabled = tmp_path / "io_uring_disabled"
     disabled.write_text(f"{level}\n")
     monkeypatch.setattr(explain, "DISABLED", disabled)
-    said = explain.explain(PermissionError(errno.EPERM, "Operation not permitted"))
+    word, said = explain.cause(PermissionError(errno.EPERM, "Operation not permitted"))
+    assert word == "sysctl"
     assert "kernel.io_uring_disabled" in said
     assert words in said
 
@@ -146,5 +182,6 @@ def test_a_ring_that_loses_bytes_does_not_pass_its_self_test(monkeypatch: pytest
     """A defect that a kernel might have: the rest of a send that fell short is gone."""
     ring_or_skip()
     monkeypatch.setattr(RingEngine, "_on_send", lambda *_: None)
-    with pytest.raises(selftest.Failed, match=r"self-test, short send: "):
+    with pytest.raises(selftest.Failed, match=r"self-test, short send: ") as failed:
         selftest.run("6.18.0")
+    assert failed.value.word == "self_test_failed"
