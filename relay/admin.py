@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client import CollectorRegistry
 
+from relay.exposition import expose
 from relay.plan import StartError
 from relay.status import Status
 
@@ -55,8 +55,10 @@ def health_app(status: Status) -> web.Application:
 def admin_app(status: Status, registry: CollectorRegistry, orders: Orders) -> web.Application:
     """Everything that one may ask, and order."""
 
-    async def metrics(_request: web.Request) -> web.StreamResponse:
-        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    async def metrics(request: web.Request) -> web.StreamResponse:
+        # A header may come in several lines, which are one list (RFC 9110, section 5.3).
+        body, media_type = expose(registry, ",".join(request.headers.getall("Accept", [])))
+        return web.Response(body=body, headers={"Content-Type": media_type, "Vary": "Accept"})
 
     async def show(_request: web.Request) -> web.StreamResponse:
         return web.json_response(status.snapshot())

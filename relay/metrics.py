@@ -74,11 +74,39 @@ class RelayCollector(Collector):
                 "Seconds until the last connection has been told to close; 0 while there is no drain.",
                 value=drain.state.left(time.monotonic()),
             )
+        yield from self._limits()
+
+    def _limits(self) -> Iterable[Metric]:
+        """How much there may be of what has a limit; those that are off are left out."""
+        plan = self._plan
         yield GaugeMetricFamily(
             "relay_connections_limit",
             "Connections that this instance takes at most.",
-            value=self._plan.limits.instance,
+            value=plan.limits.instance,
         )
+        own = GaugeMetricFamily(
+            "relay_listener_connections_limit", "Connections that the listener takes at most.", labels=["listener"]
+        )
+        for bound in plan.listeners:
+            if bound.max_connections:
+                own.add_metric([bound.name], bound.max_connections)
+        yield own
+        if plan.settings.dial.rate:
+            yield GaugeMetricFamily(
+                "relay_dial_queue_limit",
+                "Connections that may wait for dial.rate.",
+                value=plan.settings.dial.queue,
+            )
+        for kind, used, most in (
+            ("listener", len(plan.listener_numbers), plan.layout.listeners),
+            ("upstream", len(plan.upstream_numbers), plan.layout.upstreams),
+        ):
+            yield GaugeMetricFamily(
+                f"relay_{kind}_slots_in_use", f"Places for {kind}s that are taken, by former ones too.", value=used
+            )
+            yield GaugeMetricFamily(
+                f"relay_{kind}_slots_limit", f"How many {kind}s there may be until a restart.", value=most
+            )
 
     def _listeners(self, totals: Sequence[int]) -> Iterable[Metric]:
         layout = self._plan.layout

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 import relay
 from relay import servicelog
@@ -41,6 +41,7 @@ from relay.settings import Settings
 from relay.status import Status
 from relay.systemd.notify import Look, Notifier, Reporter
 from relay.watch import UpstreamWatch
+from relay.worker_metrics import WorkerCollector
 
 END_GRACE = 5.0  # seconds that workers get to end after they were told to, before they are killed
 
@@ -89,6 +90,8 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         registry = CollectorRegistry()
         registry.register(RelayCollector(self._plan, self._pool, self._status, self._watch))
+        registry.register(WorkerCollector(self._plan, self._pool))
+        ProcessCollector(registry=registry)  # of this process
         servers = []
         if "admin" in self._http_sockets:
             app = admin_app(self._status, registry, Orders(self.drain, self._drain.undrain, self.reload))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import signal
 from contextlib import ExitStack
 
 import pytest
+from prometheus_client.core import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
+from prometheus_client.parser import text_string_to_metric_families
 
 import relay
 from tests.clients import TIMEOUT, connect, echoes, exchange
@@ -173,6 +177,34 @@ def test_metrics(echo: Echo, start: Start, engine: str) -> None:
         assert metrics.value("relay_loop_lag_seconds", worker=worker) < TIMEOUT
     histograms = {name for name, kind in metrics.types.items() if kind == "histogram"}
     assert histograms == {"relay_connect_seconds", "relay_connection_seconds"}
+
+
+def scrape(running: Relay, accept: str | None) -> tuple[str, str]:
+    """Content type and body of /metrics."""
+    connection = http.client.HTTPConnection(*running.address("admin"), timeout=TIMEOUT)
+    try:
+        connection.request("GET", "/metrics", headers={} if accept is None else {"Accept": accept})
+        answer = connection.getresponse()
+        assert answer.status == 200
+        return answer.headers["Content-Type"], answer.read().decode()
+    finally:
+        connection.close()
+
+
+def test_metrics_come_in_the_format_that_is_asked_for(running: Relay) -> None:
+    for accept in (None, "*/*", "text/plain;version=0.0.4", "application/openmetrics-text;version=abc"):
+        content_type, text = scrape(running, accept)
+        assert content_type == "text/plain; version=0.0.4; charset=utf-8"
+        plain = {sample for family in text_string_to_metric_families(text) for sample in names(family)}
+    content_type, text = scrape(running, "application/openmetrics-text;version=1.0.0")
+    assert content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores"
+    assert text.endswith("# EOF\n")
+    # The stricter parser of the stricter format takes it, and finds the same.
+    assert {name for family in openmetrics_families(text) for name in names(family)} == plain
+
+
+def names(family: Metric) -> set[str]:
+    return {sample.name for sample in family.samples}
 
 
 def test_a_relay_is_not_ready_before_its_workers_are(running: Relay) -> None:
