@@ -72,6 +72,7 @@ class Frontend:
     perform: Callable[[Connection, Action], None]  # the engine's, for answers that come late
     ledger: Ledger
     clock: Callable[[], float]  # monotonic seconds
+    dial_timeout: float = 0.0  # seconds for all dials of one connection together; 0: no limit
     ages: Callable[[], float] | None = None  # seconds that a connection may live; None: for ever
 
 
@@ -216,10 +217,11 @@ TRANSITIONS: dict[tuple[State, Event | Found], tuple[State, Step | Action, Outco
     (_ROUTING, Found.UNRESOLVED): (_RESOLVING, steps.wait, None),
     (_ROUTING, Found.EXHAUSTED): (_CLOSED, RESET_BOTH, None),  # the last failure is its outcome
     (_RESOLVING, Found.RESOLVED): (_ROUTING, steps.route, None),
+    (_ROUTING, Found.ANOTHER): (_DIALING, steps.redial, None),
     (_DIALING, Found.QUEUED): (_QUEUED, steps.queue, None),
-    (_DIALING, Found.EXHAUSTED): (_CLOSED, RESET_BOTH, None),  # no turn for it; which way, is its outcome
-    (_DIALING, Found.NO_PORT): (_ROUTING, steps.route, None),
-    (_QUEUED, Found.TURN): (_DIALING, steps.begin, None),
+    (_DIALING, Found.EXHAUSTED): (_CLOSED, RESET_BOTH, None),  # no turn for it, or too late; its outcome says which
+    (_DIALING, Found.NO_PORT): (_ROUTING, steps.next_target, None),
+    (_QUEUED, Found.TURN): (_DIALING, steps.take_turn, None),
     (_DIALING, Event.CONNECTED): (_PUMPING, steps.pump, None),
     (_DIALING, Event.DIAL_FAILED): (_ROUTING, steps.try_next, None),  # the errno says which outcome
     (_DIALING, Event.DIAL_TIMEOUT): (_ROUTING, steps.try_next, Outcome.DIAL_TIMEOUT),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from relay.core.balance import Backend
@@ -43,6 +44,19 @@ class Target(Backend):
     usable: tuple[int, ...] = ()  # sources of the address's family
     in_use: list[int] = field(default_factory=list)  # this worker's connections, and dials under way
     full_until: list[float] = field(default_factory=list)  # monotonic seconds: the kernel had no port left then
+
+
+class Attempts(list[Target]):
+    """The targets that a connection has still to try after its first dial has failed, the next one last.
+
+    `until` is the end of dial.timeout for this connection, in monotonic seconds.
+    """
+
+    __slots__ = ("until",)
+
+    def __init__(self, targets: Iterable[Target], until: float) -> None:
+        super().__init__(targets)
+        self.until = until
 
 
 def literal(host: str, port: int) -> Address | None:

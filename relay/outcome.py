@@ -42,7 +42,8 @@ class Outcome(enum.Enum):
     DIAL_QUEUE_TIMEOUT = ("dial_queue_timeout", "sQ")  # its turn would come later than in dial.queue_timeout
     RESOLVE_FAILED = ("resolve_failed", "SC")  # no address for the upstream's name
     DIAL_REFUSED = ("dial_refused", "SC")  # the last address tried answered with a reset
-    DIAL_TIMEOUT = ("dial_timeout", "sC")  # the last address tried did not answer in dial.connect_timeout
+    # The last address tried did not answer in dial.connect_timeout, or dial.timeout was over with addresses left.
+    DIAL_TIMEOUT = ("dial_timeout", "sC")
     DIAL_FAILED = ("dial_failed", "SC")  # any other error of connect(2): unreachable, denied, ...
     NO_RESOURCES = ("no_resources", "RC")  # no descriptor or memory for the upstream side
     NO_SOURCE_PORT = ("no_source_port", "RC")  # every local port towards the upstream is in use, or nearly

@@ -138,6 +138,7 @@ class Plan:
             access_deny=settings.access.deny,
             client_hello_timeout=settings.timeouts.client_hello,
             connect_timeout=settings.dial.connect_timeout,
+            dial_timeout=settings.dial.timeout,
             source_addresses=settings.dial.source_addresses,
             source_ports=self.source_ports,
             eject_after=settings.health_check.fall,

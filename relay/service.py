@@ -70,7 +70,7 @@ class Service:
         self._ledger = Ledger(block, table.layout, self._clock, self.access_log)
         self._sources = Sources(spec.source_addresses, spec.source_ports, table.layout, table.blocks, spec.index)
         self._balance = Balance(spec.eject_after, spec.eject_seconds)
-        self.upstreams = Upstreams(self._balance, self._sources, spec.connect_timeout, report)
+        self.upstreams = Upstreams(self._balance, self._sources, _first_timeout(spec), report)
         self._pacer: Pacer[connection.Connection] | None = None
         self._doors: dict[str, _Door] = {}  # by address
         self.ages: Callable[[], float] | None = None  # seconds that a connection may live
@@ -90,7 +90,7 @@ class Service:
         logging.getLogger().setLevel(logging.DEBUG if spec.debug else logging.WARNING)
         self.engine.configure(spec.timeouts, spec.tcp)
         self._balance.configure(spec.eject_after, spec.eject_seconds)
-        self.upstreams.configure(spec.connect_timeout)
+        self.upstreams.configure(_first_timeout(spec))
         self.ages = _ages(spec.max_age, spec.max_age_jitter) if spec.max_age else None
         buckets = self._rates.rates(alone=spec.limits.workers == 1, plan=spec.rates)
         admission, pacer = self._admission(spec, buckets), self._paced(spec, buckets)
@@ -132,6 +132,7 @@ class Service:
             perform=self.engine.perform,
             ledger=self._ledger,
             clock=self._clock,
+            dial_timeout=self._spec.dial_timeout,
             ages=self.ages,
         )
 
@@ -169,6 +170,11 @@ class _Door:
 
     def __call__(self, client: Address) -> tuple[connection.Connection, Action]:
         return connection.accept(self.frontend, client)
+
+
+def _first_timeout(spec: WorkerSpec) -> float:
+    """Seconds for a connection's first dial; later ones are cut to what is left of `dial_timeout`."""
+    return min(spec.connect_timeout, spec.dial_timeout) if spec.dial_timeout else spec.connect_timeout
 
 
 def _ages(longest: float, jitter: float) -> Callable[[], float]:

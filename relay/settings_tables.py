@@ -86,6 +86,11 @@ class DialSettings(Section):
         allow_inf_nan=False,
         description="seconds that each upstream address has to answer a connect",
     )
+    timeout: Duration = Field(
+        default=15.0,
+        description="seconds that one connection may spend on connecting, all upstream addresses together, from its "
+        "first connect on; waits for dial.rate between two connects count, the wait before the first does not; 0 = off",
+    )
     rate: PerSecond = Field(
         default=0.0,
         description="connects per second, whole instance, a tenth of a second's worth at once after a pause; further "

@@ -45,7 +45,8 @@ class WorkerSpec:
     access_allow: tuple[str, ...]
     access_deny: tuple[str, ...]
     client_hello_timeout: float
-    connect_timeout: float
+    connect_timeout: float  # of each dial
+    dial_timeout: float  # of all of one connection's dials together; 0: no limit
     source_addresses: tuple[str, ...]
     source_ports: int  # that the kernel has for each pair of source and upstream address
     eject_after: int  # failed dials in a row

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from relay.admit import REFUSAL_OUTCOMES
 from relay.core import client_hello, proxy_header
 from relay.core.limits import Lease
-from relay.dial import DIAL_OUTCOMES, OWN_FAULTS
-from relay.engines.contract import Action, Address, Close, Event, Pump, Refuse, Wait
+from relay.dial import DIAL_OUTCOMES, OWN_FAULTS, Attempts
+from relay.engines.contract import NEVER, Action, Address, Close, Dial, Event, Pump, Refuse, Wait
 from relay.outcome import Outcome
 from relay.sniff import Gate
 
@@ -35,6 +35,7 @@ class Found(enum.Enum):
     REFUSED = "refused"
     READ = "read"  # all that is asked for of what the client says first, and it is let through
     ADDRESS = "address"  # there is one to dial
+    ANOTHER = "another"  # a dial failed, and there is another one to dial
     UNRESOLVED = "unresolved"  # it is not known yet what there is to dial
     RESOLVED = "resolved"
     EXHAUSTED = "exhausted"  # every address was tried, or there is none, or no turn for it
@@ -46,6 +47,7 @@ class Found(enum.Enum):
 # Read from the class once: on Python 3.11 each look at an enumeration's member goes through its metaclass.
 _REFUSED, _READ, _ADDRESS, _UNRESOLVED = Found.REFUSED, Found.READ, Found.ADDRESS, Found.UNRESOLVED
 _RESOLVED, _EXHAUSTED, _QUEUED, _NO_PORT = Found.RESOLVED, Found.EXHAUSTED, Found.QUEUED, Found.NO_PORT
+_ANOTHER = Found.ANOTHER
 
 # The same for every connection.
 WAIT, PUMP, REFUSE = Wait(), Pump(), Refuse()
@@ -53,6 +55,8 @@ WAIT, PUMP, REFUSE = Wait(), Pump(), Refuse()
 # complete; the client's own end is gone, and the upstream sees a reset; the other way round.
 CLOSE, RESET_BOTH = Close(), Close(True, True)
 RESET_UPSTREAM, RESET_CLIENT = Close(False, True), Close(True, False)
+
+LEAST_TIMEOUT = 0.001  # seconds of a dial that begins at the very end of dial.timeout
 
 Step = Callable[["Connection", Any, Outcome | None], Action | Found]
 
@@ -139,6 +143,15 @@ def route(connection: Connection, _value: object, _outcome: Outcome | None) -> F
     return _EXHAUSTED
 
 
+def next_target(connection: Connection, _value: object, _outcome: Outcome | None) -> Found:
+    """The next address to dial after one that failed, or that no source address has a port left for."""
+    targets = connection.targets
+    if not targets:
+        return _EXHAUSTED
+    connection.target = targets.pop()
+    return _ANOTHER if type(targets) is Attempts else _ADDRESS
+
+
 def wait(connection: Connection, _value: object, _outcome: Outcome | None) -> Action:
     """The upstream's addresses are not known yet."""
     connection.frontend.route.wait(partial(late, connection, _RESOLVED))
@@ -189,8 +202,31 @@ def begin(connection: Connection, _value: object, _outcome: Outcome | None) -> A
     return target.dials[source]
 
 
+def redial(connection: Connection, _value: object, _outcome: Outcome | None) -> Action | Found:
+    """Connect to the next target, when it is its turn, in what is left of dial.timeout."""
+    return _shortened(connection, dial(connection, None, None))
+
+
+def take_turn(connection: Connection, _value: object, _outcome: Outcome | None) -> Action | Found:
+    """Connect to the target after a wait for dial.rate, unless dial.timeout has ended meanwhile."""
+    targets = connection.targets
+    if type(targets) is Attempts and connection.frontend.clock() >= targets.until:
+        connection.failure = Outcome.DIAL_TIMEOUT
+        return _EXHAUSTED
+    return _shortened(connection, begin(connection, None, None))
+
+
+def _shortened(connection: Connection, action: Action | Found) -> Action | Found:
+    """The dial with its timeout cut to what is left of dial.timeout; everything else as it is."""
+    targets = connection.targets
+    if type(action) is not Dial or type(targets) is not Attempts:
+        return action
+    left = targets.until - connection.dialed
+    return action._replace(timeout=max(left, LEAST_TIMEOUT)) if left < action.timeout else action
+
+
 def try_next(connection: Connection, value: object, outcome: Outcome | None) -> Found:
-    """A dial failed: remember how, try the next address."""
+    """A dial failed: remember how, try the next address, unless dial.timeout has ended."""
     if outcome is None:
         outcome = DIAL_OUTCOMES.get(value if isinstance(value, int) else errno.EIO, Outcome.DIAL_FAILED)
     connection.failure, connection.error = outcome, value
@@ -210,7 +246,19 @@ def try_next(connection: Connection, value: object, outcome: Outcome | None) -> 
         frontend.balance.failed(target, now)
         if not connection.targets:
             frontend.route.failing(now)
-    return route(connection, None, None)
+    targets = connection.targets
+    if not targets:
+        return _EXHAUSTED
+    if type(targets) is not Attempts:
+        # The first failure. Connections whose first dial succeeds, nearly all, neither keep nor compare a time.
+        until = connection.dialed + frontend.dial_timeout if frontend.dial_timeout else NEVER
+        targets = connection.targets = Attempts(targets, until)
+    if now >= targets.until:
+        connection.failure = Outcome.DIAL_TIMEOUT
+        targets.clear()
+        frontend.route.failing(now)
+        return _EXHAUSTED
+    return next_target(connection, None, None)
 
 
 def pump(connection: Connection, value: Address | None, _outcome: Outcome | None) -> Action:

@@ -82,7 +82,7 @@ class Upstreams:
             self.balance.set_up(target, True)
 
     def failing(self, hosts: Sequence[str], now: float) -> None:
-        """Every address of these hosts was tried, and none could be connected to."""
+        """A connection could connect to none of these hosts' addresses that it tried."""
         if now - self._asked >= ASK:
             self._asked = now
             self._report(list(hosts))
@@ -164,5 +164,5 @@ class Route:
             done()
 
     def failing(self, now: float) -> None:
-        """A connection has tried every target in vain."""
+        """A connection has tried all of its targets in vain, or for the whole of dial.timeout."""
         self._upstreams.failing(self.hosts, now)

@@ -11,8 +11,10 @@ others stay away for up to `eject` seconds more, since an address that does not 
 their dial timeouts. A trial that fails ejects at once, a success clears everything. So does the news that the active
 checks found the address up again.
 
-Unusable addresses come last, but they do come: a connection is tried rather than refused on hearsay. Addresses of both
-families compete; one that this machine has no way to fails, and is ejected like any other.
+Unusable addresses come last, but LAST_RESORTS of them do come: a connection is tried rather than refused on hearsay,
+and does not wait for the dial timeout of each of many addresses that swallow SYNs. Which of them come changes with each
+failure, so that every one is tried by some connection. Addresses of both families compete; one that this machine has no
+way to fails, and is ejected like any other.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+
+LAST_RESORTS = 2  # unusable addresses that one connection tries
 
 _ACTIVE, _TURN, _FAILED_AT = attrgetter("active"), attrgetter("turn"), attrgetter("failed_at")
 
@@ -54,11 +58,11 @@ class Balance:
         self._eject = eject
 
     def order(self, backends: Sequence[Backend], now: float) -> list[Backend]:
-        """All of them, in the order in which a new connection tries them; a list of the caller's own.
+        """Those that a new connection tries, in this order; a list of the caller's own.
 
         First the usable ones, fewest connections first and, among equals, the one whose last dial is longest ago;
         those never dialled as they were given, so workers that give them in different orders do not all begin with the
-        same one. Then the unusable ones, the least recently failed first.
+        same one. Then LAST_RESORTS of the unusable ones, the least recently failed first.
         """
         if len(backends) == 1:
             return [backends[0]]
@@ -69,7 +73,7 @@ class Balance:
         if len(usable) < len(row):
             rest = [backend for backend in row if not backend.up or backend.ejected_until > now]
             rest.sort(key=_FAILED_AT)
-            usable += rest
+            usable += rest[:LAST_RESORTS]
         return usable
 
     def dialing(self, backend: Backend, now: float) -> None:

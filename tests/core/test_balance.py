@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from relay.core.balance import Backend, Balance
+from relay.core.balance import LAST_RESORTS, Backend, Balance
 
 EJECT = 10.0  # seconds
 NUMBERS = st.integers(0, 4)  # of a backend, counted round and round
@@ -115,14 +115,15 @@ class Machine(RuleBasedStateMachine):
     def order_is_as_the_model_says(self) -> None:
         assert all(b.active == seen.dials + seen.connections for b, seen in self.seen.items())
         order = self.balance.order(self.backends, self.now)
-        assert Counter(order) == Counter(self.backends), "every backend exactly once"
+        unusable = [backend for backend, seen in self.seen.items() if not seen.usable(self.now)]
+        assert len(set(order)) == len(order) == len(self.backends) - max(0, len(unusable) - LAST_RESORTS)
 
         def rank(backend: Backend) -> tuple[bool, float, int, int]:
             seen = self.seen[backend]
             usable = seen.usable(self.now)
             return not usable, 0.0 if usable else seen.failed, backend.active, seen.last_dial
 
-        assert order == sorted(self.backends, key=rank)
+        assert order == sorted(self.backends, key=rank)[: len(order)]
 
 
 TestMachine = Machine.TestCase
@@ -265,9 +266,24 @@ def test_of_the_unusable_ones_the_least_recently_failed_comes_first() -> None:
     balance, row = Balance(1, EJECT), backends(3)
     for now, backend in enumerate((row[1], row[2], row[0]), start=1):
         eject(balance, backend, float(now))
-    assert balance.order(row, 4.0) == [row[1], row[2], row[0]]
+    assert balance.order(row, 4.0) == [row[1], row[2]]
     fail(balance, row[1], 4.0)
-    assert balance.order(row, 4.0) == [row[2], row[0], row[1]]
+    assert balance.order(row, 4.0) == [row[2], row[0]]
+
+
+@pytest.mark.parametrize("usable", [0, 1, 5])
+def test_of_many_unusable_ones_a_connection_tries_two_and_the_next_connection_others(usable: int) -> None:
+    balance, row = Balance(1, EJECT), backends(20 + usable)
+    for backend in row[usable:]:
+        balance.set_up(backend, False)
+    tried: Counter[Backend] = Counter()
+    for moment in range(10):
+        order = balance.order(row, 1.0 + moment)
+        assert [backend.up for backend in order] == [True] * usable + [False] * LAST_RESORTS
+        for backend in order[usable:]:
+            fail(balance, backend, 1.0 + moment)
+            tried[backend] += 1
+    assert tried == dict.fromkeys(row[usable:], 1), "every one is tried by somebody"
 
 
 def test_without_a_time_nothing_is_ejected() -> None:

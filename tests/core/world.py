@@ -91,6 +91,7 @@ class World:
         rates: RatePlan | None = None,
         sources: tuple[str, ...] = (),
         ports: int = 1000,
+        dial_timeout: float = 0.0,
     ) -> None:
         self.last: dict[Connection, Action] = {}
         self.ended: list[tuple[Connection, Outcome]] = []
@@ -100,9 +101,10 @@ class World:
         cells = [0] * plan.count_cells
         self.limits = Limits(plan, 0, cells, [0] * plan.source_cells, [0] * plan.source_cells, lambda: None)
         ticks = count(1)
+        self.late = 0.0  # seconds that a test has let pass
 
         def clock() -> float:
-            return next(ticks) / 1000
+            return next(ticks) / 1000 + self.late
 
         self.reported: list[list[str]] = []
         self.sources = Sources(sources, ports, self.layout, [self.block], 0)
@@ -128,6 +130,7 @@ class World:
             perform=self.perform,
             ledger=Ledger(self.block, self.layout, clock, self.log),
             clock=clock,
+            dial_timeout=dial_timeout,
         )
 
     def answer(self, *addresses: str) -> None:

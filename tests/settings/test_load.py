@@ -37,6 +37,7 @@ def test_the_defaults_are_the_documented_ones(load_text: Load) -> None:
         "access": {"allow": (), "deny": ()},
         "dial": {
             "connect_timeout": 5.0,
+            "timeout": 15.0,
             "rate": 0.0,
             "queue": 1000,
             "queue_timeout": 10.0,

@@ -65,6 +65,7 @@ VARIABLES: dict[str, st.SearchStrategy[str]] = {
     "RELAY_ACCESS__ALLOW": st.lists(NETWORKS, max_size=3).map(",".join),
     "RELAY_ACCESS__DENY": st.lists(NETWORKS, max_size=3).map(",".join),
     "RELAY_DIAL__CONNECT_TIMEOUT": st.floats(0, 3600, exclude_min=True).map(repr),
+    "RELAY_DIAL__TIMEOUT": DURATIONS.map(repr),
     "RELAY_DIAL__RATE": RATES.map(repr),
     "RELAY_DIAL__QUEUE": COUNTS.map(str),
     "RELAY_DIAL__QUEUE_TIMEOUT": DURATIONS.map(repr),

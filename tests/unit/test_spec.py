@@ -45,6 +45,7 @@ SPECS = st.builds(
     eject_seconds=SECONDS,
     client_hello_timeout=SECONDS,
     connect_timeout=SECONDS,
+    dial_timeout=SECONDS,
     timeouts=st.builds(Timeouts, SECONDS, SECONDS),
     max_age=SECONDS,
     max_age_jitter=SECONDS,

@@ -85,6 +85,32 @@ def test_dial_timeout(start: Start) -> None:
     assert line["seconds"] >= 0.3
 
 
+def test_dial_timeout_for_all_addresses_together(start: Start) -> None:
+    """Each of them alone would hold the client for half a minute."""
+    with unanswering() as one, unanswering() as two:
+        toml = settings(listener(one, two), tables="[dial]\nconnect_timeout = 30.0\ntimeout = 0.4\n")
+        relay = start(toml)
+        with connect(relay.address()) as client:
+            assert was_reset(client)
+        line = ended(relay, "dial_timeout", "sC")
+    assert 0.4 <= line["seconds"] < 30
+
+
+def test_dial_timeout_with_addresses_left(start: Start) -> None:
+    with unanswering() as one, unanswering() as two, unanswering() as three:
+        tables = "[dial]\nconnect_timeout = 0.3\ntimeout = 0.5\n"
+        relay = start(settings(listener(one, two, three), tables=tables))
+        with connect(relay.address()) as client:
+            assert was_reset(client)
+        line = ended(relay, "dial_timeout", "sC")
+        assert line["seconds"] >= 0.5
+        # Connection by connection all of them get their turn.
+        for _ in range(2):
+            with connect(relay.address()) as client:
+                assert was_reset(client)
+        assert len({line["address"] for line in relay.access(3)}) == 3
+
+
 def test_dial_failed(start: Start) -> None:
     # Loopback's own broadcast address: nobody can be connected to there.
     with socket.socket() as sock, pytest.raises(OSError) as failure:
