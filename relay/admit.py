@@ -10,13 +10,11 @@ import hashlib
 import socket
 from functools import lru_cache
 
-from relay.core.access import AccessList
+from relay.core.access import MAPPED, AccessList
 from relay.core.limits import Lease, Limits, Refusal
 from relay.core.rates import Rates
 from relay.engines.contract import Address
 from relay.outcome import Outcome
-
-MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96, RFC 4291 section 2.5.5.2
 
 
 class Denied(enum.Enum):
@@ -67,9 +65,14 @@ def pack(host: str) -> bytes:
     An IPv4 address written as IPv6 is what it is: on a socket for both families, or in a PROXY header, all of them
     would be one source.
     """
+    address = _as_it_came(host)
+    return address[12:] if address.startswith(MAPPED) else address
+
+
+def _as_it_came(host: str) -> bytes:
+    """The same, and an IPv4 address written as IPv6 stays so: access lists tell them apart."""
     if ":" in host:
-        packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
-        return packed[12:] if packed.startswith(MAPPED) else packed
+        return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
     return socket.inet_pton(socket.AF_INET, host)
 
 
@@ -98,7 +101,7 @@ class Admission:
 
     def admit(self, listener: int, client: Address) -> Lease | Refusal | Denied:
         """A lease for a connection of listener number `listener` from `client`, or what is in the way."""
-        if self._access is not None and not self._access.allows(pack(client[0])):
+        if self._access is not None and not self._access.allows(_as_it_came(client[0])):
             return Denied.ACCESS
         source = self._source_hash.cached(client[0]) if self._source_hash is not None else 0
         rates = self._rates

@@ -72,7 +72,9 @@ class AccessSettings(Section):
         "empty = everybody",
     )
     deny: Annotated[tuple[Network, ...], Listed] = Field(
-        default=(), description="networks that are not let in, also where allow has them; empty = none"
+        default=(),
+        description="networks that are not let in, also where allow has them; an address ::ffff:a.b.c.d is named by "
+        "networks of IPv4 and of IPv6, here as in allow; empty = none",
     )
 
 

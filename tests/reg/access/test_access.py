@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.clients import connect, crowd, exchange, refused
+from tests.clients import connect, crowd, exchange, receive, refused
 from tests.harness import Start
 from tests.relay_toml import listener, settings
 from tests.upstreams import Echo
@@ -66,3 +66,18 @@ def test_who_is_refused_has_no_place(echo: Echo, start: Start) -> None:
     with crowd(relay.address(), 3, ["127.0.0.1"]) as clients:
         assert len(clients.served) == 3
     relay.wait_active(0)
+
+
+def test_a_network_of_all_ipv6_addresses_denies_ipv4_mapped_ones(echo: Echo, start: Start) -> None:
+    """Those are what a PROXY header of IPv6, or a socket for both families, says of IPv4 clients."""
+    one = listener(echo.address, more='proxy_protocol = "accept"')
+    relay = start(settings(one, tables=access([], ["::/0"])))
+    for source, served in (("TCP6 ::ffff:192.0.2.1 ::1", False), ("TCP4 192.0.2.1 127.0.0.1", True)):
+        with connect(relay.address()) as client:
+            client.sendall(f"PROXY {source} 50000 8883\r\nping".encode())
+            if served:
+                assert receive(client, 4) == b"ping"
+            else:
+                with pytest.raises(ConnectionResetError):
+                    client.recv(1)
+    relay.wait_outcomes({"refused_access": 1, "ok": 1})
