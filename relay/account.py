@@ -11,12 +11,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from relay.access_log import Record
-from relay.core import counters
+from relay.core import counters, failed_dials
 from relay.core.counters import CONNECT_BUCKETS, DURATION_BUCKETS, Layout
 from relay.core.limit_table import Cells
-from relay.outcome import Outcome
+from relay.engines.contract import Address
+from relay.outcome import DIAL_FAILURES, Outcome
 
 NANO = 1_000_000_000
+FAILED = 1024  # addresses whose counters are found at once
 
 
 class Ledger:
@@ -33,6 +35,8 @@ class Ledger:
         self._accepted = [layout.listener(i) + counters.ACCEPTED for i in range(layout.listeners)]
         self._cells = [_ListenerCells.of(layout, i) for i in range(layout.listeners)]
         self._upstreams = [layout.upstream(i) for i in range(layout.upstreams)]
+        self._layout = layout
+        self._failed: dict[tuple[int, Address], int] = {}  # where failed dials are counted
         self._clock = clock
         self._log = log
 
@@ -43,6 +47,17 @@ class Ledger:
         block, start = self._block, self._upstreams[upstream]
         block[start] += int(seconds * NANO)
         block[start + 1 + bisect_left(CONNECT_BUCKETS, seconds)] += 1
+
+    def dial_failed(self, upstream: int, address: Address, outcome: Outcome) -> None:
+        """An attempt to connect to that address of the upstream has failed, by one of `DIAL_FAILURES`."""
+        cell = self._failed.get((upstream, address))
+        if cell is None:
+            if len(self._failed) >= FAILED:
+                self._failed.clear()
+            key = failed_dials.key(address[0], address[1])
+            cell = failed_dials.claim(self._block, self._layout.failed(upstream), key)
+            self._failed[upstream, address] = cell
+        self._block[cell + DIAL_FAILURES.index(outcome)] += 1
 
     def moved(self, listener: int, up: int, down: int) -> None:
         block, cells = self._block, self._cells[listener]

@@ -18,7 +18,7 @@ import relay
 from relay.core import counters
 from relay.core.counters import CONNECT_BUCKETS, DURATION_BUCKETS, OUTCOME
 from relay.core.drain import Phase
-from relay.outcome import OUTCOMES
+from relay.outcome import DIAL_FAILURES, OUTCOMES
 from relay.plan import Plan
 from relay.pool import Pool
 from relay.status import NANO, Status
@@ -143,6 +143,15 @@ class RelayCollector(Collector):
             cells = totals[start + 1 :][: len(CONNECT_BUCKETS) + 1]
             family.add_metric([name], _histogram(CONNECT_BUCKETS, cells), totals[start] / NANO)
         yield family
+        failed = CounterMetricFamily(
+            "relay_dials_failed",
+            "Attempts to connect that failed, by address; a connection may make several.",
+            labels=["upstream", "address", "outcome"],
+        )
+        for (index, address), counts in self._status.failed_dials().items():
+            for outcome, count in zip(DIAL_FAILURES, counts, strict=True):
+                failed.add_metric([self._plan.upstreams[index], address, outcome.label], count)
+        yield failed
         up = GaugeMetricFamily(
             "relay_upstream_up", "1 while an address of the upstream can be connected to, else 0.", labels=["upstream"]
         )

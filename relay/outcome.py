@@ -71,4 +71,7 @@ class Outcome(enum.Enum):
         self.early = state[1] == "R"
 
 
+# How a dial fails that is the upstream's fault: those that are counted by address.
+DIAL_FAILURES = (Outcome.DIAL_REFUSED, Outcome.DIAL_TIMEOUT, Outcome.DIAL_FAILED)
+
 OUTCOMES: tuple[Outcome, ...] = tuple(Outcome)

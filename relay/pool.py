@@ -18,7 +18,7 @@ from typing import Any
 
 from relay.binding import bind_again
 from relay.control import Apply, Channel, ChannelFull, Drain, Failing, Log, Message, Outbox, Ready, Stop
-from relay.core import counters
+from relay.core import counters, failed_dials
 from relay.core.limit_table import clear_column
 from relay.hangs import Hangs
 from relay.outcome import Outcome
@@ -53,6 +53,7 @@ class Pool:
         self._closing: Drain | None = None  # what is told to every worker while nothing is accepted
         self._version = 0  # of what a worker is told at its start
         self.retired = [0] * plan.layout.size  # counters of workers that are no more
+        self.retired_dials: failed_dials.Counts = {}  # those of theirs that failed, by address
         self.workers = [WorkerProcess(index) for index in range(plan.workers)]
         self._hangs = Hangs(plan, self.workers, self._kill, log)
         self.hung = self._hangs.hung
@@ -240,6 +241,7 @@ class Pool:
         worker.ready = False
         worker.unready_since = now
         block = plan.table.blocks[worker.index]
+        counters.fold_failed(plan.layout, block, self.retired_dials)
         lost = counters.fold(plan.layout, block, self.retired, Outcome.WORKER_DIED.index)
         clear_column(plan.limits, worker.index, plan.table.counts, plan.table.sources)
         worker.failures = worker.failures + 1 if now - worker.started < STEADY else 1

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import relay
-from relay.core import counters
+from relay.address import format_hostport
+from relay.core import counters, failed_dials
 from relay.core.counters import OUTCOME
 from relay.core.limit_table import total_held
 from relay.drain import Drainer
@@ -25,6 +26,7 @@ from relay.worker_process import WorkerProcess
 
 NANO = 1_000_000_000
 ANY_SOURCE = "any"  # the kernel's choice
+OTHER_ADDRESSES = "other"
 UNREADY_GRACE = 2.0  # seconds that a worker may be missing before the instance is called not ready
 
 
@@ -63,10 +65,14 @@ class Status:
         )
 
     def totals(self) -> list[int]:
-        """All workers' counters added up, those of dead ones included; gauges are not to be read from it."""
-        totals = list(self._pool.retired)
+        """All workers' counters added up, those of dead ones included; gauges are not to be read from it.
+
+        What stands behind the counters is not in it.
+        """
+        end = self._plan.layout.gauges
+        totals = self._pool.retired[:end]
         for block in self._plan.table.blocks:
-            for cell, value in enumerate(block):
+            for cell, value in enumerate(block[:end]):
                 totals[cell] += value
         totals[counters.LOG_DROPPED] += self._log_dropped()
         return totals
@@ -174,6 +180,28 @@ class Status:
     def queued(self) -> int:
         """Connections that wait for their turn to be dialled."""
         return sum(block[counters.QUEUED] for block in self._plan.table.blocks)
+
+    def failed_dials(self) -> dict[tuple[int, str], list[int]]:
+        """Dials of clients' connections that failed, by upstream number and address, each `DIAL_FAILURES`' count.
+
+        Every address that is dialled now is there, with zeros if none has failed; OTHER_ADDRESSES where an upstream had
+        too many to tell apart.
+        """
+        plan = self._plan
+        counts: failed_dials.Counts = {key: list(values) for key, values in self._pool.retired_dials.items()}
+        for number in range(len(plan.upstreams)):
+            for block in plan.table.blocks:
+                for key, more in failed_dials.counted(block, plan.layout.failed(number)):
+                    failed_dials.add(counts, number, key, more)
+        found = {
+            (number, address): [0] * failed_dials.KINDS
+            for number in plan.dialled
+            for address, _ in self._watch.state(number).addresses
+        }
+        for (number, key), values in counts.items():
+            address = failed_dials.address(key)
+            found[number, format_hostport(*address) if address is not None else OTHER_ADDRESSES] = values
+        return found
 
     def ports(self) -> list[tuple[str, int, int, int]]:
         """Source, upstream number, local ports in use and how many may be: for pairs of a source that is dialled from.

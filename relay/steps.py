@@ -244,6 +244,8 @@ def try_next(connection: Connection, value: object, outcome: Outcome | None) -> 
             connection.targets = []  # another address would need what there is none of
     else:
         frontend.balance.failed(target, now)
+        assert target.address is not None
+        frontend.ledger.dial_failed(target.upstream, target.address, outcome)
         if not connection.targets:
             frontend.route.failing(now)
     targets = connection.targets

@@ -4,8 +4,8 @@ Every worker has one block of 64-bit cells and is its only writer, so an increme
 the blocks whenever somebody asks, so the numbers are never older than the worker's last write and survive its death
 (`fold` keeps them, so that no counter ever goes back).
 
-A block holds gauges of the worker, then one section per listener, then one per upstream, and at the end gauges for each
-pair of upstream and source address.
+A block holds gauges of the worker, then one section per listener, then one per upstream, then gauges for each pair of
+upstream and source address, and at the end each upstream's failed dials by address (`failed_dials`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 
+from relay.core import failed_dials
 from relay.core.limit_table import Cells, Row
 
 # Upper bounds in seconds. Connects are to a private endpoint (about 1 ms) or time out after seconds; connections of
@@ -49,8 +50,9 @@ class Layout:
         self._listener_size = OUTCOME + outcomes + len(DURATION_BUCKETS) + 1
         self._upstream_size = 1 + len(CONNECT_BUCKETS) + 1
         self.sources = sources
-        self.gauges = HEADER + listeners * self._listener_size + upstreams * self._upstream_size  # those at the end
-        self.size = self.gauges + upstreams * sources
+        self.gauges = HEADER + listeners * self._listener_size + upstreams * self._upstream_size  # those behind
+        self._failed = self.gauges + upstreams * sources
+        self.size = self._failed + upstreams * failed_dials.SIZE
 
     def listener(self, index: int) -> int:
         """Where the section of listener number `index` begins."""
@@ -68,6 +70,10 @@ class Layout:
         """Where the local ports in use from that source address to that upstream are."""
         return self.gauges + upstream * self.sources + source
 
+    def failed(self, upstream: int) -> int:
+        """Where the section of that upstream's failed dials begins."""
+        return self._failed + upstream * failed_dials.SIZE
+
 
 def bucket(bounds: Sequence[float], seconds: float) -> int:
     """The number of the bucket that `seconds` falls in; a bound belongs to its bucket, as in Prometheus (`le`)."""
@@ -79,6 +85,13 @@ def unfinished(layout: Layout, block: Row, listener: int) -> int:
     start = layout.listener(listener)
     ended = sum(block[start + OUTCOME + i] for i in range(layout.outcomes))
     return block[start + ACCEPTED] - ended
+
+
+def fold_failed(layout: Layout, block: Row, counts: failed_dials.Counts) -> None:
+    """Add a dead worker's failed dials to `counts`; before `fold`, which empties its block."""
+    for upstream in range(layout.upstreams):
+        for key, more in failed_dials.counted(block, layout.failed(upstream)):
+            failed_dials.add(counts, upstream, key, more)
 
 
 def fold(layout: Layout, block: Cells, retired: Cells, lost: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.core import counters
+from relay.core import counters, failed_dials
 from relay.core.counters import CONNECT_BUCKETS, DURATION_BUCKETS, Layout, bucket, fold, unfinished
 
 LAYOUTS = st.builds(Layout, st.integers(0, 6), st.integers(0, 6), st.integers(1, 30))
@@ -34,6 +34,7 @@ def test_every_cell_is_one_number_and_every_number_has_a_cell(layout: Layout) ->
     for index in range(layout.upstreams):
         cells += upstream_cells(layout, index)
         cells += [layout.ports(index, source) for source in range(layout.sources)]
+        cells += range(layout.failed(index), layout.failed(index) + failed_dials.SIZE)
     assert sorted(cells) == list(range(layout.size))
 
 
@@ -128,5 +129,5 @@ def test_fold_keeps_every_sum(values: list[int]) -> None:
     assert lost == 0
     counted = slice(counters.GAUGES, LAYOUT.gauges)
     assert gained[counted] == written[counted]
-    assert not any(gained[: counters.GAUGES] + gained[LAYOUT.gauges :]), "gauges of the dead are worth nothing"
+    assert not any(gained[: counters.GAUGES] + gained[LAYOUT.gauges :]), "neither gauges nor failed dials"
     assert not any(block)

@@ -143,7 +143,7 @@ class World:
 
     def in_use(self) -> int:
         """Local ports that are counted."""
-        return sum(self.block[self.layout.gauges :])
+        return sum(self.block[self.layout.gauges : self.layout.failed(0)])
 
     def perform(self, connection: Connection, action: Action) -> None:
         self.last[connection] = action
