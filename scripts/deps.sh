@@ -14,6 +14,7 @@ nft:nftables
 ip:iproute2
 systemd-nspawn:systemd-container
 mmdebstrap:mmdebstrap
+promtool:prometheus
 '
 # nft and ip are in sbin, which is not on everybody's PATH.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
@@ -92,6 +93,13 @@ case "$packages " in
 *" haproxy "*)
     if [ -d /run/systemd/system ]; then
         echo "==> the package has started haproxy.service, which no test uses: sudo systemctl disable --now haproxy"
+    fi
+    ;;
+esac
+case "$packages " in
+*" prometheus "*)
+    if [ -d /run/systemd/system ]; then
+        echo "==> the package has started prometheus.service, which no test uses: sudo systemctl disable --now prometheus"
     fi
     ;;
 esac

@@ -192,10 +192,10 @@ def scrape(running: Relay, accept: str | None) -> tuple[str, str]:
 
 
 def test_metrics_come_in_the_format_that_is_asked_for(running: Relay) -> None:
-    for accept in (None, "*/*", "text/plain;version=0.0.4", "application/openmetrics-text;version=abc"):
-        content_type, text = scrape(running, accept)
-        assert content_type == "text/plain; version=0.0.4; charset=utf-8"
-        assert "# EOF" not in text
+    for accept in (None, "*/*", "application/openmetrics-text;version=abc"):
+        assert scrape(running, accept)[0] == "text/plain; version=0.0.4; charset=utf-8"
+    content_type, text = scrape(running, "text/plain;version=0.0.4")
+    assert content_type == "text/plain; version=0.0.4; charset=utf-8"
     plain = {name for family in text_string_to_metric_families(text) for name in names(family)}
     content_type, text = scrape(running, "application/openmetrics-text;version=1.0.0")
     assert content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores"
