@@ -41,7 +41,7 @@ class Orders:
     """
 
     drain: Callable[[str], None]
-    undrain: Callable[[], Awaitable[str]]
+    undrain: Callable[[], str]
     reload: Callable[[str], list[str]]
 
 
@@ -72,7 +72,7 @@ def admin_app(status: Status, registry: CollectorRegistry, orders: Orders) -> we
 
     async def undrain(_request: web.Request) -> web.StreamResponse:
         try:
-            problem = await orders.undrain()
+            problem = orders.undrain()
         except StartError as error:
             problem = "; ".join(error.problems)
         return web.Response(status=409 if problem else 200, text=f"{problem or 'ok'}\n")

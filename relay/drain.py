@@ -23,8 +23,8 @@ class Workers(Protocol):
     def close_evenly(self, closed_at: float, over_at: float) -> None:
         """Accept no more; close what is established evenly until then, what is left by force (monotonic seconds)."""
 
-    async def resume(self) -> None:
-        """Accept again. Raises StartError, and nothing has changed."""
+    def resume(self) -> object:
+        """Accept again, at once. Raises StartError, and nothing has changed."""
 
 
 class Drainer:
@@ -71,22 +71,30 @@ class Drainer:
         """End now."""
         self._do(self._step(Event.HURRY, time.monotonic()), time.monotonic())
 
-    async def undrain(self) -> str:
+    def undrain(self) -> str:
         """Back to service; why not, or nothing. Raises StartError if the addresses cannot be listened on any more."""
-        if not self.state.draining:
+        before = self.state
+        after = self._take_back(Event.UNDRAIN)
+        if not after.draining:
             return ""
-        if self._told_to_end():
+        if after.ends:
             return TOLD_TO_END
-        if self.state.phase is not Phase.ANNOUNCING:
-            await self._workers.resume()
-            if self._told_to_end():  # meanwhile
-                self._workers.close_evenly(self.state.closed_at, self.state.over_at)
-                return TOLD_TO_END
-        self._do(self._step(Event.UNDRAIN, time.monotonic()), time.monotonic())
-        return ""
+        assert before != after
+        return f"{after.reason}: this drain began meanwhile, and goes on; undrain once more to end that as well"
 
-    def _told_to_end(self) -> bool:
-        return self.state.ends
+    def call_off(self) -> None:
+        """No cloud's event wants a drain any more: back to service, unless somebody else does. Raises StartError."""
+        self._take_back(Event.CALLED_OFF)
+
+    def _take_back(self, event: Event) -> State:
+        """One step of the event loop, so that nothing begins or ends a drain in the middle of it."""
+        before, now = self.state, time.monotonic()
+        after, do = drain.step(before, event, now, None)
+        if Do.RESUME in do and before.phase is not Phase.ANNOUNCING:
+            self._workers.resume()
+        self.state = after
+        self._do(do, now)
+        return after
 
     @property
     def drained(self) -> bool:

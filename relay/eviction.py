@@ -87,17 +87,12 @@ class Evictions:
 
     def _called_off(self, notice: Notice) -> None:
         self._begun.pop(notice.event_id, None)
-        # Not what an operator or another event still wants.
-        if not self._begun and not self._drainer.state.lasts:
-            self._spawn(self._undrain())
-
-    async def _undrain(self) -> None:
+        if self._begun:
+            return
         try:
-            problem = await self._drainer.undrain()
+            self._drainer.call_off()
         except StartError as error:
-            problem = "; ".join(error.problems)
-        if problem:
-            self._log.warning("still draining", reason=problem)
+            self._log.warning("still draining", reason="; ".join(error.problems))
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)

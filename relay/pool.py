@@ -80,17 +80,21 @@ class Pool:
         self._plan.close_sockets()
         self.tell(self._closing)
 
-    async def resume(self) -> None:
-        """Accept again. Raises StartError if the addresses cannot be had, and nothing has changed."""
-        if self._closing is None:
-            return
-        bind_again(self._plan)
-        self._closing = None
-        self.apply([binding.address for binding in self._plan.bindings()])
-        for worker in self.workers:
-            if worker.channel is None and (worker.watch is None or worker.watch.done()):
-                worker.restarts += 1
-                await self._spawn(worker)
+    def resume(self) -> asyncio.Future[Any]:
+        """Accept again, at once. Raises StartError if the addresses cannot be had, and nothing has changed.
+
+        What is returned can be waited for: those workers run again that ended meanwhile.
+        """
+        started: list[asyncio.Task[None]] = []
+        if self._closing is not None:
+            bind_again(self._plan)
+            self._closing = None
+            self.apply([binding.address for binding in self._plan.bindings()])
+            for worker in self.workers:
+                if worker.channel is None and (worker.watch is None or worker.watch.done()):
+                    worker.watch = asyncio.create_task(self._start_again(worker))
+                    started.append(worker.watch)
+        return asyncio.gather(*started)
 
     def apply(self, addresses: list[str]) -> None:
         """Let every worker serve as the plan says now; there are new listening sockets at these addresses."""
@@ -216,6 +220,10 @@ class Pool:
         assert worker.process is not None
         status = await worker.process.wait()
         self._clear(worker, status)
+        await self._start_again(worker)
+
+    async def _start_again(self, worker: WorkerProcess) -> None:
+        """Start a worker that has ended, unless there is nothing for it to do; what fails is tried again."""
         while not self._stopping.is_set() and self._closing is None:
             await asyncio.sleep(backoff(worker.failures))
             if self._stopping.is_set() or self._closing is not None:

@@ -45,7 +45,8 @@ class Event(enum.Enum):
     BEGIN = "begin"  # with an Order
     TIME = "time"  # some time has passed
     EMPTY = "empty"  # no connection is left
-    UNDRAIN = "undrain"
+    UNDRAIN = "undrain"  # an operator takes back what operators want, or else what a cloud's event wants
+    CALLED_OFF = "called_off"  # no cloud's event wants it any more
     HURRY = "hurry"  # end now
 
 
@@ -63,7 +64,7 @@ class Order:
     """A drain that somebody wants. Seconds.
 
     `left` is when everything has to be over, None: as the settings say. `ends`: the process ends with it. `reason` is
-    for people. `lasts`: whoever gives it does not take it back; a cloud's event may be called off.
+    for people. `lasts`: it is an operator's, or a signal's; else a cloud's event's, which may be called off.
     """
 
     announce: float
@@ -83,7 +84,8 @@ class State:
     closed_at: float = 0.0  # the last connection has been told to close
     over_at: float = 0.0  # what has not closed by then is closed by force
     ends: bool = False
-    lasts: bool = False  # somebody wants it who does not take it back
+    lasts: bool = False  # an operator wants it, or a signal
+    event: str = ""  # the reason of a cloud's event that wants it, if one does
     reason: str = ""
     settled_at: float = 0.0  # nobody comes any more
 
@@ -151,6 +153,7 @@ def _wanted_by(state: State, order: Order) -> State:
         state,
         ends=state.ends or order.ends,
         lasts=state.lasts or order.lasts,
+        event=state.event if order.lasts else order.reason,
         reason=order.reason if weightier else state.reason,
     )
 
@@ -184,9 +187,24 @@ def _empty(state: State, now: float, _order: Order | None) -> Result:
     return replace(state, phase=Phase.DRAINED), ()
 
 
-def _resume(state: State, now: float, _order: Order | None) -> Result:
-    """Back to service, unless the process was told to end: whoever told it waits for that."""
-    return (state, ()) if state.ends else (State(), (Do.RESUME,))
+def _undrain(state: State, _now: float, _order: Order | None) -> Result:
+    """Back to service, unless the process was told to end: whoever told it waits for that.
+
+    Nor while an event wants the drain as well: whoever takes the own one back need not know that one has just begun.
+    They can take back that as well, then.
+    """
+    if state.ends:
+        return state, ()
+    if state.lasts and state.event:
+        return replace(state, lasts=False, reason=state.event), ()
+    return State(), (Do.RESUME,)
+
+
+def _called_off(state: State, _now: float, _order: Order | None) -> Result:
+    """Back to service, unless somebody else wants the drain."""
+    if state.ends or state.lasts:
+        return replace(state, event=""), ()
+    return State(), (Do.RESUME,)
 
 
 def _hurry(state: State, _now: float, _order: Order | None) -> Result:
@@ -202,18 +220,22 @@ _TRANSITIONS: dict[tuple[Phase, Event], Callable[[State, float, Order | None], R
     (Phase.SERVING, Event.TIME): _stay,
     (Phase.SERVING, Event.EMPTY): _stay,
     (Phase.SERVING, Event.UNDRAIN): _stay,
+    (Phase.SERVING, Event.CALLED_OFF): _stay,
     (Phase.ANNOUNCING, Event.BEGIN): _again,
     (Phase.ANNOUNCING, Event.TIME): _time,
     (Phase.ANNOUNCING, Event.EMPTY): _stay,  # somebody may still come
-    (Phase.ANNOUNCING, Event.UNDRAIN): _resume,
+    (Phase.ANNOUNCING, Event.UNDRAIN): _undrain,
+    (Phase.ANNOUNCING, Event.CALLED_OFF): _called_off,
     (Phase.CLOSING, Event.BEGIN): _again,
     (Phase.CLOSING, Event.TIME): _closing,
     (Phase.CLOSING, Event.EMPTY): _empty,
-    (Phase.CLOSING, Event.UNDRAIN): _resume,
+    (Phase.CLOSING, Event.UNDRAIN): _undrain,
+    (Phase.CLOSING, Event.CALLED_OFF): _called_off,
     (Phase.DRAINED, Event.BEGIN): _again_drained,
     (Phase.DRAINED, Event.TIME): _stay,
     (Phase.DRAINED, Event.EMPTY): _stay,
-    (Phase.DRAINED, Event.UNDRAIN): _resume,
+    (Phase.DRAINED, Event.UNDRAIN): _undrain,
+    (Phase.DRAINED, Event.CALLED_OFF): _called_off,
 }
 for _event in Event:
     _TRANSITIONS[Phase.ENDED, _event] = _stay

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 import pytest
@@ -218,3 +219,43 @@ def test_whoever_may_not_take_back_their_drain_makes_it_last() -> None:
     assert not run.state.lasts
     run.tell(Event.BEGIN, 26.0, ADMIN)
     assert (run.phase, run.state.lasts, run.state.reason) == ("drained", True, "admin")
+
+
+EVICTED = Order(0.0, 60.0, ends=False, reason="scheduled event: Preempt", left=30.0, lasts=False)
+HAPPENINGS: list[tuple[Event, Order | None]] = [
+    (Event.BEGIN, ADMIN),
+    (Event.BEGIN, EVICTED),
+    (Event.BEGIN, TERM),
+    (Event.UNDRAIN, None),
+    (Event.CALLED_OFF, None),
+    (Event.TIME, None),
+    (Event.EMPTY, None),
+]
+
+
+def test_whoever_wants_the_drain_has_it_in_every_order_of_orders() -> None:
+    """All sequences of five, beside a plain list of who wants it: undrain takes back an operator's drain first."""
+    for sequence in itertools.product(HAPPENINGS, repeat=5):
+        run, wanted, now = Run(), list[Order](), 0.0
+        for event, order in sequence:
+            now += 10.0
+            before = run.state
+            do = run.tell(event, now, order)
+            if order is not None and order not in wanted:
+                wanted.append(order)
+            if event is Event.UNDRAIN and TERM not in wanted:
+                for takes_back in (ADMIN, EVICTED):
+                    if takes_back in wanted:
+                        wanted.remove(takes_back)
+                        break
+            if event is Event.CALLED_OFF and EVICTED in wanted:
+                wanted.remove(EVICTED)
+            state = run.state
+            if state.phase is Phase.ENDED:
+                assert TERM in wanted
+                break
+            assert state.draining == bool(wanted)
+            assert (Do.RESUME in do) == (before.draining and not wanted)
+            assert (state.ends, state.lasts) == (TERM in wanted, TERM in wanted or ADMIN in wanted)
+            assert state.event == (EVICTED.reason if EVICTED in wanted else "")
+            assert not wanted or state.reason in [one.reason for one in wanted]

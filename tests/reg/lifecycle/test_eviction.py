@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -119,6 +121,43 @@ def test_what_an_operator_wants_is_not_taken_back(
         wait_until(lambda: relay.events("scheduled event cancelled"), what="the log saying so")
         status = relay.status()["drain"]
         assert (status["phase"], status["reason"]) == (phase, "admin")
+
+
+def test_an_undrain_takes_back_an_operators_drain_and_not_the_event_that_began_meanwhile(
+    echo: Echo, start: Start, metadata: MetadataServer
+) -> None:
+    relay = start(settings(listener(echo.address), tables=watching(metadata)))
+    wait_known(relay)
+    with connect(relay.address()) as client:
+        assert exchange(client) == b"ping"
+        relay.post("/drain")
+        relay.wait_phase("closing")
+        metadata.events.play(Answer(document(event("Preempt", OWN, left=600.0))))
+        wait_until(lambda: relay.events("scheduled event"), what="the event")
+        code, text = relay.post("/undrain")
+        assert (code, text.partition(":")[0]) == (409, "scheduled event")
+        assert relay.status()["drain"]["reason"] == "scheduled event: Preempt"
+        assert relay.post("/undrain") == (200, "ok\n"), "said once more, it is meant"
+        assert echoes(relay.address())
+        assert exchange(client) == b"ping"
+
+
+def test_an_eviction_that_meets_an_undrain_is_not_lost(echo: Echo, start: Start, metadata: MetadataServer) -> None:
+    """Workers that have to be started make the undrain take its time."""
+    relay = start(settings(listener(echo.address), workers=3, tables=watching(metadata)))
+    relay.expected_errors.add("worker died")
+    wait_known(relay)
+    relay.post("/drain")
+    relay.wait_phase("drained")
+    for pid in relay.worker_pids():
+        os.kill(pid, signal.SIGKILL)
+    relay.wait_status(lambda status: all(one["pid"] is None for one in status["workers"]), what="no workers")
+    metadata.events.play(Answer(document(event("Preempt", OWN, left=600.0))))
+    relay.post("/undrain")  # before the event is known, or after it: then it ends the operator's drain alone
+    relay.wait_status(lambda status: (status["drain"] or {}).get("reason") == "scheduled event: Preempt", what="drain")
+    relay.wait_phase("drained")
+    with pytest.raises(ConnectionRefusedError):
+        connect(relay.address()).close()
 
 
 @pytest.mark.parametrize(
