@@ -74,12 +74,12 @@ def bind(
 
 
 def bind_again(plan: Plan) -> None:
-    """New listening sockets at the same addresses, in place of those that were closed. Raises StartError."""
+    """Listen at the same addresses as before, on new sockets where the old ones are closed. Raises StartError."""
     tcp, problems = tcp_options(plan.settings), []
     made: list[tuple[Binding, list[socket.socket]]] = []
     for bound in plan.listeners:
         for binding in bound.bindings:
-            if binding.inherited is not None:
+            if binding.inherited is not None or binding.asked in plan.left:
                 continue
             host, port = parse_hostport(binding.address, allow_name=False)
             sockets: list[socket.socket] = []
@@ -94,5 +94,7 @@ def bind_again(plan: Plan) -> None:
             for sock in sockets:
                 sock.close()
         raise StartError(problems)
+    for binding in plan.bindings():
+        plan.take_back(binding)
     for binding, sockets in made:
         binding.sockets = sockets

@@ -6,6 +6,7 @@ they cost nothing per connection on the client's side; towards the upstream they
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import socket
@@ -22,7 +23,7 @@ BACKLOG = 4096  # the kernel cuts it to net.core.somaxconn, 4096 by default sinc
 
 # A socket filter, linux/filter.h: classic BPF, run on each segment for the listener from its TCP header on. Those that
 # only have SYN of SYN and ACK are dropped: whoever begins to connect is not answered, and nobody else is disturbed.
-_SO_ATTACH_FILTER = 26
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
 _SYN, _SYN_ACK = 0x02, 0x12
 _FILTER = (
     (0x30, 0, 0, 13),  # BPF_LD | BPF_B | BPF_ABS: the flags
@@ -124,3 +125,10 @@ def answer_no_more(sock: socket.socket) -> bool:
     except OSError:
         return False
     return True
+
+
+def answer_again(sock: socket.socket) -> None:
+    """Whoever begins to connect there is answered again, and has a queue of full length to wait in."""
+    with contextlib.suppress(OSError):  # ENOENT: there was no filter
+        sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+    sock.listen(BACKLOG)

@@ -6,15 +6,18 @@ which is where their counters stand, and keep it as long as the process lives, w
 
 from __future__ import annotations
 
+import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from relay.address import parse_hostport
 from relay.core.counters import Layout
 from relay.core.limit_table import LimitPlan, source_buckets
 from relay.core.rates import Rate, RatePlan
+from relay.engines.acceptor import LINGER
 from relay.engines.contract import TcpOptions, Timeouts
+from relay.listener import answer_again, answer_no_more
 from relay.rate_table import RateTable
 from relay.settings import Settings
 from relay.sniff import ProxyProtocol
@@ -24,6 +27,11 @@ from relay.table import Table
 EJECT_SECONDS = 10.0  # without checks: how long an address is left alone after failures
 # What a reload may add to the listeners and upstreams of the start, over the life of the process.
 SPARE_LISTENERS, SPARE_UPSTREAMS = 16, 48
+
+
+# Seconds that sockets which the workers leave stay open here, so that an address can be taken back as if it had never
+# been left: as long as a worker needs to close its own, with its tick.
+LEFT = LINGER + 0.6
 
 
 class StartError(Exception):
@@ -94,6 +102,8 @@ class Plan:
     inherited: Mapping[str, Binding]  # the service manager's sockets, by `binding.key`; one may have two of them
     notes: list[str] = field(default_factory=list)  # for the log: what an operator should know
     watchdog: float = 0.0  # seconds that the service manager bears with silence, 0: for ever
+    # What the workers leave, by `Binding.asked`, and when it is closed here. No service manager's.
+    left: dict[str, tuple[Binding, asyncio.TimerHandle]] = field(default_factory=dict)
 
     @property
     def upstreams(self) -> list[str]:
@@ -160,8 +170,41 @@ class Plan:
             binding.sockets[index] for binding in self.bindings() if addresses is None or binding.address in addresses
         ]
 
+    def leave(self, bindings: Iterable[Binding]) -> None:
+        """Let nobody new in there; close this process's copies in LEFT seconds, unless they are taken back."""
+        loop = asyncio.get_running_loop()
+        for binding in bindings:
+            if binding.inherited is not None or binding.asked in self.left:
+                continue
+            if all(answer_no_more(sock) for sock in binding.sockets):
+                self.left[binding.asked] = binding, loop.call_later(LEFT, self._close_left, binding)
+            else:
+                binding.close()  # else clients would wait there for nobody
+
+    def take_back(self, binding: Binding) -> bool:
+        """Let clients in there again; False if it was closed.
+
+        New sockets instead would not do: the old ones would be given their part of those who connect (SO_REUSEPORT),
+        and not answer them.
+        """
+        _, timer = self.left.pop(binding.asked, (None, None))
+        if timer is None:
+            return False
+        timer.cancel()
+        for sock in binding.sockets:
+            answer_again(sock)
+        return True
+
+    def _close_left(self, binding: Binding) -> None:
+        del self.left[binding.asked]
+        binding.close()
+
     def close_sockets(self) -> None:
         """Close this process's copies of the listening sockets."""
+        for binding, timer in self.left.values():
+            timer.cancel()
+            binding.close()
+        self.left.clear()
         for binding in self.bindings():
             binding.close()
 

@@ -77,7 +77,7 @@ class Pool:
         """
         self._closing = Drain(closed_at, over_at)
         self._version += 1
-        self._plan.close_sockets()
+        self._plan.leave(self._plan.bindings())
         self.tell(self._closing)
 
     def resume(self) -> asyncio.Future[Any]:

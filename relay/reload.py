@@ -80,7 +80,8 @@ class Reloader:
     def _change(self, settings: Settings) -> list[str]:
         """Make the plan a new one; the addresses that are listened on anew. Raises StartError, and nothing changed."""
         plan = self._plan
-        kept: dict[str, Binding] = {**plan.inherited, **{binding.asked: binding for binding in plan.bindings()}}
+        here: dict[str, Binding] = {**plan.inherited, **{binding.asked: binding for binding in plan.bindings()}}
+        kept = {**{asked: binding for asked, (binding, _) in plan.left.items()}, **here}
         listeners, upstreams = dict(plan.listener_numbers), dict(plan.upstream_numbers)
         problems: list[str] = []
         notes: list[str] = []
@@ -88,7 +89,7 @@ class Reloader:
         leaving = {port: until for port, until in self._leaving.items() if now < until}
         ours = {*leaving, *(port_of(binding.address) for binding in plan.bindings())}
         bound = bind_all(settings, plan.workers, listeners, upstreams, kept, ours, problems, notes)
-        new = [binding for one in bound for binding in one.bindings if binding.asked not in kept]
+        new = [binding for one in bound for binding in one.bindings if binding.asked not in here]
         used = {binding.asked for one in bound for binding in one.bindings}
         problems += [
             f"listeners: {binding.address} is systemd's socket and would be left without a listener: take it out of "
@@ -104,7 +105,8 @@ class Reloader:
                 problems.append(f"{what}: {count} different ones since the start, room for {room}; restart relay")
         if problems:
             for binding in new:
-                binding.close()
+                if binding.asked not in kept:
+                    binding.close()
             raise StartError(problems)
         wanted = {binding.asked for one in bound for binding in one.bindings}
         gone = [binding for binding in plan.bindings() if binding.asked not in wanted]
@@ -116,8 +118,9 @@ class Reloader:
         plan.notes = notes + limit_notes(settings, plan.descriptors, plan.capacity * plan.workers)
         plan.notes += watchdog_notes(settings, plan.watchdog)
         self._leaving = leaving | {port_of(binding.address): now + LEAVING for binding in gone}
-        for binding in gone:
-            binding.close()  # the workers have theirs, and serve who waits there
+        for binding in new:
+            plan.take_back(binding)
+        plan.leave(gone)  # the workers have theirs, and serve who waits there
         return [binding.address for binding in new]
 
 

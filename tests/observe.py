@@ -5,6 +5,8 @@ A test never sleeps for as long as something probably takes; it waits for the st
 
 from __future__ import annotations
 
+import socket
+import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 PATIENCE = 10.0  # seconds for anything that must come about
 POLL = 0.01  # seconds between two looks
+
+TCP_INFO = struct.Struct("8B24I")  # linux/tcp.h, as far as tcpi_total_retrans
 
 T = TypeVar("T")
 Key = tuple[str, frozenset[tuple[str, str]]]
@@ -35,6 +39,12 @@ def tcp_ports(state: str) -> list[tuple[int, int]]:
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     ports = [[int(address.rpartition(":")[2], 16) for address in row[1:3]] for row in rows if row[3] == state]
     return [(local, remote) for local, remote in ports]
+
+
+def sent_again(client: socket.socket) -> int:
+    """How many segments of a TCP socket the kernel has had to send twice so far, SYNs included."""
+    info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO.size)
+    return int(TCP_INFO.unpack(info)[-1])
 
 
 def alive(pid: int) -> bool:

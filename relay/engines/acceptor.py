@@ -16,7 +16,7 @@ from time import monotonic
 from typing import NamedTuple
 
 from relay.engines.contract import Accepted, Action, Address, Handler, Refuse
-from relay.listener import ACCEPT_CAPACITY_ERRNOS, answer_no_more
+from relay.listener import ACCEPT_CAPACITY_ERRNOS, answer_again, answer_no_more
 
 logger = logging.getLogger("relay.engine")
 
@@ -70,8 +70,15 @@ class Acceptor:
         return fd in self._listeners and fd not in self._paused
 
     def add(self, sock: socket.socket, accepted: Accepted, shared: bool) -> None:
-        """Accept on a listening socket from now on; `shared`: other processes have the socket as well."""
+        """Accept on a listening socket from now on; `shared`: other processes accept from its queue as well.
+
+        It may be one that is being left, come back with another descriptor.
+        """
         sock.setblocking(False)
+        if not shared:
+            for fd in [fd for fd in self._leaving if os.path.sameopenfile(fd, sock.fileno())]:
+                self._forget(fd, self._listeners[fd])
+            answer_again(sock)
         # `_accept` is what socket.accept() itself calls: it gives the descriptor without making a socket.socket, which
         # costs more than the system call. (The descriptor is in blocking mode: Linux does not inherit O_NONBLOCK.)
         accept: Callable[[], tuple[int, Address]] = sock._accept  # type: ignore[attr-defined]  # nor in typeshed
@@ -141,15 +148,23 @@ class Acceptor:
 
     def _remove(self, fd: int, listener: _Listener) -> None:
         """Accept what is queued, unless the queue is not ours alone; then close the socket."""
-        if fd not in self._paused:
-            self._paused.add(fd)  # it is not waited for again
-            self._unwatch(fd)
+        self._unwait(fd)
         if not listener.shared:
             # A queue as short as it can be: whoever still comes is less likely to get in.
             with contextlib.suppress(OSError):
                 listener.sock.listen(0)
             while self.accept(fd) == ACCEPTS:
                 pass
+        self._forget(fd, listener)
+
+    def _unwait(self, fd: int) -> None:
+        if fd not in self._paused:
+            self._paused.add(fd)  # it is not waited for again
+            self._unwatch(fd)
+
+    def _forget(self, fd: int, listener: _Listener) -> None:
+        """Close the socket, as far as this descriptor goes."""
+        self._unwait(fd)
         del self._listeners[fd]
         self._leaving.pop(fd, None)
         self._paused.discard(fd)

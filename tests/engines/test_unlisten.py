@@ -11,6 +11,7 @@ from tests.engines.lab import IPV4, Lab
 from tests.engines.peers import accepted, address_of, connected, listening, receive
 from tests.engines.running import DEADLINE, RunningEngine
 from tests.engines.script import Script
+from tests.observe import sent_again
 
 QUEUED = 30  # connections
 
@@ -76,6 +77,34 @@ def test_who_begins_to_connect_is_not_answered(lab: Lab) -> None:
         client.recv(1)
     assert sock.fileno() < 0
     assert not engine.handlers
+
+
+@pytest.mark.parametrize("way", ["one", "all"])
+def test_one_that_is_left_is_listened_on_again_by_another_descriptor(lab: Lab, way: str) -> None:
+    """As if nothing had been: nobody waits, nobody who waits in the queue is lost, and the descriptor is closed."""
+    engine = lab.start()
+    server = lab.listening()
+    script = Script(lab.dial(server))
+    accepting = engine.accepting(script)
+    sock, address = listen(engine, script)
+    for _ in range(3):
+        kept = sock.dup()
+
+        def come_and_go(old: socket.socket = sock, new: socket.socket = kept) -> list[socket.socket]:
+            queued = [lab.connected(address) for _ in range(QUEUED)]
+            stop(engine, old, way)
+            engine.engine.listen(new, accepting)
+            return queued + [lab.connected(address) for _ in range(QUEUED)]
+
+        for client in engine.call(come_and_go):
+            assert not sent_again(client)
+            client.sendall(b"hello")
+        for _ in range(2 * QUEUED):
+            assert receive(lab.accepted(server), 5) == b"hello"
+        assert sock.fileno() < 0
+        sock = kept
+    engine.call(engine.engine.unlisten, sock)
+    assert refused(lab, address)
 
 
 def test_the_others_go_on(lab: Lab) -> None:

@@ -3,7 +3,7 @@
     python -m tests.reg.lifecycle.handshake DIRECTORY ENGINE HOW
 
 The client takes itself for connected from the second segment on. Meanwhile the relay stops listening, by a drain, by
-SIGTERM or by a reload. Exit status 0 if the client is served all the same.
+SIGTERM or by a reload, or by a drain that is taken back. Exit status 0 if the client is served all the same.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ def main() -> None:
                 else:
                     assert relay.post("/drain")[0] == 202
                     relay.wait_phase("closing")
+                    if how == "undrain":
+                        assert relay.post("/undrain")[0] == 200
                 assert half_open(address[1])
                 nft("delete", "table", "ip", "lossy")
                 assert receive(client, 5) == b"hello"

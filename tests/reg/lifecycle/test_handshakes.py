@@ -19,7 +19,7 @@ CLIENTS = 8
 
 @needs_namespace
 @needs_nft
-@pytest.mark.parametrize("how", ["drain", "SIGTERM", "reload"])
+@pytest.mark.parametrize("how", ["drain", "SIGTERM", "reload", "undrain"])
 def test_a_handshake_under_way_becomes_a_connection(tmp_path: Path, engine: str, how: str) -> None:
     inside("tests.reg.lifecycle.handshake", tmp_path, engine, how)
 
