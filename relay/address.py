@@ -1,9 +1,10 @@
 """Host names, literal addresses and `host:port` pairs as people write them: parsing, checking and formatting back.
 
 Every address that a person sets goes through here, so that all of relay has one spelling of each: lower-case names
-without the trailing dot, IPv6 compressed and in brackets when a port follows. Nothing is resolved and no socket is
-touched; the standard library is all that is imported, since workers use this too. Internationalised names are not
-converted, and IPv6 zone ids (RFC 4007) are refused: what they mean differs from machine to machine.
+without the trailing dot, IPv6 compressed and in brackets when a port follows. The dot says that a name is complete
+(`is_complete`); settings keep it, and whatever shows or compares a name does without it. Nothing is resolved and no
+socket is touched; the standard library is all that is imported, since workers use this too. Internationalised names
+are not converted, and IPv6 zone ids (RFC 4007) are refused: what they mean differs from machine to machine.
 """
 
 from __future__ import annotations
@@ -42,6 +43,12 @@ def parse_host(text: str, *, allow_name: bool) -> str:
     if port is not None:
         raise AddressError("has a port, where a host alone belongs")
     return _host(host, text.startswith("["), allow_name)
+
+
+def is_complete(text: str) -> bool:
+    """Whether the host of `host` or `host:port` is a name with a dot at its end: no search list applies to it."""
+    host, _port = _split(text)
+    return host.endswith(".")
 
 
 def parse_address(text: str, *, default_port: int) -> tuple[str, int]:

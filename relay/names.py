@@ -6,7 +6,8 @@ Each name has one task, which keeps its answer fresh, so that no connection wait
 What is served of a name is, in this order: the last good answer as long as look-ups succeed, its TTL notwithstanding
 (it is replaced, never dropped); that same answer for `hold` seconds from the end of its TTL if look-ups fail; then the
 failure. A name that does not exist, or has no addresses, is a failure like any other: a zone that is being rebuilt
-says so for a while.
+says so for a while. So is an answer with nothing but addresses that are never an upstream, and, where the answer that
+is served came from one name of the search list, an answer from a later one because that one fails now.
 """
 
 from __future__ import annotations
@@ -62,7 +63,14 @@ class NameService:
         self._clock = clock
         self._changed = changed
         self._log = log
-        earlier: dict[str, _Name] = before._names if before is not None else {}
+        earlier: dict[str, _Name] = {}
+        if before is not None:
+            # Not what the search list gave for a name that is complete by now.
+            earlier = {
+                name: one
+                for name, one in before._names.items()
+                if name not in resolver.complete or one.source in ("", name)
+            }
         now = clock()
         self._names: dict[str, _Name] = {name: _Name(name, now, earlier.get(name)) for name in names}
 
@@ -83,6 +91,11 @@ class NameService:
         """
         entry = self._names.get(name)
         return entry.served if entry is not None else None
+
+    def refused(self, name: str) -> tuple[tuple[str, str], ...]:
+        """Addresses of the name's last answer that are never dialled, each with the reason."""
+        entry = self._names.get(name)
+        return entry.refused if entry is not None else ()
 
     def ages(self) -> dict[str, float]:
         """Seconds since each name's last good answer came; since this service was made for one that never had any.
@@ -105,7 +118,7 @@ class NameService:
         while True:
             entry.wanted.clear()
             entry.started = self._clock()
-            lookup = await self._look_up(entry.name)
+            lookup = self._judged(entry, await self._look_up(entry.name))
             due = self._succeeded(entry, lookup) if lookup.addresses else self._failed(entry, lookup.error)
             await self._turn(entry, max(due, entry.started + HURRY))
 
@@ -125,6 +138,17 @@ class NameService:
             self._log.error("resolver failed", name=name, exc_info=True)
             return Lookup((), str(error) or type(error).__name__)
 
+    def _judged(self, entry: _Name, lookup: Lookup) -> Lookup:
+        """The look-up, or a failure in its place if it answers for a name that fails, and whose answer is held."""
+        if lookup.addresses or lookup.refused:
+            for address, why in lookup.refused:
+                if (address, why) not in entry.refused:
+                    self._log.warning("address refused", name=entry.name, address=address, reason=why)
+            entry.refused = lookup.refused
+        if lookup.addresses and entry.source in lookup.failed and self._hold_left(entry) > 0:
+            return Lookup((), f"{entry.source} fails, and {lookup.source} does not take its place")
+        return lookup
+
     def _succeeded(self, entry: _Name, lookup: Lookup) -> float:
         """A good answer has come. Returns when to ask again."""
         now = self._clock()
@@ -139,13 +163,15 @@ class NameService:
         entry.cancel_timer()
         entry.failures = 0
         entry.good, entry.good_at, entry.expires = new, now, now + ttl
+        entry.source = lookup.source
         self._serve(entry, Answer(new))
         soon = self._min_ttl if lookup.unanswered else ttl
         return now + soon * (REFRESH - REFRESH_JITTER * random.random())
 
     def _completed(self, entry: _Name, lookup: Lookup, now: float) -> tuple[str, ...]:
         """The addresses found; those of a family that was asked for in vain are held like a whole answer would be."""
-        if not lookup.unanswered or now >= entry.complete_until + self._hold:
+        other = lookup.source != entry.source  # another name of the search list, whose families are its own
+        if not lookup.unanswered or other or now >= entry.complete_until + self._hold:
             return lookup.addresses
         held = [address for address in entry.good if (":" in address) == (lookup.unanswered == "AAAA")]
         return tuple(sorted((*lookup.addresses, *held), key=lambda address: ":" in address))
@@ -193,8 +219,8 @@ class _Name:
     """What is known of one name. Times are in monotonic seconds."""
 
     __slots__ = (
-        "complete_until", "error", "expires", "failures", "good", "good_at", "name", "served", "started", "timer",
-        "wanted",
+        "complete_until", "error", "expires", "failures", "good", "good_at", "name", "refused", "served", "source",
+        "started", "timer", "wanted",
     )  # fmt: skip
 
     def __init__(self, name: str, now: float, earlier: _Name | None) -> None:
@@ -204,9 +230,12 @@ class _Name:
         self.good_at = now  # when that came
         self.expires = now  # the end of its TTL
         self.complete_until = now  # the end of the TTL of the last answer to both questions, A and AAAA
+        self.source = ""  # the absolute name that the last good answer came from; "": the hosts file, or none yet
+        self.refused: tuple[tuple[str, str], ...] = ()  # what the last answer had that is never dialled, and why
         if earlier is not None:
             self.served, self.good, self.good_at = earlier.served, earlier.good, earlier.good_at
             self.expires, self.complete_until = earlier.expires, earlier.complete_until
+            self.source, self.refused = earlier.source, earlier.refused
         self.failures = 0  # look-ups in a row
         self.error = ""  # that of the last failed look-up
         self.started = float("-inf")  # the last look-up

@@ -11,13 +11,14 @@ import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from relay.address import parse_hostport
+from relay.address import is_complete, parse_hostport
 from relay.core.counters import Layout
 from relay.core.limit_table import LimitPlan, source_buckets
 from relay.core.rates import Rate, RatePlan
 from relay.engines.acceptor import LINGER
 from relay.engines.contract import TcpOptions, Timeouts
 from relay.listener import answer_again, answer_no_more
+from relay.own_addresses import Endpoint, endpoint, written
 from relay.rate_table import RateTable
 from relay.settings import Settings
 from relay.sniff import ProxyProtocol
@@ -119,6 +120,10 @@ class Plan:
         """All addresses, in the listeners' order."""
         return [binding for bound in self.listeners for binding in bound.bindings]
 
+    def endpoints(self) -> list[Endpoint]:
+        """Where the listeners listen, or will again after a drain."""
+        return endpoints(self.listeners)
+
     def worker_spec(self, index: int) -> WorkerSpec:
         """What worker number `index` has to know."""
         settings = self.settings
@@ -209,6 +214,15 @@ class Plan:
             binding.close()
 
 
+def endpoints(listeners: Iterable[BoundListener]) -> list[Endpoint]:
+    """Where the listeners listen; the service manager's sockets may take IPv4 at an IPv6 wildcard."""
+    return [
+        endpoint(binding.inherited) if binding.inherited is not None else written(binding.address)
+        for bound in listeners
+        for binding in bound.bindings
+    ]
+
+
 def limit_plan(settings: Settings, plan: LimitPlan | None, workers: int, capacity: int, limits: list[int]) -> LimitPlan:
     """What is limited; `limits` are the listeners' by number. The sources' table stays as large as that of `plan`."""
     wanted = settings.limits.max_connections
@@ -245,6 +259,12 @@ def tcp_options(settings: Settings) -> TcpOptions:
     """The socket options of both sides, as the settings want them."""
     tcp = settings.tcp
     return TcpOptions(tcp.keepalive_idle, tcp.keepalive_interval, tcp.keepalive_count, tcp.user_timeout)
+
+
+def complete_names(settings: Settings) -> frozenset[str]:
+    """The upstreams' names that were written with a dot at the end: no search list applies to them."""
+    texts = [text for item in settings.listeners for text in item.upstream if is_complete(text)]
+    return frozenset(parse_hostport(text, allow_name=True)[0] for text in texts)
 
 
 def nameservers(settings: Settings) -> tuple[tuple[str, int], ...]:

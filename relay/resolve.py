@@ -1,15 +1,17 @@
 """Host names to addresses: a single look-up, with dnspython for DNS and /etc/hosts before it.
 
-Keeping answers, refreshing them ahead of time and holding on to old ones are `relay.names`'s.
+The search list is ours (`core.search_list`): each candidate is asked for by its absolute name, and the first in order
+that has addresses is the answer, with both families. One that fails, or has none, is passed over. Keeping answers,
+refreshing them ahead of time and holding on to old ones are `relay.names`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import logging
+import io
+import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,19 +20,24 @@ import dns.asyncresolver
 import dns.exception
 import dns.inet
 import dns.message
+import dns.name
 import dns.rcode
 import dns.resolver
 from dns.nameserver import Nameserver
 
 from relay.address import format_hostport
+from relay.core import search_list
+from relay.core.destinations import canonical, why_never
+from relay.core.search_list import SearchList
+from relay.watched_file import WatchedFile
 
-logger = logging.getLogger("relay.resolve")
-
-LIFETIME = 5.0  # seconds that one look-up may take, all name servers and retries together
+LIFETIME = 5.0  # seconds that one look-up may take, all candidates, name servers and retries together
 NEXT_SERVER = 1.0  # seconds without an answer, after which the next name server is asked as well
-# Seconds that one family's addresses are waited for once the other's are there: longer than NEXT_SERVER, so that a lost
-# datagram does not cost a family.
+# Seconds that one family's addresses are waited for once the other's are there, and an earlier candidate once a later
+# one has addresses: longer than NEXT_SERVER, so that a lost datagram does not cost a family, or a candidate its place.
 SECOND_ANSWER = 1.5
+NEXT_CANDIDATE = 1.5  # seconds without a result, after which the next candidate is asked for as well
+DNS_PORT = 53
 RESOLV_CONF = Path("/etc/resolv.conf")
 
 
@@ -41,90 +48,171 @@ class Lookup(NamedTuple):
     error: str = ""
     ttl: float = 0.0  # seconds, as the answer has it: the least of A, AAAA and the aliases on the way; 0: hosts file
     unanswered: str = ""  # "A" or "AAAA" if that question got no answer, or a failure, while the other one did
+    source: str = ""  # the absolute name that has the addresses; "": the hosts file
+    failed: tuple[str, ...] = ()  # candidates before that one which got no answer, or a failure
+    refused: tuple[tuple[str, str], ...] = ()  # addresses that are never dialled, and why
 
 
 class Resolver:
-    """Look-ups for one process. `nameservers` are (address, port); none: those of /etc/resolv.conf.
+    """Look-ups for one process. `nameservers` are (address, port); none: /etc/resolv.conf's, and its search list.
 
-    That file is read again whenever it has changed. One that names no server is as good as the one before it: it may be
-    just being written.
+    `complete` are the names that stand for themselves alone, because they were written with a dot at the end. The
+    system's file is read again whenever it has changed. One that names no server is as good as the one before it: it
+    may be just being written.
     """
 
     def __init__(
         self,
         nameservers: Sequence[tuple[str, int]],
         hosts_file: Path = Path("/etc/hosts"),
+        complete: Collection[str] = (),
     ) -> None:
-        self._hosts_file = hosts_file
-        self._from_system = not nameservers
-        self._resolv_conf: tuple[int, ...] | None = ()  # state of the file as it was read; None: there is none
-        self._resolver: dns.asyncresolver.Resolver | None = None
+        self.complete = frozenset(complete)
+        self._hosts: WatchedFile[dict[str, tuple[str, ...]]] = WatchedFile(hosts_file, parse_hosts, {})
+        self._from_system: WatchedFile[_System | None] | None = None
+        self._current: _System | None = None
         if nameservers:
-            self._resolver = _asking(dns.asyncresolver.Resolver(configure=False), nameservers)
+            self._current = _System(_asking(dns.asyncresolver.Resolver(configure=False), nameservers), SearchList())
+        else:
+            self._from_system = WatchedFile(RESOLV_CONF, _parse_system, None)
 
     async def resolve(self, host: str) -> Lookup:
-        """Ask now, whatever is known. Takes LIFETIME seconds at most; never raises for a name that has no answer."""
-        if addresses := self._from_hosts_file(host):
-            return Lookup(addresses)
-        resolver = self._current()
-        if resolver is None:
+        """Ask now, whatever is known; never raises for a name that has no answer.
+
+        Takes LIFETIME seconds at most, and in the first look-ups those that a file system needs that does not answer.
+        """
+        hosts = await self._hosts.current()
+        if addresses := hosts.get(host.lower().rstrip(".")):
+            return _usable(Lookup(addresses), host)
+        if self._from_system is not None:
+            self._current = await self._from_system.current() or self._current
+        if self._current is None:
             return Lookup((), f"no name servers: {RESOLV_CONF} names none")
-        try:
-            answers, unanswered = await _query(resolver, host)
-        except (dns.exception.DNSException, OSError) as error:
-            return Lookup((), _reason(error))
-        addresses = tuple(rdata.address for answer in answers for rdata in answer)
-        if not addresses:
-            return Lookup((), "the name has no addresses")
-        # Aliases on the way count as well: a hub that fails over changes an alias, not an address.
-        ttl = min(answer.chaining_result.minimum_ttl for answer in answers)
-        return Lookup(addresses, "", ttl, unanswered)
-
-    def _current(self) -> dns.asyncresolver.Resolver | None:
-        if self._from_system:
-            state = _file_state(RESOLV_CONF)  # before it is read: what changes meanwhile is read the next time
-            if state != self._resolv_conf:
-                self._resolv_conf = state
-                made = _system_resolver()
-                if made is not None:
-                    named = [server for server in made.nameservers if isinstance(server, str)]
-                    servers = [(server, made.port) for server in named if dns.inet.is_address(server)]
-                    self._resolver = _asking(made, servers) or self._resolver
-        return self._resolver
-
-    def _from_hosts_file(self, host: str) -> tuple[str, ...]:
-        try:
-            text = self._hosts_file.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return ()
-        return parse_hosts(text, host)
+        resolver, search = self._current
+        name = f"{host}." if host in self.complete else host
+        return _usable(await _search(resolver, search_list.candidates(name, search)), host)
 
 
-def parse_hosts(text: str, host: str) -> tuple[str, ...]:
-    """The addresses that a hosts(5) file gives for a name, IPv4 first; names compare without regard to case."""
-    found: list[str] = []
-    wanted = host.lower().rstrip(".")
+def parse_hosts(text: str) -> dict[str, tuple[str, ...]]:
+    """The addresses of each name in a hosts(5) file, IPv4 first.
+
+    Names are without regard to case and to a dot at the end: keys are in lower case, and without it. Lines whose
+    address is none, or has a zone id, say nothing.
+    """
+    found: dict[str, dict[str, None]] = {}
     for line in text.splitlines():
         fields = line.partition("#")[0].split()
-        if len(fields) < 2 or wanted not in (name.lower().rstrip(".") for name in fields[1:]):
+        if len(fields) < 2:
             continue
         try:
-            address = str(ipaddress.ip_address(fields[0]))
+            address = canonical(fields[0])
         except ValueError:
             continue
-        if address not in found:
-            found.append(address)
-    return tuple(sorted(found, key=lambda address: ":" in address))
+        for name in fields[1:]:
+            found.setdefault(name.lower().rstrip("."), {})[address] = None
+    return {name: tuple(sorted(addresses, key=lambda address: ":" in address)) for name, addresses in found.items()}
 
 
-async def _query(resolver: dns.asyncresolver.Resolver, host: str) -> tuple[list[dns.resolver.Answer], str]:
-    """Ask for A and AAAA at the same time: a server that is slow or broken for one does not spoil the other.
+def _usable(lookup: Lookup, host: str) -> Lookup:
+    """The look-up without the addresses that are never an upstream; without any other it has failed."""
+    addresses = dict.fromkeys(map(canonical, lookup.addresses))
+    refused = tuple((address, why) for address in addresses if (why := why_never(address)))
+    if not refused:
+        return lookup._replace(addresses=tuple(addresses))
+    left = tuple(address for address in addresses if address not in dict(refused))
+    error = "" if left else f"{host} is {refused[0][0]}, {refused[0][1]}: never an upstream"
+    return lookup._replace(addresses=left, error=error, refused=refused)
 
-    Returns what has addresses, and which of the two questions got no answer. Raises what went wrong if there are none.
+
+class _Result(NamedTuple):
+    """What there is of one candidate: addresses, or the reason why there are none."""
+
+    addresses: tuple[str, ...]
+    ttl: float = 0.0
+    unanswered: str = ""
+    error: str = ""
+    failed: bool = False  # no answer, or a failure: not even that there is nothing
+
+
+async def _search(resolver: dns.asyncresolver.Resolver, names: Sequence[str]) -> Lookup:
+    """The first of the candidates that has addresses.
+
+    One is asked for when those before it have none, or after a while beside them: at least half of LIFETIME is left for
+    the last one. A later one's addresses count once all before it have none, or have had SECOND_ANSWER seconds more.
     """
     loop = asyncio.get_running_loop()
+    begun = loop.time()
+    end = begun + LIFETIME
+    pause = min(NEXT_CANDIDATE, LIFETIME / 2 / max(1, len(names) - 1))
+    waiting = deque(names)
+    tasks: dict[str, asyncio.Task[_Result]] = {}
+    patience: float | None = None  # until then earlier candidates are waited for, as there are addresses of a later one
+    due = begun  # when the next candidate's turn is
+    try:
+        while True:
+            now = loop.time()
+            results = {name: task.result() for name, task in tasks.items() if task.done()}
+            if patience is None and any(result.addresses for result in results.values()):
+                patience = now + SECOND_ANSWER
+            if _decided(tasks, results) or (patience is not None and now >= patience):
+                break
+            pending = [task for task in tasks.values() if not task.done()]
+            more = bool(waiting) and patience is None
+            if more and (not pending or now >= due):
+                name = waiting.popleft()
+                tasks[name] = loop.create_task(_ask_both(resolver, name, end - now))
+                due = now + pause
+                continue
+            if not pending:
+                break  # and nobody has addresses
+            until = patience if patience is not None else due if more else None
+            left = until - now if until is not None else None
+            await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks.values():
+            task.cancel()  # nothing happens to one that is done
+    return _chosen(names, results)
+
+
+def _decided(begun: Collection[str], results: dict[str, _Result]) -> bool:
+    """Whether one candidate has addresses, and all before it have none."""
+    for name in begun:
+        if name not in results:
+            return False
+        if results[name].addresses:
+            return True
+    return False
+
+
+def _chosen(names: Sequence[str], results: dict[str, _Result]) -> Lookup:
+    """The look-up's result, from those of the candidates that there are."""
+    failed: list[str] = []
+    for name in names:
+        result = results.get(name)
+        if result is not None and result.addresses:
+            return Lookup(result.addresses, "", result.ttl, result.unanswered, name, tuple(failed))
+        if result is None or result.failed:
+            failed.append(name)
+    # The name itself is the last one, and what most people mean; one server's failure does not need the name before it.
+    said = [
+        f"{name}: {result.error}" if result.failed and len(names) > 1 else result.error
+        for name in reversed(names)
+        if (result := results.get(name)) is not None
+    ]
+    return Lookup((), _one_line("; ".join(said)))
+
+
+async def _ask_both(resolver: dns.asyncresolver.Resolver, name: str, lifetime: float) -> _Result:
+    """Ask for A and AAAA at the same time: a server that is slow or broken for one does not spoil the other."""
+    loop = asyncio.get_running_loop()
+    try:
+        absolute = dns.name.from_text(f"{name}.")
+    except dns.exception.DNSException as wrong:  # too long below a search domain, say
+        return _Result((), error=_one_line(wrong), failed=True)
     tasks = {
-        kind: loop.create_task(resolver.resolve(host, kind, search=True, raise_on_no_answer=False, lifetime=LIFETIME))
+        kind: loop.create_task(
+            resolver.resolve(absolute, kind, search=False, raise_on_no_answer=False, lifetime=max(lifetime, 0.001))
+        )
         for kind in ("A", "AAAA")
     }
     try:
@@ -133,21 +221,34 @@ async def _query(resolver: dns.asyncresolver.Resolver, host: str) -> tuple[list[
         await asyncio.wait(tasks.values(), timeout=SECOND_ANSWER if found else None)
     finally:
         for task in tasks.values():
-            task.cancel()  # nothing happens to one that is done
+            task.cancel()
     answers: list[dns.resolver.Answer] = []
-    errors: list[BaseException] = []
-    unanswered = ""
+    failure, nothing, unanswered = "", "", ""
     for kind, task in tasks.items():
         error = task.exception() if task.done() else None
-        if not task.done() or (error is not None and not isinstance(error, dns.resolver.NXDOMAIN)):
+        if isinstance(error, dns.resolver.NXDOMAIN):
+            nothing = nothing or _about(error.canonical_name, name, "does not exist")
+        elif isinstance(error, dns.exception.DNSException | OSError):
+            failure, unanswered = failure or _reason(error), kind
+        elif error is not None:
+            raise error
+        elif not task.done():
             unanswered = kind
-        if error is not None:
-            errors.append(error)
-        elif task.done() and task.result():
+        elif task.result():
             answers.append(task.result())
-    if errors and not answers:
-        raise errors[0]
-    return answers, unanswered
+        else:
+            nothing = nothing or _about(task.result().canonical_name, name, "has no addresses")
+    if not answers:
+        return _Result((), error=failure or nothing, failed=bool(failure))
+    # Aliases on the way count as well: a hub that fails over changes an alias, not an address.
+    ttl = min(answer.chaining_result.minimum_ttl for answer in answers)
+    return _Result(tuple(rdata.address for answer in answers for rdata in answer), ttl, unanswered)
+
+
+def _about(found: dns.name.Name, name: str, what: str) -> str:
+    """What is wrong with the name at the end of the aliases, which may be `name` itself."""
+    text = found.to_text(omit_final_dot=True)
+    return f"{text} {what}" + (f" (alias of {name})" if text.lower() != name.lower() else "")
 
 
 class _NameServers(Nameserver):
@@ -232,33 +333,36 @@ async def _ask(server: tuple[str, int], request: dns.message.QueryMessage) -> dn
     return reply if rcode in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN) else dns.rcode.to_text(rcode)
 
 
-def _asking(
-    resolver: dns.asyncresolver.Resolver, servers: Sequence[tuple[str, int]]
-) -> dns.asyncresolver.Resolver | None:
-    """`resolver`, its servers replaced; None if there are none."""
+def _asking(resolver: dns.asyncresolver.Resolver, servers: Sequence[tuple[str, int]]) -> dns.asyncresolver.Resolver:
+    """`resolver`, its servers replaced."""
     resolver.nameservers = [_NameServers(servers)]
     resolver.timeout = LIFETIME  # of the one "server" that it sees
-    return resolver if servers else None
+    return resolver
 
 
-def _system_resolver() -> dns.asyncresolver.Resolver | None:
-    """What /etc/resolv.conf says; None if it names no server."""
+class _System(NamedTuple):
+    """What a resolv.conf says, or the settings in its place."""
+
+    resolver: dns.asyncresolver.Resolver
+    search: SearchList
+
+
+def _parse_system(text: str) -> _System | None:
+    """What a resolv.conf(5) says; None if it names no server. Raises ValueError for what cannot be read."""
+    made = dns.asyncresolver.Resolver(configure=False)
+    # The search list is not dnspython's affair, and a domain that is no name must not spoil the rest.
+    lines = [line for line in text.splitlines(keepends=True) if line.split()[:1] not in (["search"], ["domain"])]
     try:
-        return dns.asyncresolver.Resolver(filename=str(RESOLV_CONF))
+        made.read_resolv_conf(io.StringIO("".join(lines)))
     except dns.resolver.NoResolverConfiguration:
         return None
-    except (dns.exception.DNSException, OSError, ValueError) as error:
-        logger.warning("cannot use %s: %s", RESOLV_CONF, _one_line(error))
+    except dns.exception.DNSException as error:
+        raise ValueError(_one_line(error)) from error
+    named = [server for server in made.nameservers if isinstance(server, str)]
+    servers = [(server, DNS_PORT) for server in named if dns.inet.is_address(server)]
+    if not servers:
         return None
-
-
-def _file_state(path: Path) -> tuple[int, ...] | None:
-    """Differs once the file was written or replaced; None if there is none."""
-    try:
-        state = path.stat()
-    except OSError:
-        return None
-    return state.st_mtime_ns, state.st_size, state.st_ino
+    return _System(_asking(made, servers), search_list.parse(text, socket.gethostname()))
 
 
 def _reason(error: Exception) -> str:

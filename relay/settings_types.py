@@ -12,12 +12,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
 
 from relay.address import (
     format_hostport,
+    is_complete,
     parse_address,
     parse_host,
     parse_hostport,
     parse_network,
     parse_server_name,
 )
+from relay.core.destinations import why_never
 
 _NAME = re.compile(r"[a-z0-9_-]{1,32}")
 
@@ -34,13 +36,24 @@ def _upstream(text: str) -> str:
     host, port = parse_hostport(text, allow_name=True)
     if port == 0:
         raise ValueError("has port 0, which cannot be dialled")
-    return format_hostport(host, port)
+    return format_hostport(_dialled(host, text), port)
+
+
+def _dialled(host: str, text: str) -> str:
+    """The host as settings keep it: a dot at the end of a name says that it is complete."""
+    try:
+        why = why_never(host)
+    except ValueError:
+        return f"{host}." if is_complete(text) else host
+    if why:
+        raise ValueError(f"is {why}: never an upstream")
+    return host
 
 
 def _shorthand_upstream(text: str) -> str:
     if text.count(":") == 1 or "]:" in text:
         raise ValueError("has a port; upstream keeps the ports 443, 8883 and 5671: use [[listeners]] to choose others")
-    return parse_host(text, allow_name=True)
+    return _dialled(parse_host(text, allow_name=True), text)
 
 
 def _nameserver(text: str) -> str:

@@ -69,7 +69,7 @@ def test_upstream_alone_makes_the_three_listeners_of_a_hub(load_text: Load) -> N
         Listener(
             name=name,
             bind=(f"0.0.0.0:{port}", f"[::]:{port}"),
-            upstream=(f"myhub.azure-devices.net:{port}", f"10.0.0.4:{port}", f"[fd00::4]:{port}"),
+            upstream=(f"myhub.azure-devices.net.:{port}", f"10.0.0.4:{port}", f"[fd00::4]:{port}"),  # it is complete
         )
         for name, port in (("https", 443), ("mqtt", 8883), ("amqp", 5671))
     )
@@ -87,7 +87,7 @@ def test_listeners_are_taken_as_written_in_one_spelling(load_text: Load) -> None
     )
     (listener,) = settings.listeners
     assert listener.bind == ("127.0.0.1:0", "[::1]:443")
-    assert listener.upstream == ("hub.example:1", "[fd00::1]:2")
+    assert listener.upstream == ("hub.example.:1", "[fd00::1]:2"), "the dot says that the name is complete"
     assert listener.max_connections == 7
 
 

@@ -6,6 +6,7 @@ import json
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from relay.address import format_hostport
+from relay.core.destinations import why_never
 from relay.settings import Listener, Settings, load, render
 from relay.settings_doc import document
 from relay.settings_schema import Kind, find, leaves_of, to_toml
@@ -22,7 +24,8 @@ Load = Callable[..., Settings]
 
 PORTS = st.integers(1, 65535)
 LITERALS = st.one_of(st.ip_addresses(v=4).map(str), st.ip_addresses(v=6).map(str))
-HOSTS = st.one_of(LITERALS, st.from_regex(r"[a-z][a-z0-9_]{0,10}(\.[A-Za-z]{1,5}){1,3}\.?", fullmatch=True))
+DIALLED = LITERALS.filter(lambda host: not why_never(host) and not ip_address(host).is_loopback)
+HOSTS = st.one_of(DIALLED, st.from_regex(r"[a-z][a-z0-9_]{0,10}(\.[A-Za-z]{1,5}){1,3}\.?", fullmatch=True))
 DURATIONS = st.floats(0, 31_536_000).map(abs)
 COUNTS = st.integers(0, 10_000_000)
 UPSTREAMS = st.lists(st.builds(format_hostport, HOSTS, PORTS), min_size=1, max_size=3)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from relay import resolve
 from relay.resolve import Resolver
 from tests.unit.name_server import NameServer
 
@@ -21,3 +22,12 @@ def server() -> Iterator[NameServer]:
 @pytest.fixture
 def resolver(server: NameServer, tmp_path: Path) -> Resolver:
     return Resolver([server.address], tmp_path / "hosts")
+
+
+@pytest.fixture
+def resolv_conf(server: NameServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The machine's resolv.conf, for the test to write; whatever name server it names is `server`, if on 127.0.0.1."""
+    path = tmp_path / "resolv.conf"
+    monkeypatch.setattr(resolve, "RESOLV_CONF", path)
+    monkeypatch.setattr(resolve, "DNS_PORT", server.address[1])
+    return path

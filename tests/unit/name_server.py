@@ -127,6 +127,7 @@ class NameServer:
             ttl, (target,) = alias
             response.answer.append(dns.rrset.from_text(f"{name}.", ttl, "IN", "CNAME", f"{target}."))
             name = target
+            response.set_rcode(dns.rcode.NXDOMAIN)  # RFC 2308 section 2.1: of the name at the end
         return response
 
 

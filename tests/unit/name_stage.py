@@ -56,8 +56,8 @@ def bad(error: str = "SERVFAIL", takes: float = 0.0) -> Step:
 class Script(Resolver):
     """Look-ups of each name as written down; the last step is repeated for ever. Notes when they begin and end."""
 
-    def __init__(self, steps: dict[str, list[Step]]) -> None:
-        super().__init__([("127.0.0.1", 9)])
+    def __init__(self, steps: dict[str, list[Step]], complete: tuple[str, ...] = ()) -> None:
+        super().__init__([("127.0.0.1", 9)], complete=complete)
         self._steps = {name: iter(row) for name, row in steps.items()}
         self._last = {name: row[-1] for name, row in steps.items()}
         self.begun: dict[str, list[float]] = {name: [] for name in steps}
@@ -83,8 +83,14 @@ class Script(Resolver):
 class Stage:
     """A service in virtual time, and all that is seen of it. Times are seconds since its begin."""
 
-    def __init__(self, steps: dict[str, list[Step]] | list[Step], before: NameService | None = None, **options: float):
-        self.script = Script(steps if isinstance(steps, dict) else {HUB: steps})
+    def __init__(
+        self,
+        steps: dict[str, list[Step]] | list[Step],
+        before: NameService | None = None,
+        complete: tuple[str, ...] = (),
+        **options: float,
+    ):
+        self.script = Script(steps if isinstance(steps, dict) else {HUB: steps}, complete)
         self.log = Log()
         self.told: list[tuple[float, str, Answer]] = []
         loop = asyncio.get_running_loop()

@@ -7,7 +7,6 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import dns.rcode
 import pytest
@@ -281,16 +280,8 @@ async def test_the_hosts_file_and_the_search_list(
     conf, hosts = tmp_path / "resolv.conf", tmp_path / "hosts"
     conf.write_text("search plant.example\nnameserver 127.0.0.1\noptions timeout:0\n")  # the time is our own affair
     hosts.write_text(f"{TWO} other\n")
-    original = resolve._system_resolver
-
-    def system_resolver() -> Any:
-        made = original()
-        assert made is not None
-        made.port = server.address[1]
-        return made
-
     monkeypatch.setattr(resolve, "RESOLV_CONF", conf)
-    monkeypatch.setattr(resolve, "_system_resolver", system_resolver)
+    monkeypatch.setattr(resolve, "DNS_PORT", server.address[1])
     server.zone["hub.plant.example", "A"] = (60, [ONE])
     resolver = Resolver([], hosts)
     service = NameService(

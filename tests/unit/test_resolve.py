@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
+import threading
 from pathlib import Path
 
-import dns.asyncresolver
 import dns.rcode
 import pytest
 from hypothesis import given, settings
@@ -53,7 +54,7 @@ async def test_a_name_without_addresses(server: NameServer, resolver: Resolver) 
     server.zone[HUB, "TXT"] = (60, ["nothing to dial"])
     lookup = await answer(resolver)
     assert lookup.addresses == ()
-    assert lookup.error == "the name has no addresses"
+    assert lookup.error == f"{HUB} has no addresses"
 
 
 async def test_the_reason_is_the_servers_failure_and_not_the_empty_answer_beside_it(
@@ -75,63 +76,63 @@ async def test_a_server_that_is_silent_costs_no_more_than_the_lifetime(
     assert 0.2 <= asyncio.get_running_loop().time() - started < 5
 
 
-async def test_the_search_list_of_resolv_conf(
-    server: NameServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    conf = tmp_path / "resolv.conf"
-    conf.write_text("search other.example plant.example\nnameserver 127.0.0.1\n")
-
-    def system_resolver() -> dns.asyncresolver.Resolver:
-        made = dns.asyncresolver.Resolver(filename=str(conf))
-        made.port = server.address[1]
-        return made
-
-    monkeypatch.setattr(resolve, "_system_resolver", system_resolver)
+async def test_the_search_list_of_resolv_conf(server: NameServer, tmp_path: Path, resolv_conf: Path) -> None:
+    write(resolv_conf, "search other.example plant.example\nnameserver 127.0.0.1\n")
     server.zone["hub.plant.example", "A"] = (60, ["192.0.2.1"])
-    assert (await answer(Resolver([], tmp_path / "hosts"), "hub")).addresses == ("192.0.2.1",)
+    lookup = await answer(Resolver([], tmp_path / "hosts"), "hub")
+    assert (lookup.addresses, lookup.source) == (("192.0.2.1",), "hub.plant.example")
     assert server.asked["hub.other.example", "A"] == 1, "in the order of the list"
 
 
-async def test_a_machine_without_name_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolve, "_system_resolver", lambda: None)
+async def test_a_machine_without_name_servers(tmp_path: Path, resolv_conf: Path) -> None:
     lookup = await answer(Resolver([], tmp_path / "hosts"))
-    assert lookup.error == "no name servers: /etc/resolv.conf names none"
+    assert lookup.error == f"no name servers: {resolv_conf} names none"
 
 
 async def test_a_changed_resolv_conf_is_read_again(
-    server: NameServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: NameServer, tmp_path: Path, resolv_conf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    conf = tmp_path / "resolv.conf"
     read = 0
-    original = resolve._system_resolver
+    original = resolve._parse_system
 
-    def system_resolver() -> dns.asyncresolver.Resolver | None:
+    def parse(text: str) -> resolve._System | None:
         nonlocal read
         read += 1
-        made = original()
-        if made is not None:
-            made.port = server.address[1]
-        return made
+        return original(text)
 
-    monkeypatch.setattr(resolve, "RESOLV_CONF", conf)
-    monkeypatch.setattr(resolve, "_system_resolver", system_resolver)
+    monkeypatch.setattr(resolve, "_parse_system", parse)
     server.zone["hub.plant.example", "A"] = (60, ["192.0.2.1"])
     server.zone["hub.works.example", "A"] = (60, ["192.0.2.2"])
     resolver = Resolver([], tmp_path / "hosts")
-    assert (await resolver.resolve("hub")).error == f"no name servers: {conf} names none"
-    conf.write_text("search plant.example\nnameserver 127.0.0.1\n")
+    assert (await resolver.resolve("hub")).error == f"no name servers: {resolv_conf} names none"
+    write(resolv_conf, "search plant.example\nnameserver 127.0.0.1\n")
+    past(resolv_conf)
     assert (await resolver.resolve("hub")).addresses == ("192.0.2.1",)
     assert (await resolver.resolve("hub")).addresses == ("192.0.2.1",)
-    assert read == 2, "not again as long as it stays the same"
+    assert read == 1, "not again as long as it stays the same"
     replacement = tmp_path / "new"
     replacement.write_text("search works.example\nnameserver 127.0.0.1\n")
-    replacement.rename(conf)
+    replacement.rename(resolv_conf)
     assert (await resolver.resolve("hub")).addresses == ("192.0.2.2",)
     for useless in ("", "nameserver 127.0.0\n"):  # it may be just being written
-        conf.write_text(useless)
+        write(resolv_conf, useless)
         assert (await resolver.resolve("hub")).addresses == ("192.0.2.2",)
-    conf.unlink()
+    remove(resolv_conf)
     assert (await resolver.resolve("hub")).addresses == ("192.0.2.2",)
+
+
+def write(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def past(path: Path) -> None:
+    """As if the file had not been written just now, but a minute ago."""
+    state = path.stat()
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns - 60 * 10**9))
 
 
 # --- the hosts file --------------------------------------------------------------------------------------------------
@@ -144,7 +145,31 @@ async def test_the_hosts_file_comes_before_dns_and_is_read_again(server: NameSer
     assert (await answer(resolver)).addresses == ("10.0.0.4",)
     assert not server.asked
     hosts.write_text(f"10.0.0.5 {HUB}\n")
-    assert (await answer(resolver)).addresses == ("10.0.0.5",)
+    assert (await answer(resolver)).addresses == ("10.0.0.5",), "though it looks the same, but for its time"
+    hosts.unlink()
+    server.zone[HUB, "A"] = (60, ["192.0.2.1"])
+    assert (await answer(resolver)).addresses == ("192.0.2.1",)
+
+
+async def test_the_hosts_file_is_parsed_once_per_change(
+    server: NameServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+    original = resolve.parse_hosts
+
+    def parse(text: str) -> dict[str, tuple[str, ...]]:
+        threads.append(threading.current_thread())
+        return original(text)
+
+    monkeypatch.setattr(resolve, "parse_hosts", parse)
+    hosts = tmp_path / "hosts"
+    hosts.write_text(f"10.0.0.4 {HUB}\n")
+    past(hosts)
+    resolver = Resolver([server.address], hosts)
+    for _ in range(5):
+        assert (await answer(resolver)).addresses == ("10.0.0.4",)
+    assert len(threads) == 1
+    assert threading.main_thread() not in threads, "and not by the event loop's thread"
 
 
 def test_hosts_lines() -> None:
@@ -153,14 +178,19 @@ def test_hosts_lines() -> None:
         "127.0.0.1 localhost\n"
         "2001:db8::1\thub other # hub2\n"
         "not-an-address hub\n"
+        "fe80::1%eth0 hub\n"
         "192.0.2.1   Hub.  hub\n"
         "192.0.2.1 hub\n"
+        "::ffff:192.0.2.4 hub\n"
         "192.0.2.2 hubs\n"
         "192.0.2.3"
     )
-    assert parse_hosts(text, "HUB") == ("192.0.2.1", "2001:db8::1")
-    assert parse_hosts(text, "hub.") == ("192.0.2.1", "2001:db8::1")
-    assert parse_hosts(text, "hub2") == ()
+    assert parse_hosts(text) == {
+        "localhost": ("127.0.0.1",),
+        "hub": ("192.0.2.1", "192.0.2.4", "2001:db8::1"),
+        "other": ("2001:db8::1",),
+        "hubs": ("192.0.2.2",),
+    }
 
 
 @settings(deadline=None)
@@ -169,13 +199,13 @@ def test_hosts_lines() -> None:
     | st.lists(st.sampled_from(["192.0.2.1", "::1", "hub", "#", "\n", " ", "\t", "fe80::1%eth0"])).map("".join)
 )
 def test_any_hosts_file_gives_addresses_or_none(text: str) -> None:
-    addresses = parse_hosts(text, "hub")
-    versions = [ipaddress.ip_address(address).version for address in addresses]
-    assert versions == sorted(versions)
-    assert len(set(addresses)) == len(addresses)
+    for addresses in parse_hosts(text).values():
+        versions = [ipaddress.ip_address(address).version for address in addresses]
+        assert versions == sorted(versions)
+        assert 0 < len(set(addresses)) == len(addresses)
 
 
-ADDRESSES = st.ip_addresses().map(str)
+ADDRESSES = st.ip_addresses().filter(lambda address: address.version == 4 or not address.ipv4_mapped).map(str)
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1)
 
 
@@ -185,4 +215,4 @@ def test_every_name_of_a_line_has_its_address(lines: list[tuple[str, list[str]]]
     text = "".join(f"{address} {' '.join(names)}\n" for address, names in lines)
     name = data.draw(st.sampled_from(lines))[1][-1]
     expected = {address for address, names in lines if name in names}
-    assert set(parse_hosts(text, name.upper())) == expected
+    assert set(parse_hosts(text.upper())[name]) == expected

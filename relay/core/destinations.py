@@ -1,0 +1,53 @@
+"""Which addresses can never be an upstream: those that reach this machine, or many, by definition.
+
+A DNS sinkhole answers with 0.0.0.0 or ::, which Linux connects to the machine itself: a relay would dial its own
+listeners, each connection leading to the next. Multicast and broadcast addresses take no TCP connection.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+
+_THIS_NETWORK = IPv4Network("0.0.0.0/8")  # RFC 1122 section 3.2.1.3
+_BROADCAST = IPv4Address("255.255.255.255")  # RFC 919
+_NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052 section 2.1
+_COMPATIBLE = IPv6Network("::/96")  # RFC 4291 section 2.5.5.1
+
+
+def canonical(text: str) -> str:
+    """The address in its one spelling; an IPv4-mapped one (RFC 4291 section 2.5.5.2) is the IPv4 address that it is on
+    the wire. Raises ValueError for what is no address, or has a zone id.
+    """
+    address = ip_address(text)
+    if isinstance(address, IPv6Address):
+        if address.scope_id is not None:
+            raise ValueError(f"{text} has a zone id")
+        return str(address.ipv4_mapped or address)
+    return str(address)
+
+
+def why_never(text: str) -> str:
+    """Why a literal address is never an upstream, as the end of a sentence; empty if it may be one."""
+    address = ip_address(text)
+    embedded = None if isinstance(address, IPv4Address) else _embedded(address)
+    if address.is_unspecified:
+        return "the unspecified address, which is this machine"
+    if address.is_multicast:
+        return "a multicast address"
+    if isinstance(address, IPv4Address):
+        if address in _THIS_NETWORK:
+            return "an address of 0.0.0.0/8, which is this machine's network"
+        return "the broadcast address" if address == _BROADCAST else ""
+    why = why_never(str(embedded)) if embedded is not None else ""
+    return f"{embedded} in IPv6, {why}" if why else ""
+
+
+def _embedded(address: IPv6Address) -> IPv4Address | None:
+    """The IPv4 address that an IPv6 address is another spelling of, or leads to by 6to4 (RFC 3056) or NAT64."""
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    if address.sixtofour is not None:
+        return address.sixtofour
+    if address in _NAT64 or (address in _COMPATIBLE and int(address) > 1):  # :: and ::1 are not of that kind
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    return None
