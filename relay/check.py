@@ -16,8 +16,9 @@ from relay.cpus import usable_cpus
 from relay.dial import literal
 from relay.engines.choice import choose
 from relay.machine import raise_descriptor_limit, source_ports, source_problems
-from relay.plan import nameservers
-from relay.prepare import RESERVED_DESCRIPTORS, ring_problem
+from relay.own_addresses import OWN, Endpoint, is_own, written
+from relay.plan import complete_names, nameservers
+from relay.prepare import RESERVED_DESCRIPTORS, http_endpoints, is_literal_own, ring_problem
 from relay.resolve import Resolver
 from relay.settings import Settings
 from relay.sources import most_in_use
@@ -37,7 +38,14 @@ def run(settings: Settings, *, connect: bool) -> int:
     if settings.engine == "ring" and engine.problem:
         print(f"relay: {ring_problem(engine)}", file=sys.stderr)
         return 2
+    listening = [*(written(text) for item in settings.listeners for text in item.bind), *http_endpoints(settings)]
     problems = source_problems(settings.dial.source_addresses)
+    problems += [
+        f"listeners.{item.name}.upstream: {text}: {OWN}"
+        for item in settings.listeners
+        for text in item.upstream
+        if is_literal_own(text, listening)
+    ]
     for problem in problems:
         print(f"relay: {problem}", file=sys.stderr)
     if problems:
@@ -70,28 +78,33 @@ def run(settings: Settings, *, connect: bool) -> int:
     if not connect:
         return 0
     upstreams = dict.fromkeys(upstream for item in settings.listeners for upstream in item.upstream)
-    results = asyncio.run(_connect_all(settings, list(upstreams)))
+    results = asyncio.run(_connect_all(settings, list(upstreams), listening))
     return 0 if all(results) else 1
 
 
-async def _connect_all(settings: Settings, upstreams: list[str]) -> list[bool]:
-    resolver = Resolver(nameservers(settings))
-    return [await _connect(resolver, text, settings.dial.connect_timeout) for text in upstreams]
+async def _connect_all(settings: Settings, upstreams: list[str], listening: list[Endpoint]) -> list[bool]:
+    resolver = Resolver(nameservers(settings), complete=complete_names(settings))
+    return [await _connect(resolver, text, settings.dial.connect_timeout, listening) for text in upstreams]
 
 
-async def _connect(resolver: Resolver, text: str, timeout: float) -> bool:
+async def _connect(resolver: Resolver, text: str, timeout: float, listening: list[Endpoint]) -> bool:
     """Resolve and dial one upstream, every address; well if one of them answers."""
     host, port = parse_hostport(text, allow_name=True)
     if literal(host, port) is not None:
         addresses: tuple[str, ...] = (host,)
     else:
         found = await resolver.resolve(host)
+        for refused, why in found.refused:
+            print(f"upstream {text}: {format_hostport(refused, port)}: never an upstream: {why}")
         if not found.addresses:
             print(f"upstream {text}: cannot be resolved: {found.error}")
             return False
         addresses = found.addresses
     reached = False
     for address in addresses:
+        if is_own(address, port, listening):
+            print(f"upstream {text}: {format_hostport(address, port)}: never an upstream: {OWN}")
+            continue
         started = time.monotonic()
         try:
             await _dial(address, port, timeout)

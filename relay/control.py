@@ -68,6 +68,14 @@ class Checked:
 
 
 @dataclass(frozen=True, slots=True)
+class Barred:
+    """To a worker: the upstream addresses, host:port, that are never dialled from now on; all others may be."""
+
+    kind: ClassVar[str] = "barred"
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class AllUp:
     """To a worker: whatever it was told of checks is void. Those that are down are told of next."""
 
@@ -112,9 +120,9 @@ class Log:
     traceback: str = ""
 
 
-Message = Start | Apply | Ready | Resolved | Checked | AllUp | Failing | Drain | Stop | Log
+Message = Start | Apply | Ready | Resolved | Checked | Barred | AllUp | Failing | Drain | Stop | Log
 KINDS: dict[str, type[Message]] = {
-    kind.kind: kind for kind in (Start, Apply, Ready, Resolved, Checked, AllUp, Failing, Drain, Stop, Log)
+    kind.kind: kind for kind in (Start, Apply, Ready, Resolved, Checked, Barred, AllUp, Failing, Drain, Stop, Log)
 }
 
 

@@ -32,7 +32,8 @@ class HealthChecker:
 
     `interval` is the seconds between two checks of an address, 0: none, all are up. `rise` successes in a row bring up
     what is down, `fall` failures in a row the other way round; no connection within `timeout` seconds is a failure.
-    `changed(address, up)` is called from the event loop upon each change. `log` is the service log.
+    `changed(address, up)` is called from the event loop upon each change. `log` is the service log. An address that is
+    `barred` when its turn comes is not connected to, and its checks say nothing new.
     """
 
     def __init__(
@@ -44,7 +45,9 @@ class HealthChecker:
         timeout: float,
         changed: Callable[[Address, bool], None],
         log: Any,
+        barred: Callable[[Address], bool] = lambda _address: False,
     ) -> None:
+        self._barred = barred
         self._interval = interval
         self._rise = rise
         self._fall = fall
@@ -104,6 +107,8 @@ class HealthChecker:
                 logger.exception("internal error in a check of %s", format_hostport(*watch.address[:2]))
 
     async def _check(self, watch: _Watch) -> None:
+        if self._barred(watch.address):
+            return
         try:
             await probe(watch.address, self._timeout)
         except OSError as error:

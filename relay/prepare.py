@@ -14,15 +14,18 @@ from relay.binding import Kept, Port, bind
 from relay.control import MAX_DESCRIPTORS, START_DESCRIPTORS
 from relay.core.counters import Layout
 from relay.cpus import usable_cpus
+from relay.dial import literal
 from relay.engines.choice import Choice, choose
 from relay.machine import raise_descriptor_limit, source_ports, source_problems
 from relay.outcome import OUTCOMES
+from relay.own_addresses import OWN, Endpoint, is_own, written
 from relay.plan import (
     SPARE_LISTENERS,
     SPARE_UPSTREAMS,
     BoundListener,
     Plan,
     StartError,
+    endpoints,
     limit_plan,
     rate_plan,
     tcp_options,
@@ -120,10 +123,28 @@ def bind_all(
         )
         for item in settings.listeners
     ]
+    listening = [*endpoints(bound), *http_endpoints(settings)]
+    problems += [
+        f"listeners.{item.name}.upstream: {text}: {OWN}: each connection would lead to another one"
+        for item in settings.listeners
+        for text in item.upstream
+        if is_literal_own(text, listening)
+    ]
     addresses, most = sum(len(item.bindings) for item in bound), MAX_DESCRIPTORS - START_DESCRIPTORS
     if addresses > most:
         problems.append(f"listeners: {addresses} addresses to listen on; at most {most}")
     return bound
+
+
+def http_endpoints(settings: Settings) -> list[Endpoint]:
+    """Where the admin and the health port are, as the settings have them; [::] takes IPv4 as well, as Linux does."""
+    return [written(text, both=True) for text in (settings.admin.bind, settings.health.bind) if text]
+
+
+def is_literal_own(upstream: str, listening: Sequence[Endpoint]) -> bool:
+    """Whether an upstream of the settings is an address, no name, of this relay itself."""
+    host, port = parse_hostport(upstream, allow_name=True)
+    return literal(host, port) is not None and is_own(host, port, listening)
 
 
 def listener_limits(bound: Sequence[BoundListener], slots: int) -> list[int]:

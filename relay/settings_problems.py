@@ -16,7 +16,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from relay.address import format_hostport, parse_hostport
+from relay.address import format_hostport, parse_host, parse_hostport
+from relay.core.destinations import why_never
+from relay.own_addresses import OWN, Endpoint, is_certainly_own
 from relay.settings_schema import Kind, Setting, find, leaves_of
 from relay.settings_sources import EnvironSource, FileSource, printable, show
 
@@ -157,7 +159,10 @@ class Whole:
             yield (
                 f"{label(('dns', 'min_ttl'), variables)}: {show(least)} is more than dns.max_ttl, which is {show(most)}"
             )
-        yield from _collisions(self._binds(tables, shorthand_ports if upstream and not listeners else {}))
+        shorthand = shorthand_ports if upstream and not listeners else {}
+        binds = list(self._binds(tables, shorthand))
+        yield from _collisions(iter(binds))
+        yield from _loops(binds, self._upstreams(tables, upstream, shorthand))
 
     def _given(self, *path: str) -> Any:
         """The value at `path`: the environment's, else the file's, else the default."""
@@ -175,6 +180,21 @@ class Whole:
         failed = [path for path in (("upstream",), ("listeners",)) if path in self._environ.variables]
         return self._file.readable and all(path[0] in self._environ.values for path in failed)
 
+    def _upstreams(
+        self, tables: list[dict[str, Any]], upstream: object, shorthand: Mapping[str, int]
+    ) -> Iterator[tuple[str, str, int]]:
+        """Where each upstream that is a literal address is written, the address and its port."""
+        variables = self._environ.variables
+        for number, text in enumerate(upstream if shorthand and isinstance(upstream, list) else ()):
+            if isinstance(text, str) and (host := _literal(text)):
+                where = label(("upstream", number), variables)
+                yield from ((where, host, port) for port in shorthand.values())
+        for position, table in enumerate(tables):
+            texts = table.get("upstream")
+            for number, text in enumerate(texts if isinstance(texts, list) else ()):
+                for bind in _parsed(label(("listeners", position, "upstream", number), variables), text, False):
+                    yield bind.where, bind.host, bind.port
+
     def _binds(self, tables: list[dict[str, Any]], shorthand: Mapping[str, int]) -> Iterator[_Bind]:
         variables = self._environ.variables
         for name, port in shorthand.items():
@@ -188,12 +208,32 @@ class Whole:
             yield from _parsed(label((section, "bind"), variables), self._given(section, "bind"), False)
 
 
+def _loops(binds: list[_Bind], upstreams: Iterator[tuple[str, str, int]]) -> Iterator[str]:
+    """Upstreams that are literal addresses of this relay itself, on whatever machine."""
+    for where, host, port in upstreams:
+        if why_never(host):
+            continue  # the field's own problem says so
+        for bind in binds:
+            if is_certainly_own(host, port, [Endpoint(bind.host, bind.port, not bind.shared)]):
+                shown = show(format_hostport(host, port))
+                yield f"{where}: {shown} is {OWN}, {bind.where}: each connection would lead to another one"
+                break
+
+
 def _parsed(where: str, text: object, shared: bool) -> Iterator[_Bind]:
     if isinstance(text, str) and text:
         try:
             yield _Bind(where, *parse_hostport(text, allow_name=False), shared)
         except ValueError:
             pass  # the field's own problem says so
+
+
+def _literal(text: str) -> str:
+    """A host that is an address; empty for a name, or what is neither."""
+    try:
+        return parse_host(text, allow_name=False)
+    except ValueError:
+        return ""
 
 
 def _collisions(binds: Iterator[_Bind]) -> Iterator[str]:

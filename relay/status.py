@@ -18,7 +18,7 @@ from relay.core.counters import OUTCOME
 from relay.core.limit_table import total_held
 from relay.drain import Drainer
 from relay.outcome import OUTCOMES
-from relay.plan import Plan
+from relay.plan import BoundListener, Plan
 from relay.pool import Pool
 from relay.sources import most_in_use
 from relay.watch import UpstreamWatch
@@ -98,7 +98,8 @@ class Status:
             self._was_ready = True
             alone = self._without_upstream()
             # While one listener can be served the instance is of use: a load balancer that took it away would take all.
-            return Health(len(alone) < len(self._plan.listeners), f"no upstream: {', '.join(alone)}" if alone else "")
+            reason = f"no upstream: {', '.join(map(self._alone, alone))}" if alone else ""
+            return Health(len(alone) < len(self._plan.listeners), reason)
         if not self._was_ready:
             return Health(False, "starting")
         gone = [str(worker.index) for worker in missing if now - worker.unready_since > UNREADY_GRACE]
@@ -106,10 +107,18 @@ class Status:
             return Health(False, f"worker {', '.join(gone) or 'processes'}: not running")
         return Health(True)
 
-    def _without_upstream(self) -> list[str]:
+    def _without_upstream(self) -> list[BoundListener]:
         """The listeners none of whose upstream addresses are up. Connections are tried there all the same."""
         up = {number: self._watch.state(number).up for number in self._plan.dialled}
-        return [bound.name for bound in self._plan.listeners if not any(up[number] for number, _, _ in bound.upstreams)]
+        return [bound for bound in self._plan.listeners if not any(up[number] for number, _, _ in bound.upstreams)]
+
+    def _alone(self, bound: BoundListener) -> str:
+        """The listener's name, with those of its upstream addresses that are never dialled, and why."""
+        barred: dict[str, str] = {}
+        for number, _, _ in bound.upstreams:
+            barred |= self._watch.state(number).barred
+        reasons = ", ".join(f"{address} is {why}" for address, why in barred.items())
+        return f"{bound.name} ({reasons})" if reasons else bound.name
 
     def state(self) -> str:
         """starting, ready, unready or draining."""
@@ -212,7 +221,8 @@ class Status:
         names = [*plan.settings.dial.source_addresses, ANY_SOURCE]
         found = []
         for number in plan.dialled:
-            addresses = max(1, len(self._watch.state(number).addresses))
+            state = self._watch.state(number)
+            addresses = max(1, len(state.addresses) - len(state.barred))
             for source, name in enumerate(names):
                 used = sum(block[plan.layout.ports(number, source)] for block in plan.table.blocks)
                 if used or name is not ANY_SOURCE or len(names) == 1:
@@ -224,7 +234,10 @@ class Status:
         return {
             "name": name,
             "up": state.up,
-            "addresses": [{"address": address, "up": up} for address, up in state.addresses],
+            "addresses": [
+                {"address": address, "up": up, "reason": state.barred.get(address, "")}
+                for address, up in state.addresses
+            ],
             "error": state.error,
             "answer_age_seconds": None if state.answer_age is None else round(state.answer_age, 3),
         }

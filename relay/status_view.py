@@ -83,7 +83,7 @@ def _upstreams(upstreams: list[dict[str, Any]]) -> Table:
     table = _table("upstream", "address", "state", right=("name resolved",))
     for item in upstreams:
         age = item["answer_age_seconds"]
-        states = ["[green]up[/green]" if one["up"] else "[red]down[/red]" for one in item["addresses"]]
+        states = ["[green]up[/green]" if one["up"] else _down(one.get("reason", "")) for one in item["addresses"]]
         table.add_row(
             escape(item["name"]),
             escape("\n".join(one["address"] for one in item["addresses"])),
@@ -92,6 +92,10 @@ def _upstreams(upstreams: list[dict[str, Any]]) -> Table:
             "-" if age is None else f"{duration(age)} ago",
         )
     return table
+
+
+def _down(reason: str) -> str:
+    return f"[red]down: {escape(reason)}[/red]" if reason else "[red]down[/red]"
 
 
 def _outcomes(outcomes: dict[str, int]) -> Table:

@@ -34,6 +34,7 @@ from relay.http_server import HttpServer
 from relay.logs import LogWriter
 from relay.metrics import RelayCollector
 from relay.outcome import OUTCOMES
+from relay.own_addresses import endpoint, is_own
 from relay.plan import Plan, nameservers
 from relay.pool import Pool
 from relay.reload import Reloader
@@ -65,7 +66,7 @@ class Supervisor:
         self._writer = writer
         self._log = log
         self._watch = UpstreamWatch(
-            plan.settings, self._upstreams(), nameservers(plan.settings), self._tell, self._changed, log
+            plan.settings, self._upstreams(), nameservers(plan.settings), self._tell, self._changed, log, self._is_own
         )
         self._pool = Pool(plan, log, self._changed, self._watch.greeting, self._watch.failing)
         self._status = Status(plan, self._pool, self._watch, lambda: writer.dropped)
@@ -166,6 +167,10 @@ class Supervisor:
         self._watch.configure(settings, self._upstreams(), nameservers(settings))
         self._pool.apply(addresses)
         self._changed()
+
+    def _is_own(self, host: str, port: int) -> bool:
+        """Whether this relay listens there, its admin and health ports included."""
+        return is_own(host, port, [*self._plan.endpoints(), *map(endpoint, self._http_sockets.values())])
 
     def _upstreams(self) -> dict[int, str]:
         return {number: self._plan.upstreams[number] for number in self._plan.dialled}

@@ -6,7 +6,7 @@ effect for new connections; established ones stay where they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from relay.core.balance import Balance
 from relay.dial import Target, literal
@@ -34,6 +34,7 @@ class Upstreams:
         self._down: set[Address] = set()
         self._routes: list[Route] = []
         self._answers: dict[str, tuple[str, ...]] = {}
+        self.barred: frozenset[tuple[str, int]] = frozenset()
 
     def route(self, upstreams: Sequence[tuple[int, str, int]]) -> Route:
         """The way of one listener's connections; `upstreams` are (number, host, port), at least one."""
@@ -61,6 +62,14 @@ class Upstreams:
     def resolved(self, host: str, addresses: tuple[str, ...]) -> None:
         """The supervisor's answer: literal addresses, none if the name cannot be resolved."""
         self._answers[host] = addresses
+        self._update()
+
+    def bar(self, addresses: Iterable[tuple[str, int]]) -> None:
+        """These addresses, and no others, are never dialled from now on, not even where nothing else is left."""
+        self.barred = frozenset(addresses)
+        self._update()
+
+    def _update(self) -> None:
         for route in self._routes:
             route.update(self._answers)
         current = {id(target) for route in self._routes for target in route.current()}
@@ -152,7 +161,12 @@ class Route:
             if addresses is None:
                 continue
             known = True
-            those = [address for text in addresses if (address := literal(text, port)) is not None]
+            barred = self._upstreams.barred
+            those = [
+                address
+                for text in addresses
+                if (text, port) not in barred and (address := literal(text, port)) is not None
+            ]
             self._upstreams.sources.spread_over(number, len(those))
             found += [target for address in those if (target := self._upstreams.target(number, address)) not in found]
         # While one name is looked up for the first time another one's failure is no answer yet.

@@ -12,11 +12,13 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from relay.address import format_hostport, parse_hostport
-from relay.control import AllUp, Checked, Message, Resolved
+from relay.control import AllUp, Barred, Checked, Message, Resolved
 from relay.dial import literal
 from relay.engines.contract import Address
 from relay.health_check import HealthChecker
 from relay.names import Answer, NameService
+from relay.own_addresses import OWN
+from relay.plan import complete_names
 from relay.resolve import Resolver
 from relay.settings import Settings
 
@@ -27,6 +29,7 @@ class UpstreamState(NamedTuple):
     addresses: tuple[tuple[str, bool], ...]  # host:port, and whether it is up
     error: str  # why there are no addresses
     answer_age: float | None  # seconds since the name's last good answer; None for a literal address
+    barred: Mapping[str, str] = {}  # why some of the addresses, host:port, are never dialled
 
     @property
     def up(self) -> bool:
@@ -34,7 +37,11 @@ class UpstreamState(NamedTuple):
 
 
 class UpstreamWatch:
-    """Watches `upstreams` (host:port by number). `tell` sends a message to every worker; `changed` is called then."""
+    """Watches `upstreams` (host:port by number). `tell` sends a message to every worker; `changed` is called then.
+
+    `own` says of an address and its port whether that is this relay itself. Such an address is neither dialled nor
+    checked while that is so, which is asked again whenever it would be checked.
+    """
 
     def __init__(
         self,
@@ -44,7 +51,10 @@ class UpstreamWatch:
         tell: Callable[[Message], None],
         changed: Callable[[], None],
         log: Any,
+        own: Callable[[str, int], bool] = lambda _host, _port: False,
     ) -> None:
+        self._own = own
+        self._barred: set[Address] = set()  # what workers were told of
         self._tell = tell
         self._changed = changed
         self._log = log
@@ -89,7 +99,7 @@ class UpstreamWatch:
     ) -> NameService:
         dns = settings.dns
         return NameService(
-            Resolver(nameservers),
+            Resolver(nameservers, complete=complete_names(settings)),
             dict.fromkeys(host for host, port in self._upstreams.values() if literal(host, port) is None),
             min_ttl=dns.min_ttl,
             max_ttl=dns.max_ttl,
@@ -103,7 +113,13 @@ class UpstreamWatch:
     def _health_checker(self) -> HealthChecker:
         interval, rise, fall, timeout = self._checks
         return HealthChecker(
-            interval=interval, rise=rise, fall=fall, timeout=timeout, changed=self._checked, log=self._log
+            interval=interval,
+            rise=rise,
+            fall=fall,
+            timeout=timeout,
+            changed=self._checked,
+            log=self._log,
+            barred=self._judge,
         )
 
     def _stop_resolving(self) -> Coroutine[Any, Any, None]:
@@ -130,7 +146,7 @@ class UpstreamWatch:
         }
         resolved = [Resolved(host, answer.addresses) for host, answer in answers.items() if answer is not None]
         down = [address for address in self._addresses() if not self._checker.up(address)]
-        return [*resolved, AllUp(), *(Checked(address[0], address[1], False) for address in down)]
+        return [self._barred_now(), *resolved, AllUp(), *(Checked(address[0], address[1], False) for address in down)]
 
     def failing(self, hosts: Iterable[str]) -> None:
         """A worker could connect to no address of these hosts: ask again, check at once."""
@@ -139,6 +155,7 @@ class UpstreamWatch:
                 if literal(host, port) is None:
                     self._names.refresh(host)
                 for address in self._addresses_of(host, port):
+                    self._judge(address)
                     self._checker.check_now(address)
 
     def unresolved(self) -> list[str]:
@@ -152,14 +169,21 @@ class UpstreamWatch:
     def state(self, number: int) -> UpstreamState:
         """One upstream, by its number."""
         host, port = self._upstreams[number]
-        addresses = tuple(
-            (format_hostport(address[0], address[1]), self._checker.up(address))
-            for address in self._addresses_of(host, port)
-        )
+        addresses: dict[str, bool] = {}
+        barred: dict[str, str] = {}
+        for address in self._addresses_of(host, port):
+            text = format_hostport(address[0], address[1])
+            addresses[text] = self._checker.up(address) and address not in self._barred
+            if address in self._barred:
+                barred[text] = OWN
         if literal(host, port) is not None:
-            return UpstreamState(addresses, "", None)
+            return UpstreamState(tuple(addresses.items()), "", None, barred)
+        for refused, why in self._names.refused(host):
+            text = format_hostport(refused, port)
+            addresses[text], barred[text] = False, why
         answer = self._names.answer(host)
-        return UpstreamState(addresses, answer.error if answer is not None else "", self._names.ages()[host])
+        error = answer.error if answer is not None else ""
+        return UpstreamState(tuple(addresses.items()), error, self._names.ages()[host], barred)
 
     def ages(self) -> dict[str, float]:
         """Seconds since each name's last good answer."""
@@ -178,10 +202,33 @@ class UpstreamWatch:
 
     def _watch_addresses(self) -> None:
         current = self._addresses()
+        if self._barred.difference(current):
+            self._barred.intersection_update(current)
+            self._tell(self._barred_now())
+        for address in current:
+            self._judge(address)  # before workers are told of it
         self._checker.set_addresses(current)
         # Should one come back it begins as up, and nobody would tell the workers.
         for address in self._down.difference(current):
             self._tell_checked(address, up=True)
+
+    def _judge(self, address: Address) -> bool:
+        """Whether the address is this relay itself, now; workers are told when that is new."""
+        own, text = self._own(address[0], address[1]), format_hostport(address[0], address[1])
+        if own and address not in self._barred:
+            self._barred.add(address)
+            self._log.warning("upstream down", address=text, reason=OWN)
+        elif not own and address in self._barred:
+            self._barred.discard(address)
+            self._log.info("upstream up", address=text)
+        else:
+            return own
+        self._tell(self._barred_now())
+        self._changed()
+        return own
+
+    def _barred_now(self) -> Barred:
+        return Barred(tuple(sorted(format_hostport(address[0], address[1]) for address in self._barred)))
 
     def _resolved(self, host: str, answer: Answer) -> None:
         self._watch_addresses()

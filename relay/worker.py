@@ -22,9 +22,11 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from relay.address import parse_hostport
 from relay.control import (
     AllUp,
     Apply,
+    Barred,
     Channel,
     ChannelFull,
     Checked,
@@ -186,6 +188,8 @@ class Worker:
         elif isinstance(message, Checked):
             host, port = message.host, message.port
             self._service.upstreams.health((host, port, 0, 0) if ":" in host else (host, port), message.up)
+        elif isinstance(message, Barred):
+            self._service.upstreams.bar([parse_hostport(text, allow_name=False) for text in message.addresses])
         elif isinstance(message, AllUp):
             self._service.upstreams.all_up()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from relay.control import AllUp, Checked, Message, Resolved
+from relay.control import AllUp, Barred, Checked, Message, Resolved
 from relay.settings import load
 from relay.watch import UpstreamWatch
 from tests.dns_server import NameServer
@@ -42,11 +42,20 @@ class Told:
                 await self._changed.wait()
 
 
-def watch(path: Path, names: NameServer, port: int, told: Told) -> UpstreamWatch:
+def watch(path: Path, names: NameServer, port: int, told: Told, own: set[str] | None = None) -> UpstreamWatch:
+    """`own` are the addresses of this relay itself."""
     file = path / "relay.toml"
     file.write_text(TOML)
     log: Any = structlog.get_logger()
-    return UpstreamWatch(load(file, {}), {0: f"{NAME}:{port}"}, (names.address,), told, lambda: None, log)
+    return UpstreamWatch(
+        load(file, {}),
+        {0: f"{NAME}:{port}"},
+        (names.address,),
+        told,
+        lambda: None,
+        log,
+        lambda host, _port: host in (own or ()),
+    )
 
 
 async def test_an_address_that_was_down_when_it_vanished_is_not_down_when_it_comes_back(tmp_path: Path) -> None:
@@ -68,12 +77,13 @@ async def test_a_worker_that_starts_is_told_everything(tmp_path: Path) -> None:
     with Echo() as echo, NameServer({NAME: ["127.0.0.1", "127.0.0.2"]}, ttl=300) as names:
         told = Told()
         watched = watch(tmp_path, names, echo.address[1], told)
-        assert watched.greeting() == [AllUp()]
+        assert watched.greeting() == [Barred(()), AllUp()]
         assert watched.unresolved() == [NAME]
         watched.start()
         try:
             await told.wait(Checked("127.0.0.2", echo.address[1], False))  # the echo is on the other one
-            resolved, all_up, checked = watched.greeting()
+            barred, resolved, all_up, checked = watched.greeting()
+            assert barred == Barred(())
             assert all_up == AllUp(), "a worker that is told anew may have missed that something came up"
             assert isinstance(resolved, Resolved)
             assert set(resolved.addresses) == {"127.0.0.1", "127.0.0.2"}
@@ -85,5 +95,41 @@ async def test_a_worker_that_starts_is_told_everything(tmp_path: Path) -> None:
                 f"127.0.0.2:{echo.address[1]}": False,
             }
             assert watched.unresolved() == []
+        finally:
+            await watched.stop()
+
+
+async def test_an_address_of_its_own_is_barred_before_anybody_is_told_of_it_and_never_checked(tmp_path: Path) -> None:
+    with Echo() as echo, NameServer({NAME: ["127.0.0.1"]}, ttl=300) as names:
+        told, port = Told(), echo.address[1]
+        own = {"127.0.0.1"}
+        watched = watch(tmp_path, names, port, told, own)
+        watched.start()
+        try:
+            await told.wait(Resolved(NAME, ("127.0.0.1",)))
+            assert told.messages == [Barred((f"127.0.0.1:{port}",)), Resolved(NAME, ("127.0.0.1",))]
+            assert watched.greeting()[0] == Barred((f"127.0.0.1:{port}",))
+            state = watched.state(0)
+            assert (state.up, state.addresses) == (False, ((f"127.0.0.1:{port}", False),))
+            assert state.barred == {f"127.0.0.1:{port}": "this relay's own address"}
+            await asyncio.sleep(0.3)  # some intervals; that nothing comes cannot be waited for
+            assert echo.served == 0
+            own.clear()  # it has moved to another machine
+            await told.wait(Barred(()))
+            assert watched.state(0).up
+        finally:
+            await watched.stop()
+
+
+async def test_addresses_that_are_never_dialled_are_shown_with_the_reason(tmp_path: Path) -> None:
+    with Echo() as echo, NameServer({NAME: ["0.0.0.0", "127.0.0.1"]}, ttl=300) as names:
+        told, port = Told(), echo.address[1]
+        watched = watch(tmp_path, names, port, told)
+        watched.start()
+        try:
+            await told.wait(Resolved(NAME, ("127.0.0.1",)))
+            state = watched.state(0)
+            assert dict(state.addresses) == {f"127.0.0.1:{port}": True, f"0.0.0.0:{port}": False}
+            assert state.barred == {f"0.0.0.0:{port}": "the unspecified address, which is this machine"}
         finally:
             await watched.stop()
