@@ -20,7 +20,17 @@ from typing import Any, NamedTuple
 import aiohttp
 
 from relay.core.asking import Asking
-from relay.core.scheduled_events import MOST_ID, SCHEDULED, Action, Do, MalformedDocument, Notice, Watchlist, parse
+from relay.core.scheduled_events import (
+    MOST_ID,
+    SCHEDULED,
+    Action,
+    Do,
+    MalformedDocument,
+    Notice,
+    Watchlist,
+    parse,
+    service_time,
+)
 from relay.health_check import reason
 
 EVENTS = "/metadata/scheduledevents?api-version=2020-07-01"
@@ -72,9 +82,17 @@ class NoAnswer(CallFailed):
     """It has not answered in time."""
 
 
+class _Answer(NamedTuple):
+    """An answer with status 200."""
+
+    body: bytes
+    date: str | None  # the Date field
+
+
 class ScheduledEvents:
     """Watches what the service at `metadata_url` (scheme and authority) says of this machine.
 
+    An event's time is told by the service's clock, and so is the time that is left: this machine's may be minutes off.
     `begin` is told once of each event that ends connections, `updated` when it comes earlier than was said,
     `cancelled` when it will not come, `completed` when it is over and this machine still there; all from the event
     loop, with seconds_left as of now. An event more than `ahead` seconds away does not begin yet: hardware that is
@@ -101,6 +119,7 @@ class ScheduledEvents:
         self._own_name = own_name
         self._watchlist = Watchlist(ahead)
         self._problems: list[str] = []
+        self._timeless = False  # its last answer did not say when it was given
         self._first = True  # nobody has waited for the events to be turned on
         self._polls = Asking(self._timing.poll, self._timing.poll_most)
         self._names = Asking(self._timing.poll, self._timing.poll_most, steady=1)
@@ -187,14 +206,14 @@ class ScheduledEvents:
 
     async def _poll(self) -> bool:
         try:
-            body = await self._call("GET", EVENTS, self._timing.first if self._first else self._timing.call)
+            answer = await self._call("GET", EVENTS, self._timing.first if self._first else self._timing.call)
         except NoAnswer:
             self._first = False  # it has had the time for it
             raise
         self._first = False
-        now, wall = asyncio.get_running_loop().time(), time.time()
+        now, told_at = asyncio.get_running_loop().time(), self._told_at(answer.date)
         try:
-            document = parse(_decode(body), self._own_name, wall)
+            document = parse(_decode(answer.body), self._own_name, told_at)
         except MalformedDocument as error:
             raise CallFailed(f"the document {error}") from None
         if document.problems and document.problems != self._problems:
@@ -205,9 +224,18 @@ class ScheduledEvents:
                 self._tell(action)
         return True
 
+    def _told_at(self, date: str | None) -> float:
+        """When an answer was given, by the clock that its times were made with if it says so."""
+        told_at = service_time(date)
+        timeless = told_at is None
+        if timeless and not self._timeless:
+            self._log.warning("Azure metadata service does not say what time it is, the local clock is used", date=date)
+        self._timeless = timeless
+        return time.time() if told_at is None else told_at
+
     async def _find_name(self) -> bool:
         """Of a scale set's instance it is like `relays_12` ("Terminate notification for ... scale set instances")."""
-        compute = _decode(await self._call("GET", COMPUTE, self._timing.call))
+        compute = _decode((await self._call("GET", COMPUTE, self._timing.call)).body)
         name = compute.get("name") if isinstance(compute, dict) else None
         if not isinstance(name, str) or not 0 < len(name) <= MOST_ID or not name.isprintable():
             raise CallFailed("the answer has no name in it")
@@ -259,8 +287,8 @@ class ScheduledEvents:
                 return True
         return False
 
-    async def _call(self, method: str, path: str, timeout: float, body: bytes | None = None) -> bytes:
-        """The answer's body. Raises CallFailed."""
+    async def _call(self, method: str, path: str, timeout: float, body: bytes | None = None) -> _Answer:
+        """Raises CallFailed."""
         assert self._session is not None
         timeouts = aiohttp.ClientTimeout(total=timeout, sock_connect=self._timing.connect)
         headers = {"Content-Type": "application/json"} if body is not None else None
@@ -275,7 +303,7 @@ class ScheduledEvents:
                         raise CallFailed(f"the answer is longer than {MOST_BYTES} bytes")
                 if response.status != 200:
                     raise CallFailed(_text(f"HTTP status {response.status}: {answer.decode('utf-8', 'replace')}"))
-                return bytes(answer)
+                return _Answer(bytes(answer), response.headers.get("Date"))
         except aiohttp.ConnectionTimeoutError:
             raise CallFailed(f"no connection in {self._timing.connect:g} s") from None
         except TimeoutError:

@@ -18,7 +18,9 @@ from relay.plan import StartError
 # Seconds before its time that a drain for an event begins at the earliest, unless drains take longer: hardware that
 # begins to fail is told of days before, a reboot a quarter of an hour.
 AHEAD = 900.0
-SLACK = 1.0  # seconds before an event's time, which is told in whole ones, that a drain for it is over
+SLACK = (
+    1.0  # seconds before an event's time that a drain is over: the service tells the time in whole ones, rounded down
+)
 
 
 class Evictions:

@@ -1,6 +1,6 @@
 """A stand-in for Azure's instance metadata service, on loopback, that answers what a test wants and notes what it got.
 
-    with MetadataServer() as server:                          # or: python -m tests.metadata_server PORT
+    with MetadataServer() as server:                          # or: python -m tests.metadata_server PORT [SKEW]
         server.events.play(Answer(document(event("Preempt", "relays_12", left=30))))
 
 As a process it prints its address once it listens, and is told over HTTP, on the same port:
@@ -44,15 +44,18 @@ def http_date(left: float) -> str:
     return formatdate(time.time() + left, usegmt=True)
 
 
-def event(kind: str, *resources: str, left: float | None = 900.0, **fields: object) -> Json:
-    """An event like the source's. `left` is the seconds to its NotBefore; None: it has started."""
+def event(kind: str, *resources: str, left: float | None = 900.0, skew: float = 0.0, **fields: object) -> Json:
+    """An event like the source's. `left` is the seconds to its NotBefore; None: it has started.
+
+    `skew` are the seconds that the service's clock is ahead of this machine's.
+    """
     return {
         "EventId": "C7061BAC-AFDC-4513-B24B-AA5F13A16123",
         "EventStatus": "Started" if left is None else "Scheduled",
         "EventType": kind,
         "ResourceType": "VirtualMachine",
         "Resources": list(resources),
-        "NotBefore": "" if left is None else http_date(left),
+        "NotBefore": "" if left is None else http_date(left + skew),
         "Description": "",
         "EventSource": "Platform",
         "DurationInSeconds": -1,
@@ -67,12 +70,16 @@ def document(*events: Json, incarnation: int = 1) -> Json:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer. `delay` is seconds; `hang`: none comes; `reset`: the connection is cut instead."""
+    """One answer. `delay` is seconds; `hang`: none comes; `reset`: the connection is cut instead.
+
+    `date` stands in place of what the service's clock says; empty: there is no Date field.
+    """
 
     document: object = None
     status: int = 200
     body: str | None = None  # in place of the document
     location: str = ""  # for a redirection
+    date: str | None = None
     delay: float = 0.0
     hang: bool = False
     reset: bool = False
@@ -105,9 +112,13 @@ class Endpoint:
 
 
 class MetadataServer:
-    """Serves in a thread of its own. While it is closed its port refuses, and nobody else gets it."""
+    """Serves in a thread of its own. While it is closed its port refuses, and nobody else gets it.
 
-    def __init__(self, port: int = 0, name: str = OWN) -> None:
+    Its clock is `skew` seconds ahead of this machine's.
+    """
+
+    def __init__(self, port: int = 0, name: str = OWN, skew: float = 0.0) -> None:
+        self.skew = skew
         self.events = Endpoint(Answer(document()))
         self.approvals = Endpoint(Answer({}))
         self.compute = Endpoint(Answer({"name": name, "vmScaleSetName": name.partition("_")[0], "osType": "Linux"}))
@@ -147,6 +158,7 @@ class MetadataServer:
         app.router.add_post(EVENTS, self._approvals)
         app.router.add_get(COMPUTE, self._compute)
         app.router.add_route("*", "/control/{name}", self._control)
+        app.on_response_prepare.append(self._leave_out)
         # Who goes away while an answer is delayed is noticed: `under_way` counts those who wait.
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.0)
         await self._runner.setup()
@@ -200,8 +212,15 @@ class MetadataServer:
             request.transport.abort()
             return web.Response(status=500)  # to nobody
         text = answer.body if answer.body is not None else json.dumps(answer.document)
-        where = {"Location": answer.location} if answer.location else {}
-        return web.Response(status=answer.status, text=text, content_type="application/json", headers=where)
+        fields = {"Location": answer.location} if answer.location else {}
+        fields["Date"] = http_date(self.skew) if answer.date is None else answer.date
+        return web.Response(status=answer.status, text=text, content_type="application/json", headers=fields)
+
+    @staticmethod
+    async def _leave_out(_request: web.Request, response: web.StreamResponse) -> None:
+        """An empty Date: aiohttp puts one there where there is none."""
+        if not response.headers["Date"]:
+            del response.headers["Date"]
 
     # --- control --------------------------------------------------------------------------------------------------
 
@@ -235,7 +254,7 @@ def _socket(port: int) -> socket.socket:
 
 
 def main() -> None:
-    with MetadataServer(int(sys.argv[1])) as server:
+    with MetadataServer(int(sys.argv[1]), skew=float(sys.argv[2]) if len(sys.argv) > 2 else 0.0) as server:
         sys.stdout.write(f"{server.url}\n")
         sys.stdout.flush()
         threading.Event().wait()

@@ -19,15 +19,18 @@ from typing import NamedTuple
 FREEZE, REBOOT, REDEPLOY, PREEMPT, TERMINATE = "Freeze", "Reboot", "Redeploy", "Preempt", "Terminate"
 SCHEDULED, STARTED, COMPLETED = "Scheduled", "Started", "Completed"  # the last is nowhere served, but would be the end
 
-ENDS_CONNECTIONS = frozenset({REBOOT, REDEPLOY, PREEMPT, TERMINATE})  # after a freeze of seconds they go on
-COMES_BACK = frozenset({REBOOT, REDEPLOY})  # after these the machine is there again
+OUTLIVED = frozenset({FREEZE})  # connections outlive it: the machine stands still for seconds; they end with any other
+LAST = frozenset({PREEMPT, TERMINATE})  # the machine is gone after these; it comes back after any other
 # Seconds from the first sight of an event to its NotBefore, at least: "Event scheduling" of the source.
 LEAST_NOTICE = {FREEZE: 900.0, REBOOT: 900.0, REDEPLOY: 600.0, PREEMPT: 30.0, TERMINATE: 300.0}
+UNKNOWN_NOTICE = min(LEAST_NOTICE.values())  # of a kind that came later, such as the upgrade of an image in place
 
 MOST_TEXT = 200  # characters of what is only passed on to people
 MOST_ID = 128  # characters; an event id has 36
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# What may be the time now: from before there was the service to where time_t of 32 bits ends.
+_EARLIEST, _LATEST = datetime(2015, 1, 1, tzinfo=UTC).timestamp(), float(1 << 31)
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 # "Mon, 19 Sep 2016 18:29:47 GMT". The day of the week is not looked at: that of the source's own example is wrong.
 _HTTP_DATE = re.compile(
@@ -47,7 +50,7 @@ class Notice(NamedTuple):
     """One event that concerns this machine."""
 
     event_id: str
-    kind: str  # as told: one of the five above, or one that came later
+    kind: str  # as told: one of the five above, or one that came later, which ends connections like a reboot
     status: str  # as told
     seconds_left: float  # from the receipt on, when nothing else is said; 0: past, started, or no time given
     not_before: float | None  # seconds since 1970, as told; None: started, no time given, or an unreadable one
@@ -63,12 +66,22 @@ class Document(NamedTuple):
     problems: list[str]  # what could not be read of it, one line each
 
 
-def parse(document: object, own_name: str, received_wall: float) -> Document:
+def service_time(date: str | None) -> float | None:
+    """What the service's clock said when it answered, in seconds since 1970, from the answer's Date field.
+
+    It is in whole seconds (RFC 9110 section 6.6.1). None if there is no such field, or no time in it that could be now.
+    """
+    told = _time(date)
+    return told if told is not None and _EARLIEST <= told < _LATEST else None
+
+
+def parse(document: object, own_name: str, told_at: float) -> Document:
     """The events that name `own_name`, in any case of letters; none for an empty one.
 
-    `document` is decoded JSON, `received_wall` when it came, in seconds since 1970. An event that cannot be read is
-    skipped, and told of in `problems`. One whose time alone cannot be read is taken to be as near as its kind may be.
-    Raises MalformedDocument, and nothing else.
+    `document` is decoded JSON. `told_at` is when it was told, in seconds since 1970 by the clock that its times were
+    made with, the service's: another clock may be minutes off. An event that cannot be read is skipped, and told of in
+    `problems`. One whose time alone cannot be read is taken to be as near as its kind may be. Raises MalformedDocument,
+    and nothing else.
     """
     if not isinstance(document, dict):
         raise MalformedDocument(f"is {_type(document)}, not an object")
@@ -80,7 +93,7 @@ def parse(document: object, own_name: str, received_wall: float) -> Document:
     problems: list[str] = []
     for number, event in enumerate(events):
         try:
-            notice, problem = _notice(event, own, received_wall)
+            notice, problem = _notice(event, own, told_at)
         except _MalformedEvent as error:
             notice, problem = None, str(error)
         if notice is not None:
@@ -90,7 +103,7 @@ def parse(document: object, own_name: str, received_wall: float) -> Document:
     return Document(notices, problems)
 
 
-def _notice(event: object, own: str, received_wall: float) -> tuple[Notice | None, str]:
+def _notice(event: object, own: str, told_at: float) -> tuple[Notice | None, str]:
     """The event if it names `own`, and what is wrong with it all the same. Raises _MalformedEvent."""
     if not isinstance(event, dict):
         raise _MalformedEvent(f"is {_type(event)}, not an object")
@@ -109,9 +122,9 @@ def _notice(event: object, own: str, received_wall: float) -> tuple[Notice | Non
         not_before = _time(told)
         if not_before is None:
             problem = f"NotBefore is {_shown(told)}, not a time"
-            left = LEAST_NOTICE.get(kind, 0.0)
+            left = LEAST_NOTICE.get(kind, UNKNOWN_NOTICE)
         else:
-            left = max(0.0, not_before - received_wall)
+            left = max(0.0, not_before - told_at)
     found = Notice(
         event_id=_word(event, "EventId"),
         kind=kind,
@@ -202,7 +215,7 @@ class Watchlist:
 
     An event begins when it is seen, and no earlier than `ahead` seconds before its time. Its time becomes one of the
     monotonic clock when it is seen first; from then on only another NotBefore changes it, by the difference, and a step
-    of the wall clock does not. Once it has begun it is put off no more: whoever was told is at it.
+    of a wall clock, here or there, does not. Once it has begun it is put off no more: whoever was told is at it.
     """
 
     def __init__(self, ahead: float = math.inf) -> None:
@@ -243,9 +256,9 @@ class Watchlist:
         return tuple(entry.notice_at(now) for entry in self._entries.values())
 
     def _new(self, notice: Notice, now: float) -> Action:
-        # A reboot stays on the list, as started, for ten minutes after it: this process may be the first thing that
-        # the machine does then, and has nothing to get ready for.
-        past = self._first and notice.status == STARTED and notice.kind in COMES_BACK
+        # A reboot, or what is like one, stays on the list as started, for ten minutes after it: this process may be the
+        # first thing that the machine does then, and has nothing to get ready for.
+        past = self._first and notice.status == STARTED and notice.kind not in LAST
         entry = _Entry(notice, now + notice.seconds_left, notice.not_before, past)
         self._entries[notice.event_id] = entry
         return Action(Do.BEGIN if self._begins(entry, now) else Do.NOTE, entry.notice_at(now))
@@ -265,7 +278,7 @@ class Watchlist:
         return [Action(do, entry.notice_at(now))]
 
     def _begins(self, entry: _Entry, now: float) -> bool:
-        if entry.begun or entry.past or entry.notice.kind not in ENDS_CONNECTIONS:
+        if entry.begun or entry.past or entry.notice.kind in OUTLIVED:
             return False
         entry.begun = entry.deadline - now <= self._ahead
         return entry.begun

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.core.scheduled_events import LEAST_NOTICE, MOST_TEXT, SCHEDULED, STARTED, MalformedDocument, Notice, parse
+from relay.core.scheduled_events import (
+    LEAST_NOTICE,
+    MOST_TEXT,
+    SCHEDULED,
+    STARTED,
+    MalformedDocument,
+    Notice,
+    parse,
+    service_time,
+)
 from tests.core.event_documents import GONE, IN_8, IN_30, JSON, NEARLY, OWN, PATIENT, RECEIVED, event, read
 
 
@@ -65,6 +74,35 @@ def test_an_unreadable_time_is_as_near_as_the_kind_may_be(kind: str, told: objec
     assert problem.startswith("Events[0]: NotBefore is ")
     assert problem.isprintable()
     assert len(problem) < 100
+
+
+def test_an_unreadable_time_of_an_unknown_kind_is_as_near_as_any_may_be() -> None:
+    ((notice,), (_,)) = read(event("Levitate", NotBefore="soon"))
+    assert notice.seconds_left == min(LEAST_NOTICE.values())
+
+
+@pytest.mark.parametrize(
+    ("date", "told"),
+    [
+        ("Mon, 19 Sep 2016 18:29:17 GMT", RECEIVED),
+        ("Wed, 19 Sep 2016 18:29:17 GMT", RECEIVED),  # the day of the week does not count
+        (None, None),
+        ("", None),
+        ("yesterday", None),
+        ("Thu, 01 Jan 1970 00:00:07 GMT", None),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", None),
+        ("Mon, 32 Sep 2016 18:29:17 GMT", None),
+        ("x" * 9999, None),
+    ],
+)
+def test_what_the_services_clock_said(date: str | None, told: float | None) -> None:
+    assert service_time(date) == told
+
+
+@settings(PATIENT)
+@given(st.text())
+def test_no_date_raises_anything(date: str) -> None:
+    service_time(date)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from tests.observe import PATIENCE
 from tests.unit.azure_rig import FAST, Rig, until
 
 ID = event("Preempt", OWN)["EventId"]
+NO_TIME = "Azure metadata service does not say what time it is, the local clock is used"
 
 
 @pytest.fixture
@@ -58,6 +59,43 @@ async def test_an_eviction_with_notice(rig: Rig, left: int) -> None:
         assert state.events[0].seconds_left < notice.seconds_left
     (line,) = rig.log.said("scheduled event")
     assert line["seconds_left"] == round(notice.seconds_left, 3)
+
+
+@pytest.mark.parametrize("skew", [-600.0, 600.0, -3e7, 3e7])
+async def test_the_time_that_is_left_is_told_by_the_services_clock(skew: float) -> None:
+    with MetadataServer(skew=skew) as server:
+        rig = Rig(server)
+        server.events.play(Answer(document(event("Preempt", OWN, left=30, skew=skew))))
+        async with rig.watching(ahead=900.0):
+            await until(lambda: rig.told)
+        ((what, notice),) = rig.told
+        assert (what, 27 < notice.seconds_left <= 30) == ("begin", True)
+        assert not rig.log.said(NO_TIME)
+
+
+async def test_a_far_event_is_far_by_the_services_clock() -> None:
+    with MetadataServer(skew=3600.0) as server:
+        rig = Rig(server)
+        server.events.play(Answer(document(event("Redeploy", OWN, left=1800, skew=3600.0))))
+        async with rig.watching(ahead=900.0):
+            await until(lambda: rig.log.said("scheduled event noted"))
+            server.events.play(Answer(document(event("Redeploy", OWN, left=600, skew=3600.0))))
+            await until(lambda: rig.told)
+        assert rig.kinds() == [("begin", "Redeploy")]
+
+
+@pytest.mark.parametrize("date", ["", "soon", "Thu, 01 Jan 1970 00:00:07 GMT"])
+async def test_without_the_services_time_the_local_clock_is_used_and_that_is_said_once(rig: Rig, date: str) -> None:
+    rig.server.events.play(Answer(document(event("Preempt", OWN, left=30)), date=date))
+    async with rig.watching():
+        await until(lambda: rig.told)
+        await rig.answered()
+        assert 27 < rig.told[0][1].seconds_left <= 30
+        assert rig.log.said(NO_TIME) == [{"date": date or None}]
+        rig.server.events.play(Answer(document()))
+        await rig.answered()
+        rig.server.events.play(Answer(document(), date=date))
+        await until(lambda: len(rig.log.said(NO_TIME)) == 2)
 
 
 @pytest.mark.parametrize("left", [None, -5])

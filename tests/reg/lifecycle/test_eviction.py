@@ -69,6 +69,38 @@ def test_an_eviction_closes_everything_in_the_time_that_is_left(
     assert line["reason"] == "scheduled event: Preempt"
 
 
+@pytest.mark.parametrize("skew", [-600.0, 600.0], ids=["clock fast", "clock slow"])
+def test_a_wrong_local_clock_changes_nothing(echo: Echo, start: Start, skew: float) -> None:
+    """A drain that fits by a clock ten minutes off would cut everybody off at once, or come far too late."""
+    with MetadataServer(skew=skew) as metadata:
+        relay = start(settings(listener(echo.address), tables=watching(metadata)))
+        wait_known(relay)
+        with connect(relay.address()) as client:
+            assert exchange(client) == b"ping"
+            metadata.events.play(Answer(document(event("Preempt", OWN, left=8.0, skew=skew))))
+            assert drain(client) == b""
+        (line,) = relay.told("draining")
+        assert 3.0 < line["window_seconds"] < 8.0
+        relay.wait_outcomes({"drained": 1})
+
+
+def test_an_event_of_a_kind_that_came_later_drains_and_comes_back_like_a_reboot(
+    echo: Echo, start: Start, metadata: MetadataServer
+) -> None:
+    relay = start(settings(listener(echo.address), tables=watching(metadata)))
+    wait_known(relay)
+    upgrade = event("Reimage", OWN, left=600.0)
+    metadata.events.play(Answer(document(upgrade)))
+    relay.wait_phase("drained")
+    wait_until(lambda: metadata.approved == [ID], what="the approval")
+    metadata.events.play(Answer(document({**upgrade, "EventStatus": "Started", "NotBefore": ""})))
+    wait_until(lambda: relay.events("scheduled event comes earlier"), what="it has begun")
+    metadata.events.play(Answer(document(incarnation=2)))
+    relay.wait_status(lambda status: status["drain"] is None, what="serving again")
+    assert echoes(relay.address())
+    assert relay.told("draining")[0]["reason"] == "scheduled event: Reimage"
+
+
 def test_a_freeze_and_another_machines_eviction_change_nothing(
     echo: Echo, start: Start, metadata: MetadataServer
 ) -> None:
