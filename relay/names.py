@@ -105,6 +105,11 @@ class NameService:
         now = self._clock()
         return {name: now - entry.good_at for name, entry in self._names.items()}
 
+    def age(self, name: str) -> float | None:
+        """Seconds since the name's last good answer came; None if there never was one."""
+        entry = self._names[name]
+        return self._clock() - entry.good_at if entry.good else None
+
     def refresh(self, name: str) -> None:
         """Somebody found that every address fails: look up now, or HURRY seconds after the last look-up's begin.
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from relay.admin_client import Unreachable, fetch
+
+WIDE = 100_000  # columns where there are as many as one likes
+NUMBERS = ("active", "accepted", "up", "down")
 
 
 def run(admin: str, *, as_json: bool) -> int:
@@ -23,14 +28,30 @@ def run(admin: str, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps(status, indent=2))
         return 0
-    console = Console(highlight=False)
-    for part in render(status):
-        console.print(part)
+    show(status, terminal())
     return 0
 
 
-def render(status: dict[str, Any]) -> list[str | Table]:
-    """The status as a headline and tables."""
+def terminal() -> Console:
+    """Standard output; what is no terminal has lines as long as they are, for whoever looks for something in them."""
+    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE
+    return Console(highlight=False, emoji=False, width=wide)
+
+
+def show(status: dict[str, Any], console: Console) -> None:
+    """Print the status. No name or address is cut or broken: where there is too little room the layout is another."""
+    for part in render(status, console.width):
+        if isinstance(part, Table):
+            part.width = max(_width(part), 1)
+        console.print(part, crop=False, overflow="ignore", no_wrap=isinstance(part, Text))
+
+
+def render(status: dict[str, Any], width: int) -> list[str | Text | Table]:
+    """The status as a headline and tables, for so many columns.
+
+    Markup is in the headline only: what looks like it (the brackets of IPv6) or like an emoji's name (":1234:") is
+    shown as it is.
+    """
     state = status["state"]
     colour = {"ready": "green", "draining": "yellow", "starting": "yellow"}.get(state, "red")
     reason = f" ({escape(status['reason'])})" if status["reason"] not in ("", state) else ""
@@ -39,7 +60,7 @@ def render(status: dict[str, Any]) -> list[str | Table]:
         f"relay {status['version']}  [{colour}]{state}{reason}[/{colour}]  engine {status['engine']}  "
         f"pid {status['pid']}  up {duration(status['uptime_seconds'])}\n"
         f"connections {connections['active']} of {status['max_connections']} at most, "
-        f"{connections['accepted']} accepted since the start; "
+        f"{connections['accepted']} accepted since the start\n"
         f"log lines dropped {status['log_lines_dropped']}, accept pauses {status['accept_pauses']}"
     )
     if status["dial_queue"]:
@@ -57,45 +78,49 @@ def render(status: dict[str, Any]) -> list[str | Table]:
             head += f"\nscheduled event: {escape(event['type'])}, in {duration(event['seconds_left'])}"
     return [
         head,
-        _listeners(status["listeners"]),
-        _upstreams(status["upstreams"]),
+        *_listeners(status["listeners"], width),
+        *_upstreams(status["upstreams"], width),
         _outcomes(connections["outcomes"]),
         _workers(status["workers"]),
     ]
 
 
-def _listeners(listeners: list[dict[str, Any]]) -> Table:
-    table = _table("listener", "bind", "upstream", right=("active", "accepted", "up", "down"))
+def _listeners(listeners: list[dict[str, Any]], width: int) -> list[Text | Table]:
+    """A row for each, addresses included; or, where that is too wide, a row of numbers and lines of addresses."""
+    whole = _table("listener", "bind", "upstream", right=NUMBERS)
+    numbers = _table("listener", right=NUMBERS)
+    lines: list[Text | Table] = []
     for item in listeners:
-        table.add_row(
-            escape(item["name"]),
-            escape("\n".join(item["bind"])),  # the brackets of IPv6 are no markup
-            escape("\n".join(item["upstream"])),
-            str(item["active"]),
-            str(item["accepted"]),
-            size(item["bytes_up"]),
-            size(item["bytes_down"]),
-        )
-    return table
+        counts = [str(item["active"]), str(item["accepted"]), size(item["bytes_up"]), size(item["bytes_down"])]
+        whole.add_row(Text(item["name"]), Text("\n".join(item["bind"])), Text("\n".join(item["upstream"])), *counts)
+        numbers.add_row(Text(item["name"]), *counts)
+        line = f"{item['name']}: {', '.join(item['bind'])}"
+        separate = [f"{item['name']}:", *(f"  {address}" for address in item["bind"])]
+        lines += [Text(text) for text in ([line] if len(line) <= width else separate)]
+        lines += [Text(f"  -> {upstream}") for upstream in item["upstream"]]
+    return [whole] if _width(whole) <= width else [numbers, *lines]
 
 
-def _upstreams(upstreams: list[dict[str, Any]]) -> Table:
-    table = _table("upstream", "address", "state", right=("name resolved",))
+def _upstreams(upstreams: list[dict[str, Any]], width: int) -> list[Text | Table]:
+    """A row for each, addresses beside it; or, where that is too wide, the addresses in rows below it."""
+    whole = _table("upstream", "address", "state", "resolved")
+    narrow = _table("upstream, addresses", "state", "resolved")
     for item in upstreams:
-        age = item["answer_age_seconds"]
-        states = ["[green]up[/green]" if one["up"] else _down(one.get("reason", "")) for one in item["addresses"]]
-        table.add_row(
-            escape(item["name"]),
-            escape("\n".join(one["address"] for one in item["addresses"])),
-            "\n".join(states)
-            or (f"[red]{escape(item['error'])}[/red]" if item["error"] else "[yellow]unknown[/yellow]"),
-            "-" if age is None else f"{duration(age)} ago",
+        addresses, age = [one["address"] for one in item["addresses"]], item["answer_age_seconds"]
+        states = [Text("up", "green") if one["up"] else _down(one.get("reason", "")) for one in item["addresses"]]
+        state = Text(item["error"], "red") if item["error"] else Text("unknown", "yellow")
+        resolved = Text("" if age is None else f"{duration(age)} ago")
+        whole.add_row(
+            Text(item["name"]), Text("\n".join(addresses)), Text("\n").join(states) if states else state, resolved
         )
-    return table
+        narrow.add_row(Text(item["name"]), Text() if states else state, resolved)
+        for address, one in zip(addresses, states, strict=True):
+            narrow.add_row(Text(f"  {address}"), one)
+    return [whole if _width(whole) <= width else narrow]
 
 
-def _down(reason: str) -> str:
-    return f"[red]down: {escape(reason)}[/red]" if reason else "[red]down[/red]"
+def _down(reason: str) -> Text:
+    return Text(f"down: {reason}" if reason else "down", "red")
 
 
 def _outcomes(outcomes: dict[str, int]) -> Table:
@@ -109,7 +134,7 @@ def _outcomes(outcomes: dict[str, int]) -> Table:
 def _workers(workers: list[dict[str, Any]]) -> Table:
     table = _table("worker", "state", right=("pid", "active", "held", "loop lag", "restarts"))
     for item in workers:
-        state = "[red]hung[/red]" if item["hung"] else "ready" if item["ready"] else "[yellow]starting[/yellow]"
+        state = Text("hung", "red") if item["hung"] else Text("ready") if item["ready"] else Text("starting", "yellow")
         table.add_row(
             str(item["index"]),
             state,
@@ -122,13 +147,18 @@ def _workers(workers: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _table(*left: str, right: tuple[str, ...]) -> Table:
+def _table(*left: str, right: tuple[str, ...] = ()) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in left:
-        table.add_column(name, overflow="fold")
+        table.add_column(name, no_wrap=True, overflow="ignore")
     for name in right:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     return table
+
+
+def _width(table: Table) -> int:
+    """Columns that a table takes when nothing in it is wrapped."""
+    return Console(width=WIDE).measure(table).maximum
 
 
 def size(count: int) -> str:

@@ -28,7 +28,7 @@ class UpstreamState(NamedTuple):
 
     addresses: tuple[tuple[str, bool], ...]  # host:port, and whether it is up
     error: str  # why there are no addresses
-    answer_age: float | None  # seconds since the name's last good answer; None for a literal address
+    answer_age: float | None  # seconds since the name's last good answer; None: there was none, or it is no name
     barred: Mapping[str, str] = {}  # why some of the addresses, host:port, are never dialled
 
     @property
@@ -183,7 +183,7 @@ class UpstreamWatch:
             addresses[text], barred[text] = False, why
         answer = self._names.answer(host)
         error = answer.error if answer is not None else ""
-        return UpstreamState(tuple(addresses.items()), error, self._names.ages()[host], barred)
+        return UpstreamState(tuple(addresses.items()), error, self._names.age(host), barred)
 
     def ages(self) -> dict[str, float]:
         """Seconds since each name's last good answer."""

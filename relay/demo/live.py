@@ -24,7 +24,7 @@ async def run_live(rig: Rig) -> None:
     assert rig.relay is not None
     sending = asyncio.gather(*(device.run(None, INTERVAL) for device in rig.devices))
     try:
-        console = Console(highlight=False)
+        console = Console(highlight=False, emoji=False)
         if sys.stdout.isatty() and not console.is_dumb_terminal:
             # No refreshing thread of its own: whatever is drawn is drawn here.
             with Live(console=console, auto_refresh=False) as live:

@@ -72,7 +72,7 @@ async def run_once(rig: Rig, journal: Journal) -> int:
     problems += verify_arrivals(rig.devices, journal.arrivals)
     problems += verify_relay(rig.devices, status)
     width = None if sys.stdout.isatty() else PIPE_WIDTH
-    Console(highlight=False, width=width).print(summary(rig.devices, journal.arrivals, status))
+    Console(highlight=False, emoji=False, width=width).print(summary(rig.devices, journal.arrivals, status))
     again = sum(len(found) > 1 for found in journal.arrivals.values())
     if again:
         say(f"  {again} arrived more than once: sent again over a new connection, as QoS 1 and HTTP retries do")

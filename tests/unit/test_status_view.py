@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import sys
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from relay.status_view import duration, render, run, size
+from relay.status_view import duration, run, show, size, terminal
 
 
 @pytest.mark.parametrize(
@@ -137,11 +139,9 @@ def sample(**changes: Any) -> dict[str, Any]:
     }
 
 
-def shown(status: dict[str, Any]) -> str:
+def shown(status: dict[str, Any], width: int = 200) -> str:
     output = io.StringIO()
-    console = Console(file=output, width=200, highlight=False)
-    for part in render(status):
-        console.print(part)
+    show(status, Console(file=output, width=width, highlight=False, emoji=False))
     return output.getvalue()
 
 
@@ -151,11 +151,10 @@ def row(text: str, first: str) -> list[str]:
 
 
 def test_the_headline_has_state_engine_and_totals() -> None:
-    head, totals, *_ = shown(sample()).splitlines()
+    head, totals, losses, *_ = shown(sample()).splitlines()
     assert head == "relay 1.2.3  ready  engine stream  pid 4711  up 1h 2m"
-    assert totals == (
-        "connections 3 of 20000 at most, 17 accepted since the start; log lines dropped 6, accept pauses 5"
-    )
+    assert totals == "connections 3 of 20000 at most, 17 accepted since the start"
+    assert losses == "log lines dropped 6, accept pauses 5"
 
 
 @pytest.mark.parametrize(
@@ -198,6 +197,97 @@ def test_each_upstream_has_its_addresses_their_state_and_its_name_s_age() -> Non
     assert row(text, "hub.example:8883") == ["hub.example:8883", "10.0.0.4:8883", "up", "1m", "15s", "ago"]
     assert row(text, "10.0.0.5:8883") == ["10.0.0.5:8883", "down"]
     assert row(text, "gone.test:1") == ["gone.test:1", "no", "[such]", "name", "9s", "ago"]
+
+
+LONG = "a-hub-with-the-longest-name-that-azure-allows-for-one-0123456789.azure-devices.net"
+
+
+def large() -> dict[str, Any]:
+    """Names and addresses as long as they may be, or look like something else to rich."""
+    listeners = [
+        {
+            "name": name,
+            "bind": [f"0.0.0.0:{port}", f"[fd00:1234:5678:9abc:def0:100:b:a]:{port}"],
+            "upstream": [f"{LONG}:{port}"],
+            "active": 120_345,
+            "accepted": 12_345_678,
+            "bytes_up": 1_500_000_000,
+            "bytes_down": 25_000_000_000,
+        }
+        for name, port in (("https", 443), ("mqtt", 8883))
+    ]
+    upstreams = [
+        {
+            "name": f"{LONG}:8883",
+            "up": True,
+            "addresses": [{"address": "10.111.112.113:8883", "up": True},
+                          {"address": "[fd00:1234:5678:9abc:def0:100:b:a]:8883", "up": False}],
+            "error": "",
+            "answer_age_seconds": 75.0,
+        },
+        {"name": f"{LONG}:443", "up": False, "addresses": [], "error": "no such name", "answer_age_seconds": None},
+        {"name": "[fd00:a:1234::1]:443", "up": True, "addresses": [{"address": "[fd00:a:1234::1]:443", "up": True}],
+         "error": "", "answer_age_seconds": None},
+    ]  # fmt: skip
+    return sample(listeners=listeners, upstreams=upstreams)
+
+
+@given(st.integers(20, 300))
+def test_no_name_or_address_is_torn_or_cut_however_narrow_the_terminal(width: int) -> None:
+    status = large()
+    text = shown(status, width)
+    words = {word for item in status["listeners"] for word in (item["name"], *item["bind"], *item["upstream"])}
+    words |= {one["address"] for item in status["upstreams"] for one in item["addresses"]}
+    words |= {item["name"] for item in status["upstreams"]} | {"12345678", "25.0 GB", "no such name", "1m 15s ago"}
+    for word in words:
+        assert word in text, (width, word)
+    for word in ("listener", "accepted", "upstream", "resolved", "client_abort", "restarts", "dropped"):
+        assert word in text, (width, word)
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_lines_are_no_longer_than_the_terminal_where_that_can_be(width: int) -> None:
+    text = shown(sample(), width)
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= width
+    head, *_ = text.splitlines()
+    assert head.startswith("relay 1.2.3  ready")
+
+
+def test_a_name_says_when_it_was_resolved_and_nothing_if_it_never_was() -> None:
+    for width in (80, 200):
+        lines = shown(large(), width).splitlines()
+        (held,) = [line for line in lines if "1m 15s ago" in line]
+        assert f"{LONG}:8883" in held
+        (never,) = [line for line in lines if "no such name" in line]
+        assert never.rstrip().endswith("no such name")
+        assert sum(" ago" in line for line in lines) == 1
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_what_is_no_terminal_gets_whole_rows_and_no_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    pipe = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", pipe)
+    show(large(), terminal())
+    assert "\x1b" not in pipe.getvalue()
+    row = next(line for line in pipe.getvalue().splitlines() if line.startswith("https"))
+    assert row.split() == ["https", "0.0.0.0:443", f"{LONG}:443", "120345", "12345678", "1.5", "GB", "25.0", "GB"]
+
+
+@pytest.mark.parametrize("no_color", [False, True])
+def test_a_terminal_gets_colours_unless_it_asks_for_none(monkeypatch: pytest.MonkeyPatch, no_color: bool) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if no_color:
+        monkeypatch.setenv("NO_COLOR", "1")
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    show(large(), terminal())
+    assert bool(re.search(r"\x1b\[[0-9;]*3[0-9]", screen.getvalue())) != no_color
 
 
 def test_what_is_not_there_has_no_tables(capsys: pytest.CaptureFixture[str]) -> None:

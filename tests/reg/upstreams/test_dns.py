@@ -16,9 +16,17 @@ from tests.upstreams import Echo
 NAME = "hub.example"
 
 
-def start_for(start: Start, names: NameServer, port: int, dns: str = "", more: str = "", checks: float = 0.0) -> Relay:
+def start_for(
+    start: Start,
+    names: NameServer,
+    port: int,
+    dns: str = "",
+    more: str = "",
+    checks: float = 0.0,
+    ready: bool = True,
+) -> Relay:
     tables = names.table() + "min_ttl = 1.0\n" + dns + more
-    return start(settings(listener(f"{NAME}:{port}"), workers=2, tables=tables, checks=checks))
+    return start(settings(listener(f"{NAME}:{port}"), workers=2, tables=tables, checks=checks), ready=ready)
 
 
 def served_at(relay: Relay, host: str) -> bool:
@@ -44,6 +52,19 @@ def test_a_changed_answer_is_for_new_connections_and_established_ones_stay(echo:
         assert other.served
         (line,) = relay.told("addresses changed")
         assert (line["old"], line["new"]) == (["127.0.0.1"], ["127.0.0.2"])
+
+
+def test_a_name_that_never_had_an_answer_has_none_of_any_age(echo: Echo, start: Start) -> None:
+    with NameServer({}, ttl=1) as names:
+        relay = start_for(start, names, echo.address[1], ready=False)
+
+        def answer(known: bool) -> bool:
+            (upstream,) = relay.status()["upstreams"]
+            return (upstream["answer_age_seconds"] is not None) == known and bool(upstream["error"]) != known
+
+        wait_until(lambda: answer(False), what="a look-up that failed")
+        names.addresses[NAME] = ["127.0.0.1"]
+        wait_until(lambda: answer(True), 40, what="an answer")
 
 
 def test_the_last_good_answer_is_held_while_resolution_fails_and_not_for_ever(echo: Echo, start: Start) -> None:
