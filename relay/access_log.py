@@ -133,15 +133,16 @@ class AccessLog:
     def _as_text(self, connection: Record, outcome: Outcome, seconds: float) -> str:
         target, connected = connection.target, connection.connected
         upstream = self._upstreams[target.upstream] if target is not None else "-"
-        connect = f"{round(connected - connection.dialed, 6)} s" if connected else "-"
+        connect = span(connected - connection.dialed) if connected else "-"
         name = json.dumps(connection.hello.server_name)[1:-1] if connection.hello is not None else ""
         link_id = connection.header.link_id if connection.header is not None else None
         error = f" {error_name(connection.error)}" if connection.error else ""
         return (
-            f"{timestamp(time.time())} {connection.frontend.name}: {format_address(connection.client)} -> {upstream} "
+            f"{local_timestamp(time.time())} {connection.frontend.name}: "
+            f"{format_address(connection.client)} -> {upstream} "
             f"{f'sni {name} ' if name else ''}{f'link {link_id} ' if link_id is not None else ''}"
             f"{outcome.label} ({outcome.state}){error} up {connection.bytes_up} B down {connection.bytes_down} B "
-            f"connect {connect} total {round(seconds, 6)} s\n"
+            f"connect {connect} total {span(seconds)}\n"
         )
 
 
@@ -171,3 +172,30 @@ def timestamp(seconds: float) -> str:
 def _to_the_second(whole: int) -> str:
     """The part that all lines of one second share."""
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
+
+
+def local_timestamp(seconds: float) -> str:
+    """For people: the time where this runs, milliseconds, and its offset from UTC, "2026-11-24 03:19:10.925 +0100"."""
+    whole = int(seconds)
+    before, offset = _local_second(whole)
+    return f"{before}.{int((seconds - whole) * 1000):03d} {offset}"
+
+
+@lru_cache(maxsize=2)
+def _local_second(whole: int) -> tuple[str, str]:
+    local = time.localtime(whole)
+    return time.strftime("%Y-%m-%d %H:%M:%S", local), time.strftime("%z", local)
+
+
+def span(seconds: float) -> str:
+    """How long something took, for people: "0.87 ms", "12.3 s", "45m 12s"."""
+    if seconds < 0.01:
+        return f"{seconds * 1000:.2f} ms"
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.3g} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, whole = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    return f"{days}d {hours}h" if days else f"{hours}h {minutes}m" if hours else f"{minutes}m {whole}s"

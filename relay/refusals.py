@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable
 
-from relay.access_log import Record, timestamp
+from relay.access_log import Record, local_timestamp, timestamp
 from relay.outcome import Outcome
 
 PERIOD = 10.0  # seconds
@@ -88,8 +88,8 @@ class RefusalLog:
         listener, outcome, client = kind
         if not self._json:
             return (
-                f"{timestamp(time.time())} {listener}: {client or 'other clients'} {outcome.label} ({outcome.state}) "
-                f"{counted.count} more in {seconds:.0f} s\n"
+                f"{local_timestamp(time.time())} {listener}: {client or 'other clients'} "
+                f"{outcome.label} ({outcome.state}) {counted.count} more in {seconds:.0f} s\n"
             )
         line = {
             "time": timestamp(time.time()),

@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import structlog
 
-from relay.access_log import timestamp
+from relay.access_log import local_timestamp, timestamp
 from relay.logs import CRITICAL, DEBUG, ERROR, INFO, WARNING, LogWriter
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -65,9 +66,13 @@ class _Output:
     fatal = critical
 
 
-def _in_order(_logger: object, _method: str, event: dict[str, Any]) -> dict[str, Any]:
-    """Time, level and event first, as in the access log, so that lines can be read by eye."""
-    return {"time": timestamp(time.time()), "level": event.pop("level"), "event": event.pop("event"), **event}
+def _ordered(stamp: Callable[[float], str]) -> Callable[[object, str, dict[str, Any]], dict[str, Any]]:
+    """Puts time, level and event first, as in the access log, so that lines can be read by eye."""
+
+    def in_order(_logger: object, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+        return {"time": stamp(time.time()), "level": event.pop("level"), "event": event.pop("event"), **event}
+
+    return in_order
 
 
 class _Bridge(logging.Handler):
@@ -84,18 +89,20 @@ class _Bridge(logging.Handler):
 def configure(writer: LogWriter, log_format: str, level: str) -> structlog.typing.FilteringBoundLogger:
     """The logger of this process. `log_format` is json or console."""
     set_level(level)
-    processors: list[Any] = [_threshold, structlog.processors.add_log_level, _in_order]
+    processors: list[Any] = [_threshold, structlog.processors.add_log_level]
     if log_format == "json":
         processors += [
+            _ordered(timestamp),
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ]
     else:
-        processors.append(
+        processors += [
+            _ordered(local_timestamp),
             structlog.dev.ConsoleRenderer(
                 colors=sys.stdout.isatty(), timestamp_key="time", exception_formatter=structlog.dev.plain_traceback
-            )
-        )
+            ),
+        ]
     log: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
         _Output(writer),
         processors=processors,

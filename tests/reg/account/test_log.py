@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -16,6 +17,7 @@ from tests.relay_toml import listener, settings
 from tests.upstreams import Echo, refusing
 
 QUIET = "[log]\naccess = false\n"
+STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} [+-]\d{4}"
 QUEUE = 10_000  # lines that a worker keeps for a reader
 
 
@@ -117,9 +119,28 @@ def test_the_console_format_is_for_people(echo: Echo, start: Start) -> None:
     assert "{" not in text.replace("outcomes={", "").splitlines()[0]
     (line,) = [line for line in text.splitlines() if " main: " in line]
     assert re.fullmatch(
-        r"\S+Z main: 127\.0\.0\.1:\d+ -> 127\.0\.0\.1:\d+ ok \(--\) up 1000 B down 1000 B connect \S+ s total \S+ s",
+        rf"{STAMP} main: 127\.0\.0\.1:\d+ -> 127\.0\.0\.1:\d+ ok \(--\) up 1000 B down 1000 B "
+        r"connect \d\S* ms total \d\S* m?s",
         line,
     )
+    assert all(re.match(rf"{STAMP} ", line) for line in text.splitlines()), text
+
+
+def test_the_console_format_has_local_time(echo: Echo, start: Start) -> None:
+    admin = admin_address()
+    toml = at(settings(listener(echo.address), tables='[log]\nformat = "console"\n'), admin)
+    began = time.time() - 1
+    relay = start(toml, admin=admin, environ={"TZ": "XYZ-05:45"})  # east of Greenwich, tzset(3)
+    assert echoes(relay.address())
+    relay.wait_outcomes({"ok": 1})
+    relay.signal(signal.SIGTERM)
+    assert relay.wait() == 0
+    lines = relay.log.read_text().splitlines()
+    assert [line for line in lines if " main: " in line]
+    for line in lines:
+        at_time = datetime.strptime(line[:29], "%Y-%m-%d %H:%M:%S.%f %z")
+        assert at_time.utcoffset() == timedelta(hours=5, minutes=45)
+        assert began <= at_time.timestamp() <= time.time()
 
 
 def test_the_console_format_names_an_error(start: Start) -> None:
