@@ -23,7 +23,7 @@ EXTRA = ("amqtt", "paho", "trustme")  # packages of relay[demo], beyond what the
 def main(once: bool) -> int:
     """Run the demo; the exit status. With `once`: a fixed number of messages, verified, instead of a live view."""
     if any(importlib.util.find_spec(name) is None for name in EXTRA):
-        print("relay demo needs the demo extra: pip install 'relay[demo]'")
+        print("relay demo needs more than relay itself; in relay's source, `make demo` has it all")
         return 1
     return asyncio.run(_run(once))
 

@@ -140,4 +140,7 @@ def test_without_the_extra_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "amqtt", None)
     assert run.main(once=True) == 1
-    assert capsys.readouterr().out == "relay demo needs the demo extra: pip install 'relay[demo]'\n"
+    assert (
+        capsys.readouterr().out
+        == "relay demo needs more than relay itself; in relay's source, `make demo` has it all\n"
+    )

@@ -1,0 +1,152 @@
+"""The commands that the pages tell one to try, run against a relay with the settings that stand above them.
+
+Only names, addresses and ports are others: a server of the test's own stands for example.com and the hub.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.docs import blocks
+from tests.harness import Relay
+from tests.programs import RELAY, ROOT, environment
+from tests.tls import NAME, Tls
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("curl") is None or shutil.which("openssl") is None,
+    reason="no curl and openssl (make deps installs them)",
+)
+
+
+class _Page(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        body = b"from the upstream\n"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_arguments: object) -> None:
+        """Not on a test's standard error."""
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, _request: object, _address: object) -> None:
+        """A client that gives up is none of this server's business."""
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> Tls:
+    return Tls(tmp_path)
+
+
+@pytest.fixture
+def upstream(tls: Tls) -> Iterator[str]:
+    """HTTPS, for NAME."""
+    with _Server(("127.0.0.1", 0), _Page) as server:
+        server.socket = tls.server.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        thread = threading.Thread(target=server.serve_forever, args=[0.01])
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def page_settings(page: str, first: str) -> str:
+    """The settings of a page that have that listener first."""
+    (text,) = [block.text for block in blocks.settings() if block.page == page and f'name = "{first}"' in block.text]
+    return text
+
+
+def listening(toml: str, upstream: str) -> str:
+    """These settings with ports of the kernel's choice, the test's upstream, and its name for those let through."""
+    toml = re.sub(r"^bind = .*$", 'bind = ["127.0.0.1:0"]', toml, flags=re.MULTILINE)
+    toml = re.sub(r"^upstream = .*$", f'upstream = ["{upstream}"]', toml, flags=re.MULTILINE)
+    toml = toml.replace("myhub.azure-devices.net", NAME)
+    ports = "".join(f'[{name}]\nbind = "127.0.0.1:0"\n' for name in ("admin", "health"))
+    return f"workers = 1\n{toml}{ports}[health_check]\ninterval = 0.0\n[drain]\nannounce = 0.0\n"
+
+
+def page_commands(page: str, program: str) -> list[str]:
+    return [command.line for command in blocks.commands() if command.page == page and command.words[0] == program]
+
+
+def tried(line: str, changes: dict[str, str], tls: Tls, admin: str = "") -> subprocess.CompletedProcess[str]:
+    """A line as a shell has it, with other names and ports, and this test's authority for the world's."""
+    for old, new in changes.items():
+        line = line.replace(old, new)
+    line = re.sub(r"^curl ", f"curl --silent --show-error --cacert {tls.authority} ", line)
+    line = re.sub(r"^openssl s_client ", f"openssl s_client -verify_return_error -CAfile {tls.authority} ", line)
+    line = re.sub(r"^relay status", f"relay status --admin {admin}", line)
+    line = re.sub(r"^relay ", " ".join(RELAY) + " ", line)
+    return subprocess.run(["sh", "-c", line], cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True, timeout=50)  # fmt: skip
+
+
+def text(address: tuple[str, int]) -> str:
+    return f"{address[0]}:{address[1]}"
+
+
+def test_the_first_configuration(tmp_path: Path, tls: Tls, upstream: str) -> None:
+    page = "docs/getting-started.md"
+    toml = listening(page_settings(page, "https"), upstream)
+    with contextlib.ExitStack() as stack:
+        relay = stack.enter_context(Relay(tmp_path, toml))
+        (check,) = [line for line in page_commands(page, "relay") if "--connect" in line]
+        done = tried(check, {"relay.toml": str(relay.config)}, tls)
+        assert (done.returncode, done.stderr) == (0, "")
+        changes = {"127.0.0.1:8443": text(relay.address("https")), "example.com": NAME}
+        through, *metrics = page_commands(page, "curl")
+        done = tried(through, changes, tls)
+        assert (done.returncode, done.stdout) == (0, "from the upstream\n"), done
+        (handshake,) = page_commands(page, "openssl")
+        done = tried(handshake, changes, tls)
+        assert done.returncode == 0
+        assert "Verification: OK" in done.stderr
+        admin = text(relay.address("admin"))
+        (status,) = [line for line in page_commands(page, "relay") if line.startswith("relay status")]
+        done = tried(status, {}, tls, f"http://{admin}")
+        assert done.returncode == 0
+        assert "https" in done.stdout
+        (line,) = metrics
+        done = tried(re.sub(r"127\.0\.0\.1:\d+", admin, line), {}, tls)
+        assert "relay_connections_accepted_total" in done.stdout
+        relay.wait_outcomes({"ok": 2})
+
+
+def test_the_names_that_customers_may_ask_for(tmp_path: Path, tls: Tls, upstream: str) -> None:
+    page = "docs/how-to/allow-only-your-customers.md"
+    with Relay(tmp_path, listening(page_settings(page, "mqtt"), upstream)) as relay:
+        changes = {"relay.example:8883": text(relay.address("mqtt")), "myhub.azure-devices.net": NAME}
+        let_in, refused = page_commands(page, "openssl")
+        done = tried(let_in, changes, tls)
+        assert done.returncode == 0
+        assert "Verification: OK" in done.stderr
+        assert "# reset" in refused
+        assert tried(refused, changes, tls).returncode != 0
+        relay.wait_outcomes({"ok": 1, "refused_sni": 1})
+
+
+def test_private_link_s_header(tmp_path: Path, tls: Tls, upstream: str) -> None:
+    page = "docs/how-to/private-link-service.md"
+    with Relay(tmp_path, listening(page_settings(page, "mqtt-private"), upstream)) as relay:
+        address = relay.address("mqtt-private")
+        changes = {"relay.example:18883": text(address), "myhub.azure-devices.net": NAME}
+        (with_header,) = page_commands(page, "curl")
+        done = tried(with_header, changes, tls)
+        assert (done.returncode, done.stdout) == (0, "from the upstream\n"), done
+        assert "SSL certificate verify ok" in done.stderr
+        (without,) = page_commands(page, "openssl")
+        assert tried(without, changes, tls).returncode != 0
+        relay.wait_outcomes({"ok": 1, "refused_proxy": 1})
