@@ -1,0 +1,171 @@
+"""Warnings about settings that are valid and yet seldom what is meant: a line each, naming the setting.
+
+`relay check` prints them, `relay run` and a reload log them; none of them changes what is done. Decides on the settings
+alone: what depends on the machine is warned of in `prepare`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses, ip_address
+from typing import TypeVar
+
+from relay.address import parse_hostport
+from relay.settings import Listener, Settings
+
+# Of an IoT Hub, Azure's clouds: azure-devices.net (global), .us (US Government), .cn (21Vianet).
+HUB_DOMAINS = ("azure-devices.net", "azure-devices.us", "azure-devices.cn")
+MQTT_PORT = 8883
+# The longest keep-alive that an IoT Hub grants an MQTT client (Microsoft Learn, "Communicate with an IoT hub using the
+# MQTT protocol", default keep-alive timeout): such a client may say nothing for so long.
+LONGEST_KEEP_ALIVE = 1767.0  # seconds
+SHOWN = 5  # networks that are named, lest a list of thousands fills the log
+
+Network = TypeVar("Network", IPv4Network, IPv6Network)
+
+
+def settings_warnings(settings: Settings) -> list[str]:
+    """The warnings about `settings`, in the order of the configuration reference."""
+    return [
+        *_access(settings),
+        *_source_addresses(settings),
+        *_timeouts(settings),
+        *_ports(settings),
+        *_hubs(settings),
+    ]
+
+
+def _access(settings: Settings) -> Iterator[str]:
+    """Networks of `allow` of which `deny`, which wins, leaves nobody."""
+    allow, deny = settings.access.allow, settings.access.deny
+    dead = [
+        *map(
+            str,
+            _covered([IPv4Network(n) for n in allow if ":" not in n], [IPv4Network(n) for n in deny if ":" not in n]),
+        ),
+        *map(str, _covered([IPv6Network(n) for n in allow if ":" in n], [IPv6Network(n) for n in deny if ":" in n])),
+    ]
+    if dead and len(dead) == len(allow):
+        yield "access.deny: has all of access.allow, and wins: no client is let in"
+    elif dead:
+        shown = ", ".join(dead[:SHOWN]) + (f" and {len(dead) - SHOWN} more" if len(dead) > SHOWN else "")
+        yield f"access.allow: {shown}: wholly in access.deny, which wins: nobody from there is let in"
+
+
+def _covered(allow: list[Network], deny: list[Network]) -> list[Network]:
+    """Those of `allow` that the networks of `deny` cover together."""
+    # Collapsed, what covers a network is a single one: the last whose address is not above.
+    whole = sorted(collapse_addresses(deny))
+    found = []
+    for network in allow:
+        at = bisect_right(whole, network.network_address, key=lambda one: one.network_address) - 1
+        if at >= 0 and network.subnet_of(whole[at]):
+            found.append(network)
+    return found
+
+
+def _source_addresses(settings: Settings) -> Iterator[str]:
+    sources = [ip_address(text) for text in settings.dial.source_addresses]
+    hosts = dict.fromkeys(
+        parse_hostport(text, allow_name=True)[0] for item in settings.listeners for text in item.upstream
+    )
+    upstreams = [_literal(host) for host in hosts]  # None: a name, whose addresses may be of any family
+    for position, source in enumerate(sources):
+        where = f"dial.source_addresses: {source}"
+        if source in sources[:position]:
+            yield f"{where}: given twice; it has the same ports, and no more"
+        elif source.is_unspecified or source.is_multicast:
+            yield f"{where}: no address that an upstream could answer to; name one of this machine's, see `ip address`"
+        elif upstreams and all(one is not None and one.version != source.version for one in upstreams):
+            yield f"{where}: of no use: no upstream is IPv{source.version}"
+        elif source.is_loopback and (far := _not_loopback(list(hosts), source.version)):
+            yield f"{where}: loopback, from which {far} cannot be reached: every dial from it fails"
+
+
+def _literal(host: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
+
+
+def _not_loopback(hosts: list[str], version: int) -> str:
+    """The first upstream that loopback does not lead to, or nothing."""
+    for host in hosts:
+        address = _literal(host)
+        if address is None and host != "localhost" and not host.endswith(".localhost"):
+            return host
+        if address is not None and address.version == version and not address.is_loopback:
+            return host
+    return ""
+
+
+def _timeouts(settings: Settings) -> Iterator[str]:
+    timeouts, tcp = settings.timeouts, settings.tcp
+    waiting = [item.name for item in settings.listeners if item.sni or item.proxy_protocol != "off"]
+    if not timeouts.client_hello and waiting:
+        yield (
+            f"timeouts.client_hello: 0, so a client of {_listeners(waiting)} that sends nothing keeps its place "
+            "for ever: set some seconds"
+        )
+    hubs = [item.name for item in settings.listeners if any(_is_mqtt(text) for text in item.upstream)]
+    if 0 < timeouts.idle < LONGEST_KEEP_ALIVE and hubs:
+        yield (
+            f"timeouts.idle: {timeouts.idle:g} s is less than {LONGEST_KEEP_ALIVE:g}, the longest keep-alive of an "
+            f"MQTT client: quiet devices of {_listeners(hubs)} are cut off"
+        )
+    if not timeouts.idle and not tcp.keepalive_idle:
+        yield "timeouts.idle and tcp.keepalive_idle: both 0, so a peer that vanishes holds its connection for ever"
+
+
+def _is_mqtt(upstream: str) -> bool:
+    return parse_hostport(upstream, allow_name=True)[1] == MQTT_PORT
+
+
+def _ports(settings: Settings) -> Iterator[str]:
+    admin, health = settings.admin.bind, settings.health.bind
+    if admin and not ip_address(parse_hostport(admin, allow_name=False)[0]).is_loopback:
+        yield (
+            f"admin.bind: {admin} is open to the network: who reaches it can drain and reload this relay; bind "
+            "127.0.0.1 or [::1], or let nobody but your own through a firewall"
+        )
+    if not admin and not health:
+        yield "admin.bind and health.bind: both empty, so neither a load balancer nor you can ask how this relay is"
+
+
+def _hubs(settings: Settings) -> Iterator[str]:
+    """What an IoT Hub does not bear: to share devices with another, and the PROXY protocol."""
+    pairs: dict[tuple[str, ...], list[str]] = {}  # the listeners by the hubs that they have, when more than one
+    headers: dict[str, list[str]] = {}
+    for item in settings.listeners:
+        hubs = _hubs_of(item)
+        if len(hubs) > 1:
+            pairs.setdefault(tuple(hubs.values()), []).append(item.name)
+        if hubs and item.send_proxy_protocol != "off":
+            headers.setdefault(next(iter(hubs.values())), []).append(item.name)
+    for hosts, names in pairs.items():
+        yield (
+            f"{_listeners(names)}.upstream: {', '.join(hosts)} are {len(hosts)} IoT Hubs, and a connection goes to any "
+            "of them: many devices reach one that does not know them; give each hub a relay or listeners of its own"
+        )
+    for host, names in headers.items():
+        yield f"{_listeners(names)}.send_proxy_protocol: {host} is an IoT Hub, which refuses a PROXY header: set off"
+
+
+def _hubs_of(item: Listener) -> dict[str, str]:
+    """The hubs among a listener's upstreams: a host for each hub.
+
+    A hub is its first label and its cloud: hub.privatelink.azure-devices.net is hub.azure-devices.net.
+    """
+    found: dict[str, str] = {}
+    for text in item.upstream:
+        host = parse_hostport(text, allow_name=True)[0].rstrip(".")
+        for domain in HUB_DOMAINS:
+            if host.endswith(f".{domain}"):
+                found.setdefault(f"{host.partition('.')[0]}.{domain}", host)
+    return found
+
+
+def _listeners(names: list[str]) -> str:
+    return f"listeners.{names[0]}" if len(names) == 1 else f"listeners.{{{', '.join(names)}}}"
