@@ -30,19 +30,40 @@ def port_of(address: str) -> Port:
     return ":" in host, port
 
 
+def claim(item: Listener, kept: Kept, ours: Collection[Port], *, listen: bool) -> dict[str, OSError]:
+    """The addresses of one listener that somebody else has, or that this machine has not, by their text.
+
+    For every listener before the first is bound: 0.0.0.0:443 could not be claimed beside one's own 127.0.0.1:443.
+    Addresses of `kept`, ports of `ours` and port 0 are left out.
+    """
+    refused: dict[str, OSError] = {}
+    for text in item.bind:
+        host, port = parse_hostport(text, allow_name=False)
+        if port and key(item.name, text) not in kept and port_of(text) not in ours:
+            try:
+                listener.claim_port(host, port, listen=listen)
+            except OSError as error:
+                refused[text] = error
+    return refused
+
+
 def bind(
     item: Listener,
     workers: int,
     tcp: TcpOptions,
     kept: Kept,
     ours: Collection[Port],
+    refused: Mapping[str, OSError],
     problems: list[str],
     notes: list[str],
+    *,
+    listen: bool = True,
 ) -> list[Binding]:
     """The addresses of one listener, one socket per worker for each that is not in `kept`.
 
-    `ours`: ports of which this relay has sockets already, some perhaps about to be closed. What cannot be bound becomes
-    a problem, or a note if others are left.
+    `ours`: ports of which this relay has sockets already, some perhaps about to be closed. `refused`: what `claim`
+    found. What cannot be bound becomes a problem, or a note if others are left. Without `listen`, sockets are only
+    bound, and a port of `ours` may be the running relay's, which this process cannot share.
     """
     bindings: list[Binding] = []
     before = len(problems)
@@ -54,13 +75,18 @@ def bind(
         host, port = parse_hostport(text, allow_name=False)
         sockets: list[socket.socket] = []
         try:
-            if port_of(text) not in ours:
-                port = listener.claim_port(host, port)
+            if text in refused:
+                raise refused[text]
+            if not port:
+                port = listener.claim_port(host, port, listen=listen)
             for _ in range(workers):  # those that were made are closed if another cannot be
-                sockets += [listener.bind_listener(host, port, tcp)]
+                sockets += [listener.bind_listener(host, port, tcp, listen=listen)]
         except OSError as error:
             for sock in sockets:
                 sock.close()
+            if not listen and error.errno == errno.EADDRINUSE and port_of(text) in ours:
+                bindings.append(Binding(key(item.name, text), format_hostport(host, port), []))
+                continue
             # A machine without IPv6 is no mistake as long as the listener has another address.
             if ":" in host and error.errno in ADDRESS_MISSING and len(item.bind) > 1:
                 notes.append(f"listeners.{item.name}.bind: {text}: no IPv6 on this machine; not listening there")

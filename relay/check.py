@@ -1,6 +1,7 @@
-"""`relay check`: what a start with these settings would do on this machine, and whether the upstreams answer.
+"""`relay check`: whether a start with these settings would succeed on this machine, and whether the upstreams answer.
 
-Binds nothing and starts nothing, so it can be run beside a relay that serves.
+It takes the way of `relay run` (`preflight`), without listening anywhere, so that it can be run beside a relay that
+serves: what that one has is no obstacle.
 """
 
 from __future__ import annotations
@@ -10,51 +11,87 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 
 from relay.address import format_hostport, parse_hostport
-from relay.cpus import usable_cpus
 from relay.dial import literal
-from relay.engines.choice import choose
-from relay.machine import raise_descriptor_limit, source_ports, source_problems
+from relay.machine import IN_USE
 from relay.own_addresses import OWN, Endpoint, is_own, written
-from relay.plan import complete_names, nameservers
-from relay.prepare import RESERVED_DESCRIPTORS, http_endpoints, is_literal_own, ring_problem
+from relay.plan import Plan, StartError, complete_names, nameservers
+from relay.preflight import trial
+from relay.prepare import http_endpoints
 from relay.resolve import Resolver
+from relay.running import Running, ask, look, reload_problems
 from relay.settings import Settings
 from relay.sources import most_in_use
+from relay.systemd.listening import take_listening
+from relay.systemd.notify import Notifier
 
 
-def run(settings: Settings, *, connect: bool) -> int:
-    """Print the plan; with `connect` also try each upstream.
+def run(load: Callable[[Mapping[str, str]], Settings], *, connect: bool, pid: int | None = None) -> int:
+    """Print the plan and the warnings; with `connect` also try each upstream.
 
-    Returns 0; 1 if an upstream cannot be reached, 2 if the engine cannot run here, or a source
-    address is not of this machine.
+    With `pid`, the process number of a relay that runs, a reload of that one has to bring the same settings. Returns 0,
+    or 1 with a line for each reason: this machine has not what a start needs, a reload would not do, an upstream
+    cannot be reached. `load` reads the settings with the variables that it is given, and raises SettingsError.
     """
-    workers = settings.workers or usable_cpus()
-    descriptors = raise_descriptor_limit()
-    carries = (descriptors - RESERVED_DESCRIPTORS - sum(len(item.bind) for item in settings.listeners)) // 2 * workers
-    wanted = settings.limits.max_connections
-    engine = choose(settings.engine, workers)
-    if settings.engine == "ring" and engine.problem:
-        print(f"relay: {ring_problem(engine)}", file=sys.stderr)
-        return 2
+    environ = dict(os.environ)
+    settings = load(environ)
+    problems: list[str] = []
+    running: Running | None
+    if pid is None:
+        running = ask(settings)
+    else:
+        try:
+            running = look(pid, settings)
+        except ProcessLookupError:
+            return _complain([f"--running {pid}: there is no such process"])
+        problems += reload_problems(running, settings, environ, load)
+    plan: Plan | None = None
+    # A copy: whoever the variables are for may still want them.
+    notifier, taken = Notifier(environ), take_listening(environ)
+    try:
+        plan = trial(settings, taken, notifier.watchdog_seconds, running)
+    except StartError as error:
+        problems += error.problems
+    for line in _unknown(settings, running, problems):
+        print(f"warning: {line}")
+    if problems or plan is None:
+        return _complain(problems)
+    _show(settings, plan)
+    for note in plan.notes:
+        print(f"warning: {note}")
+    if not connect:
+        return 0
+    upstreams = dict.fromkeys(upstream for item in settings.listeners for upstream in item.upstream)
     listening = [*(written(text) for item in settings.listeners for text in item.bind), *http_endpoints(settings)]
-    problems = source_problems(settings.dial.source_addresses)
-    problems += [
-        f"listeners.{item.name}.upstream: {text}: {OWN}"
-        for item in settings.listeners
-        for text in item.upstream
-        if is_literal_own(text, listening)
+    results = asyncio.run(_connect_all(settings, list(upstreams), listening))
+    return 0 if all(results) else 1
+
+
+def _unknown(settings: Settings, running: Running | None, problems: Sequence[str]) -> Sequence[str]:
+    """What could not be told of a relay that runs, where it matters."""
+    if running is not None:
+        return running.unknown
+    if not any(IN_USE in problem for problem in problems):
+        return ()
+    return [
+        f"no relay answers at admin.bind ({settings.admin.bind or 'off'}), so that it cannot be told whether a port in "
+        "use is that of the relay which is to be reloaded: if so, name its process with --running PID"
     ]
+
+
+def _complain(problems: Sequence[str]) -> int:
     for problem in problems:
         print(f"relay: {problem}", file=sys.stderr)
-    if problems:
-        return 2
+    return 1
+
+
+def _show(settings: Settings, plan: Plan) -> None:
+    workers = plan.workers
     print("settings: ok")
-    print(f"engine: {engine.name}, {workers} worker{'s' if workers != 1 else ''}; {engine.reason}")
-    print(f"connections: {min(wanted, carries) if wanted else carries} at most; {descriptors} descriptors a worker")
-    if wanted > carries:
-        print(f"  warning: limits.max_connections is {wanted}, more than the descriptors carry; raise LimitNOFILE")
+    print(f"engine: {plan.engine}, {workers} worker{'s' if workers != 1 else ''}; {plan.engine_reason}")
+    print(f"connections: {plan.limits.instance} at most; {plan.descriptors} descriptors a worker")
     allow, deny = len(settings.access.allow), len(settings.access.deny)
     if allow or deny:
         print(f"access: networks allowed: {allow or 'all'}, denied: {deny or 'none'}")
@@ -66,7 +103,7 @@ def run(settings: Settings, *, connect: bool) -> int:
     if dial.rate:
         print(f"dials: {dial.rate:g}/s, {dial.queue} may wait for {dial.queue_timeout:g} s")
     if dial.source_addresses:
-        ports = most_in_use(source_ports())
+        ports = most_in_use(plan.source_ports)
         print(f"dialled from: {', '.join(dial.source_addresses)}; {ports} connections from each to each address")
     for item in settings.listeners:
         names = f", TLS for {', '.join(item.sni)} only" if item.sni else ""
@@ -75,11 +112,6 @@ def run(settings: Settings, *, connect: bool) -> int:
         if item.send_proxy_protocol != "off":
             names += f", PROXY protocol {item.send_proxy_protocol} to the upstream"
         print(f"listener {item.name}: {', '.join(item.bind)} -> {', '.join(item.upstream)}{names}")
-    if not connect:
-        return 0
-    upstreams = dict.fromkeys(upstream for item in settings.listeners for upstream in item.upstream)
-    results = asyncio.run(_connect_all(settings, list(upstreams), listening))
-    return 0 if all(results) else 1
 
 
 async def _connect_all(settings: Settings, upstreams: list[str], listening: list[Endpoint]) -> list[bool]:

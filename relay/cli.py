@@ -1,7 +1,7 @@
 """The command line: what a person or a unit file starts. Each command does its work elsewhere.
 
-Exit status: 0 well; 1 it ran and failed; 2 the command or the settings are wrong, with one line per mistake on standard
-error.
+Exit status: 0 well; 1 it ran and failed, or this machine lacks something at this moment (an address, a port,
+descriptors); 2 the command line or the settings are wrong on every machine. A line per mistake on standard error.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ examples:
   relay drain && relay undrain
 
 Settings come from the defaults, then the TOML file, then the environment (RELAY_LIMITS__MAX_CONNECTIONS=20000);
-`relay config` prints all of them with their meaning. Exit status: 0 well, 1 ran and failed, 2 wrong command or
-settings.
+`relay config` prints all of them with their meaning. Exit status: 0 well, 1 ran and failed, or this machine
+lacks something now (a port, an address, descriptors), 2 wrong command or settings.
 """
 
 
@@ -64,8 +64,12 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     add("run", "start in the foreground; SIGTERM drains and ends, SIGINT ends at once", config=True)
-    check = add("check", "validate the settings", config=True)
+    check = add("check", "whether a start with these settings would succeed here, and warnings; can be run beside a "
+                "relay that serves", config=True)  # fmt: skip
     check.add_argument("--connect", action="store_true", help="also resolve and dial every upstream")
+    check.add_argument("--running", type=_pid, metavar="PID", help="fail as well if a reload of the relay with this "
+                       "process number would not bring these settings, because only a restart applies a variable or "
+                       "setting that has changed; for ExecReload= of a unit: --running $MAINPID")  # fmt: skip
     add("config", "print the effective settings as TOML, defaults included", config=True)
     demo = add("demo", "stand-in hub, relay and devices on loopback; no privileges, nothing to configure")
     demo.add_argument("--once", action="store_true", help="send a fixed amount, verify that all arrived, then end")
@@ -87,24 +91,38 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _pid(text: str) -> int:
+    """A process number. Raises ValueError."""
+    if not text.isdecimal() or not 0 < int(text) < 1 << 31:
+        raise ValueError(text)
+    return int(text)
+
+
+_pid.__name__ = "process number"  # what argparse calls it in its message
+
+
 def _run(options: argparse.Namespace) -> int:
     from relay import settings, start
     from relay.plan import StartError
 
     try:
         return start.run(lambda: settings.load(options.config, os.environ))
-    except (settings.SettingsError, StartError) as error:
+    except settings.SettingsError as error:
         return _complain(error.problems)
+    except StartError as error:
+        _complain(error.problems)
+        return 1
 
 
 def _check(options: argparse.Namespace) -> int:
     from relay import check, settings
 
     try:
-        loaded = settings.load(options.config, os.environ)
+        return check.run(
+            lambda environ: settings.load(options.config, environ), connect=options.connect, pid=options.running
+        )
     except settings.SettingsError as error:
         return _complain(error.problems)
-    return check.run(loaded, connect=options.connect)
 
 
 def _config(options: argparse.Namespace) -> int:

@@ -71,10 +71,11 @@ def engine_options(tcp: TcpOptions) -> EngineOptions:
     )
 
 
-def bind_listener(host: str, port: int, tcp: TcpOptions) -> socket.socket:
+def bind_listener(host: str, port: int, tcp: TcpOptions, *, listen: bool = True) -> socket.socket:
     """A listening, non-blocking socket that shares its port with those of the other workers (SO_REUSEPORT).
 
-    `host` is a literal address. Raises OSError if it cannot be had.
+    `host` is a literal address. Without `listen` the socket is only bound, so that no client can come to it. Raises
+    OSError if it cannot be had.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, socket.IPPROTO_TCP)
@@ -89,18 +90,19 @@ def bind_listener(host: str, port: int, tcp: TcpOptions) -> socket.socket:
             if option != KEEPALIVE:
                 sock.setsockopt(*option)
         sock.bind((host, port))
-        sock.listen(BACKLOG)
+        if listen:
+            sock.listen(BACKLOG)
     except BaseException:
         sock.close()
         raise
     return sock
 
 
-def claim_port(host: str, port: int) -> int:
+def claim_port(host: str, port: int, *, listen: bool = True) -> int:
     """Check that nobody listens on this address yet, another relay included; returns the port (port 0: a free one).
 
-    SO_REUSEPORT alone would let two relays of the same user share a port, each with half of the connections. Raises
-    OSError.
+    SO_REUSEPORT alone would let two relays of the same user share a port, each with half of the connections. Without
+    `listen` no client can come meanwhile; bind(2) finds whoever listens already. Raises OSError.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as sock:
@@ -108,7 +110,8 @@ def claim_port(host: str, port: int) -> int:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((host, port))
-        sock.listen(1)
+        if listen:
+            sock.listen(1)
         return int(sock.getsockname()[1])
 
 

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+IN_USE = "address already in use"
 UNLIMITED_DESCRIPTORS = 1 << 20  # where the hard limit is "unlimited"
 DEFAULT_SOURCE_PORTS = 60999 - 32768 + 1  # ip-sysctl: ip_local_port_range
 
@@ -56,9 +57,11 @@ def source_problems(addresses: Sequence[str]) -> list[str]:
 def bind_error(error: OSError, port: int) -> str:
     """What is wrong with an address, and what to do about it."""
     if error.errno == errno.EADDRINUSE:
-        return "address already in use; stop what listens there (`ss -ltnp`), or choose another port"
+        return f"{IN_USE}; stop what listens there (`ss -ltnp`), or choose another port"
     if error.errno == errno.EACCES:
         return f"permission denied; port {port} needs CAP_NET_BIND_SERVICE (or root), ports from 1024 on do not"
     if error.errno == errno.EADDRNOTAVAIL:
         return "this machine has no such address; see `ip address`"
+    if error.errno == errno.EMFILE:
+        return "no descriptor is left for it; raise LimitNOFILE or `ulimit -n`"
     return os.strerror(error.errno or 0).lower()

@@ -6,12 +6,12 @@ mistake becomes one line that names the setting (`StartError`).
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Collection, Sequence
 
 from relay.address import format_hostport, parse_hostport
-from relay.binding import Kept, Port, bind
-from relay.control import MAX_DESCRIPTORS, START_DESCRIPTORS
+from relay.binding import Kept, Port, bind, claim
 from relay.core.counters import Layout
 from relay.cpus import usable_cpus
 from relay.dial import literal
@@ -32,17 +32,22 @@ from relay.plan import (
 )
 from relay.rate_table import RateTable
 from relay.settings import Settings
+from relay.settings_warnings import settings_warnings
 from relay.table import Table
 
-RESERVED_DESCRIPTORS = 64  # of a worker: event loop, log, control, resolver; its listening sockets come on top
+RESERVED_DESCRIPTORS = 64  # of a process: event loop, log, control, resolver; its listening sockets come on top
+PER_WORKER = 2  # descriptors of the supervisor for each worker besides: its end of the channel, and what tells its end
 REPLACED = 15.0  # seconds after which a worker that is to be replaced certainly has a successor that answers
 SEND_PROXY = {"off": 0, "v1": 1, "v2": 2}
 
 
-def prepare(settings: Settings, inherited: Kept | None = None) -> Plan:
+def prepare(
+    settings: Settings, inherited: Kept | None = None, *, ours: Collection[Port] = (), listen: bool = True
+) -> Plan:
     """Raise the descriptor limit, bind every listener, make the table. Raises StartError.
 
-    `inherited` are listening sockets that the service manager has handed over.
+    `inherited` are listening sockets that the service manager has handed over. For a trial, that of `relay check`:
+    without `listen` sockets are only bound, `inherited` may be those of a relay that runs, and `ours` its ports.
     """
     workers = settings.workers or usable_cpus()
     notes: list[str] = []
@@ -55,20 +60,25 @@ def prepare(settings: Settings, inherited: Kept | None = None) -> Plan:
         problems.append(ring_problem(engine))
     listener_numbers: dict[str, int] = {}
     upstream_numbers: dict[str, int] = {}
-    bound = bind_all(settings, workers, listener_numbers, upstream_numbers, inherited or {}, (), problems, notes)
+    bound = bind_all(settings, workers, listener_numbers, upstream_numbers, inherited or {}, ours, problems, notes,
+                     listen=listen)  # fmt: skip
     own = max(sum(len(item.bindings) for item in bound), 1)
     problems += source_problems(settings.dial.source_addresses)
     capacity = (descriptors - RESERVED_DESCRIPTORS - own) // 2
+    sockets = sum(1 if binding.inherited is not None else workers for item in bound for binding in item.bindings)
     if capacity < 1:
         problems.append(
             f"limits: the descriptor limit of {descriptors} carries no connection; raise LimitNOFILE or `ulimit -n`"
         )
+    elif sockets + PER_WORKER * workers + RESERVED_DESCRIPTORS > descriptors:
+        problems.append(
+            f"limits: the descriptor limit of {descriptors} is too low for {sockets} listening sockets, one for each "
+            "address and worker; raise LimitNOFILE or `ulimit -n`, or set fewer workers"
+        )
     if problems:
-        for one in bound:
-            for binding in one.bindings:
-                binding.close()
+        _close(bound)
         raise StartError(problems)
-    notes += limit_notes(settings, descriptors, capacity * workers)
+    notes += settings_warnings(settings) + limit_notes(settings, descriptors, capacity * workers)
     layout = Layout(
         len(bound) + SPARE_LISTENERS,
         len(upstream_numbers) + SPARE_UPSTREAMS,
@@ -76,6 +86,12 @@ def prepare(settings: Settings, inherited: Kept | None = None) -> Plan:
         len(settings.dial.source_addresses) + 1,
     )
     limits = limit_plan(settings, None, workers, capacity, listener_limits(bound, layout.listeners))
+    try:
+        table, rates = Table.create(limits, layout), RateTable.create(rate_plan(settings))
+    except (OSError, ValueError) as error:  # ValueError: too large for mmap
+        _close(bound)
+        reason = os.strerror(error.errno).lower() if isinstance(error, OSError) and error.errno else str(error)
+        raise StartError([f"no shared memory for the counters of {workers} workers: {reason}"]) from None
     return Plan(
         settings=settings,
         workers=workers,
@@ -84,8 +100,8 @@ def prepare(settings: Settings, inherited: Kept | None = None) -> Plan:
         upstream_numbers=upstream_numbers,
         limits=limits,
         layout=layout,
-        table=Table.create(limits, layout),
-        rates=RateTable.create(rate_plan(settings)),
+        table=table,
+        rates=rates,
         descriptors=descriptors,
         capacity=capacity,
         source_ports=source_ports(),
@@ -107,21 +123,24 @@ def bind_all(
     ours: Collection[Port],
     problems: list[str],
     notes: list[str],
+    *,
+    listen: bool = True,
 ) -> list[BoundListener]:
     """Every listener of the settings with its sockets; new listeners and upstreams get the next numbers."""
     tcp = tcp_options(settings)
+    refused = [claim(item, kept, ours, listen=listen) for item in settings.listeners]
     bound = [
         BoundListener(
             listener_numbers.setdefault(item.name, len(listener_numbers)),
             item.name,
-            bind(item, workers, tcp, kept, ours, problems, notes),
+            bind(item, workers, tcp, kept, ours, not_ours, problems, notes, listen=listen),
             tuple(_number(upstream_numbers, text) for text in item.upstream),
             item.max_connections,
             item.sni,
             item.proxy_protocol,
             SEND_PROXY[item.send_proxy_protocol],
         )
-        for item in settings.listeners
+        for item, not_ours in zip(settings.listeners, refused, strict=True)
     ]
     listening = [*endpoints(bound), *http_endpoints(settings)]
     problems += [
@@ -130,10 +149,13 @@ def bind_all(
         for text in item.upstream
         if is_literal_own(text, listening)
     ]
-    addresses, most = sum(len(item.bindings) for item in bound), MAX_DESCRIPTORS - START_DESCRIPTORS
-    if addresses > most:
-        problems.append(f"listeners: {addresses} addresses to listen on; at most {most}")
     return bound
+
+
+def _close(bound: Sequence[BoundListener]) -> None:
+    for one in bound:
+        for binding in one.bindings:
+            binding.close()
 
 
 def http_endpoints(settings: Settings) -> list[Endpoint]:

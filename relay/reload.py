@@ -16,6 +16,7 @@ from relay.binding import Port, port_of
 from relay.plan import Binding, Plan, StartError, limit_plan, rate_plan
 from relay.prepare import bind_all, limit_notes, listener_limits, watchdog_notes
 from relay.settings import Settings, SettingsError, names, value
+from relay.settings_warnings import settings_warnings
 
 # What memory, processes and ports were made for at the start.
 FIXED = (
@@ -115,7 +116,9 @@ class Reloader:
         limits = listener_limits(bound, plan.layout.listeners)
         plan.limits = limit_plan(settings, plan.limits, plan.workers, plan.capacity, limits)
         plan.rates.plan = rate_plan(settings)
-        plan.notes = notes + limit_notes(settings, plan.descriptors, plan.capacity * plan.workers)
+        plan.notes = (
+            notes + settings_warnings(settings) + limit_notes(settings, plan.descriptors, plan.capacity * plan.workers)
+        )
         plan.notes += watchdog_notes(settings, plan.watchdog)
         self._leaving = leaving | {port_of(binding.address): now + LEAVING for binding in gone}
         for binding in new:
@@ -136,8 +139,9 @@ def changes(before: Settings, after: Settings) -> list[str]:
 def refusals(plan: Plan, after: Settings, changed: list[str]) -> list[str]:
     """What of it a running relay cannot change."""
     before = plan.settings
-    return [
-        f"{name}: is {value(before, name)!r}, and only a restart can make it {value(after, name)!r}"
-        for name in changed
-        if name in FIXED
-    ]
+    return [refusal(name, value(before, name), value(after, name)) for name in changed if name in FIXED]
+
+
+def refusal(name: str, before: object, after: object) -> str:
+    """The line for a setting of FIXED that would change."""
+    return f"{name}: is {before!r}, and only a restart can make it {after!r}"

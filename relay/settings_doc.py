@@ -51,7 +51,8 @@ what the file says. A list given in the environment replaces the file's, it does
 - A list or string of addresses takes IPv6 in brackets where a port follows: `[fd00::1]:8883`. Zone ids are refused.
   Names beyond ASCII are written in their `xn--` form.
 - Every mistake is one line on standard error that names the setting and what it may be; all are said at once, and the
-  exit status is 2.
+  exit status is 2. Status 1 is for what is right in itself and not to be had on this machine now: a port in use, an
+  address that it does not have, too few descriptors. `relay check` and `relay run` say the same of both.
 
 ## Where clients connect
 
@@ -75,7 +76,25 @@ upstream = ["myhub.azure-devices.net:5671"]
 ```
 
 Giving both is a mistake. So is the same bind address twice, those of `admin` and `health` included; port 0 lets the
-kernel choose, and may be given any number of times.
+kernel choose, and may be given any number of times. All listeners together may have 247 addresses in their `bind`.
+
+## What is valid, and warned of
+
+`relay check` prints a warning, and `relay run` and a reload log one, for settings that seldom mean what they say. They
+change nothing, the exit status neither.
+
+- The admin port is open to the network: whoever reaches it can drain and reload this relay. Or admin and health port
+  are both off, so that nobody can ask how it is.
+- `timeouts.client_hello = 0` where a listener reads a TLS hello or a PROXY header: who sends none stays for ever.
+- `timeouts.idle` below 1767 s in front of port 8883: an MQTT client may be silent for so long. `timeouts.idle` and
+  `tcp.keepalive_idle` both 0: who vanishes stays for ever.
+- A network of `access.allow` lies wholly in `access.deny`, which wins.
+- A source address of no use: given twice, unspecified, multicast, of a family that no upstream has, or loopback in
+  front of an upstream elsewhere.
+- Two IoT Hubs in one `upstream`: connections go to either, and most devices reach one that does not know them.
+- `send_proxy_protocol` towards an IoT Hub, which refuses it.
+- `limits.max_connections` beyond what the descriptor limit carries.
+- `supervision.hang_timeout` too close to the service manager's watchdog.
 """
 
 _COLUMNS = ("setting", "type", "default", "meaning", "environment")

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from relay.address import format_hostport, parse_host, parse_hostport
+from relay.control import MAX_DESCRIPTORS, START_DESCRIPTORS
 from relay.core.destinations import why_never
 from relay.own_addresses import OWN, Endpoint, is_certainly_own
 from relay.settings_schema import Kind, Setting, find, leaves_of
@@ -34,6 +35,7 @@ _NOT_A = {
     "string_type": "is not a string; write it in quotes",
 }
 _OUT_OF_BOUNDS = frozenset({"greater_than", "greater_than_equal", "less_than", "less_than_equal"})
+MOST_ADDRESSES = MAX_DESCRIPTORS - START_DESCRIPTORS  # a worker gets a socket for each in one message
 _WILDCARDS = frozenset({"0.0.0.0", "::"})
 
 
@@ -159,6 +161,10 @@ class Whole:
             yield (
                 f"{label(('dns', 'min_ttl'), variables)}: {show(least)} is more than dns.max_ttl, which is {show(most)}"
             )
+        addresses = sum(len(table["bind"]) for table in tables if isinstance(table.get("bind"), list))
+        if addresses > MOST_ADDRESSES:
+            where = label(("listeners",), variables)
+            yield f"{where}: {addresses} addresses to listen on, over all `bind`; at most {MOST_ADDRESSES}"
         shorthand = shorthand_ports if upstream and not listeners else {}
         binds = list(self._binds(tables, shorthand))
         yield from _collisions(iter(binds))

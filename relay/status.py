@@ -20,6 +20,8 @@ from relay.drain import Drainer
 from relay.outcome import OUTCOMES
 from relay.plan import BoundListener, Plan
 from relay.pool import Pool
+from relay.reload import FIXED
+from relay.settings import value as setting
 from relay.sources import most_in_use
 from relay.watch import UpstreamWatch
 from relay.worker_process import WorkerProcess
@@ -44,6 +46,7 @@ class Status:
     def __init__(self, plan: Plan, pool: Pool, watch: UpstreamWatch, log_dropped: Callable[[], int]) -> None:
         self.drain: Drainer | None = None  # the supervisor's; it asks this for numbers
         self.reloads: dict[str, int] = {"ok": 0, "failed": 0}  # the supervisor's
+        self.http_ports: dict[str, str] = {}  # host:port of the admin and health ports, the supervisor's
         self.evictions: Callable[[], dict[str, Any]] | None = None  # where scheduled events are watched
         self._plan = plan
         self._pool = pool
@@ -166,7 +169,9 @@ class Status:
             "dial_queue": self.queued(),
             "workers": [self._worker(worker, now) for worker in self._pool.workers],
             "scheduled_events": self.evictions() if self.evictions is not None else None,
+            "http_ports": dict(self.http_ports),
             "reloads": dict(self.reloads),
+            "start_only": {name: setting(plan.settings, name) for name in FIXED},
             "accept_pauses": totals[counters.ACCEPT_PAUSES],
             "log_lines_dropped": totals[counters.LOG_DROPPED],
         }

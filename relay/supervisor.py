@@ -72,6 +72,7 @@ class Supervisor:
         self._status = Status(plan, self._pool, self._watch, lambda: writer.dropped)
         self._drain = Drainer(self._pool, self._status.active, self._ended, self._drained, log)
         self._status.drain = self._drain
+        self._status.http_ports = {name: format_hostport(*sock.getsockname()[:2]) for name, sock in http.items()}
         self._evictions: Evictions | None = None
         if plan.settings.azure.scheduled_events:
             url, drain = plan.settings.azure.metadata_url, plan.settings.drain
@@ -207,9 +208,8 @@ class Supervisor:
         for bound in plan.listeners:
             upstream = [plan.upstreams[number] for number, _, _ in bound.upstreams]
             self._log.info("listening", listener=bound.name, bind=bound.addresses, upstream=upstream)
-        for name, sock in self._http_sockets.items():
-            host, port = sock.getsockname()[:2]
-            self._log.info("listening", listener=name, bind=[format_hostport(host, port)])
+        for name, address in self._status.http_ports.items():
+            self._log.info("listening", listener=name, bind=[address])
         for note in plan.notes:
             self._log.warning(note)
 

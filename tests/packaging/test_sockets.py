@@ -161,6 +161,8 @@ def test_a_socket_with_a_listeners_name_is_that_ones(relay: Installed) -> None:
         relay.echoes(8883)
     assert "listeners.mqtt.bind: not 0.0.0.0:8883" in notes(relay)
     assert "listeners.https.bind: 0.0.0.0:443: no ListenStream=" in notes(relay)
+    relay.machine.systemctl("reload", "relay")
+    wait_until(lambda: relay.log("reloaded"), PATIENCE)
 
 
 def test_one_socket_for_both_families_is_taken_for_both(relay: Installed) -> None:
@@ -170,6 +172,8 @@ def test_one_socket_for_both_families_is_taken_for_both(relay: Installed) -> Non
     assert relay.echoes(443)
     assert relay.echoes(443, "::1")
     assert "BindIPv6Only=ipv6-only" in notes(relay)
+    relay.machine.systemctl("reload", "relay")
+    wait_until(lambda: relay.log("reloaded"), PATIENCE)
 
 
 def test_a_socket_that_is_no_listeners_stops_the_start(relay: Installed) -> None:
@@ -177,7 +181,7 @@ def test_a_socket_that_is_no_listeners_stops_the_start(relay: Installed) -> None
     relay.drop_in("[Service]\nRestart=no\n")
     relay.start("relay.socket")
     relay.machine.systemctl("start", "relay", check=False)
-    assert relay.machine.show("ExecMainStatus") == "2"
+    assert relay.machine.show("ExecMainStatus") == "1"
     said = relay.machine.journal()
     assert "relay: systemd's socket \"relay.socket\" at 0.0.0.0:9999 is no listener's" in said
     assert "ListenStream=" in said

@@ -11,6 +11,7 @@ import pytest
 import relay
 from tests.clients import connect, echoes
 from tests.harness import Start
+from tests.observe import wait_until
 from tests.programs import command
 from tests.relay_toml import listener, settings
 from tests.upstreams import Echo, refusing, unanswering
@@ -40,15 +41,31 @@ def test_a_command_that_does_not_exist(arguments: list[str]) -> None:
     assert arguments[-2 if len(arguments) > 1 else 0] in result.stderr
 
 
-def test_check_says_what_a_start_would_do_and_binds_nothing(tmp_path: Path, echo: Echo, start: Start) -> None:
-    running = start(settings(listener(echo.address)))
-    host, port = running.address()
-    path = write(tmp_path / "relay.toml", settings(listener(echo.address, bind=[f"{host}:{port}"]), workers=3))
+def test_check_says_what_a_start_would_do(tmp_path: Path, echo: Echo) -> None:
+    path = write(tmp_path / "relay.toml", settings(listener(echo.address), workers=3))
     result = command("check", "--config", path)
     assert (result.returncode, result.stderr) == (0, "")
     assert "3 workers" in result.stdout
-    assert f"listener main: {host}:{port} -> {echo.address[0]}:{echo.address[1]}" in result.stdout
+    assert f"listener main: 127.0.0.1:0 -> {echo.address[0]}:{echo.address[1]}" in result.stdout
+    assert "warning" not in result.stdout
     assert echo.served == 0
+
+
+def test_check_and_run_have_the_same_warnings(tmp_path: Path, echo: Echo, start: Start) -> None:
+    toml = settings(listener(echo.address), tables="[limits]\nmax_connections = 10_000_000\n")
+    toml = toml.replace('[admin]\nbind = "127.0.0.1:0"', '[admin]\nbind = "0.0.0.0:0"')
+    result = command("check", "--config", write(tmp_path / "relay.toml", toml))
+    assert (result.returncode, result.stderr) == (0, "")
+    warnings = [line.removeprefix("warning: ") for line in result.stdout.splitlines() if line.startswith("warning: ")]
+    assert [warning.partition(" ")[0] for warning in warnings] == ["admin.bind:", "limits.max_connections"]
+    relay = start(toml)
+
+    def logged() -> list[str]:
+        return [line["event"] for line in relay.log_lines() if line.get("level") == "warning"]
+
+    assert logged() == warnings
+    assert relay.post("/reload") == (200, "ok\n")
+    wait_until(lambda: logged() == warnings * 2)
 
 
 def test_check_of_wrong_settings(tmp_path: Path) -> None:

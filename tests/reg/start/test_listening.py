@@ -9,6 +9,7 @@ import pytest
 
 from tests.clients import connect, echoes, exchange, refused
 from tests.harness import Start
+from tests.programs import free_port
 from tests.relay_toml import listener, settings
 from tests.upstreams import Echo, Upstream, sender
 
@@ -72,6 +73,17 @@ def test_several_addresses_of_one_listener_and_several_listeners(echo: Echo, sta
             assert client.recv(100) == b"other"
     relay.wait_status(lambda status: status["connections"]["active"] == 0)
     assert [item["accepted"] for item in relay.status()["listeners"]] == [2, 1]
+
+
+def test_an_address_beside_the_wildcard_of_its_port(echo: Echo, start: Start) -> None:
+    """Both are listened on, and the kernel prefers the more specific one."""
+    port = free_port()
+    with Upstream(sender(b"specific")) as specific:
+        first = listener(specific.address, name="one", bind=[f"127.0.0.2:{port}"])
+        start(settings(first, listener(echo.address, name="all", bind=[f"0.0.0.0:{port}"])))
+        with connect(("127.0.0.2", port)) as client:
+            assert client.recv(100) == b"specific"
+        assert echoes(("127.0.0.1", port))
 
 
 @needs_ipv6
