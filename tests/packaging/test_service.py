@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import signal
+import socket
 import time
 from collections.abc import Iterator
 
@@ -67,12 +68,27 @@ def test_the_upstreams_need_not_answer_for_a_start(relay: Installed) -> None:
     assert relay.machine.show("ActiveState") == "active"
 
 
-def test_mistakes_in_the_settings_are_in_the_journal(relay: Installed) -> None:
+def test_mistakes_in_the_settings_are_in_the_journal_once(relay: Installed) -> None:
     relay.configure("[tcp]\nkeepalive_idle = -1\n")
     relay.machine.systemctl("daemon-reload")
     relay.machine.systemctl("start", "--no-block", "relay")
-    wait_until(lambda: relay.restarts > 1, PATIENCE)
-    assert "tcp.keepalive_idle" in relay.machine.journal()
+    wait_until(lambda: relay.machine.show("ActiveState") == "failed", PATIENCE)
+    assert (relay.machine.show("ExecMainStatus"), relay.restarts) == ("2", 0)
+    assert relay.machine.journal().count("relay: tcp.keepalive_idle") == 1
+    relay.configure()
+    relay.machine.systemctl("start", "relay")
+    assert relay.echoes()
+
+
+def test_a_port_that_is_in_use_is_waited_for(relay: Installed) -> None:
+    with relay.machine.inside(lambda: socket.create_server(("127.0.0.1", 443))):
+        relay.machine.systemctl("daemon-reload")
+        relay.machine.systemctl("start", "--no-block", "relay")
+        wait_until(lambda: relay.restarts > 1, PATIENCE)
+    wait_until(lambda: relay.machine.show("SubState") == "running", PATIENCE)
+    assert "relay: listeners.https.bind: 0.0.0.0:443: address already in use" in relay.machine.journal()
+    assert "code=exited, status=1/FAILURE" in relay.machine.journal("_PID=1")
+    assert relay.echoes()
 
 
 def test_the_journal_has_the_priority_of_each_line(relay: Installed) -> None:
@@ -144,12 +160,37 @@ def test_a_reload_with_mistakes_fails_and_changes_nothing(relay: Installed) -> N
     assert relay.machine.show("ActiveState") == "active"
 
 
-def test_a_reload_that_only_a_start_can_carry_out_leaves_the_unit_up(relay: Installed) -> None:
+def test_a_reload_that_only_a_start_can_carry_out_fails_and_leaves_the_unit_up(relay: Installed) -> None:
     relay.start()
     relay.configure('[log]\nformat = "console"\n')
+    assert "failed" in relay.machine.systemctl("reload", "relay", check=False)
+    assert "relay: log.format: is 'json', and only a restart can make it 'console'" in relay.machine.journal()
+    assert relay.machine.show("SubState") == "running"
+    assert relay.echoes()
+
+
+@pytest.mark.parametrize("admin", ["127.0.0.1:8414", ""])
+def test_a_reload_after_an_edit_of_the_environment_file_fails_and_names_the_variables(
+    relay: Installed, admin: str
+) -> None:
+    """In the unit's own sandbox: a user of its own, /proc without others' processes, an ambient capability."""
+    if not admin:
+        relay.configure('[admin]\nbind = ""\n')
+    relay.machine.write("/etc/default/relay", "RELAY_LIMITS__MAX_CONNECTIONS=5\n")
+    relay.start()
     relay.machine.systemctl("reload", "relay")
-    wait_until(lambda: relay.log("reload failed"), PATIENCE)
-    wait_until(lambda: relay.machine.show("SubState") == "running", PATIENCE)
+    assert relay.machine.show("SubState") == "running"
+    relay.machine.write("/etc/default/relay", "RELAY_LIMITS__MAX_CONNECTIONS=9\nRELAY_DIAL__RATE=100\n")
+    assert "failed" in relay.machine.systemctl("reload", "relay", check=False)
+    said = [line for line in relay.machine.journal().splitlines() if line.startswith("relay: ")]
+    ending = "only a restart applies it"
+    assert said == [
+        f"relay: RELAY_DIAL__RATE is not set in the environment of the running relay and 100 here: {ending}",
+        f"relay: RELAY_LIMITS__MAX_CONNECTIONS is 5 in the environment of the running relay and 9 here: {ending}",
+    ]
+    assert relay.machine.show("ActiveState") == "active"
+    relay.machine.systemctl("restart", "relay")
+    relay.machine.systemctl("reload", "relay")
     assert relay.echoes()
 
 
