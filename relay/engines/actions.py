@@ -14,8 +14,10 @@ from time import monotonic
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from relay.engines import silence
+from relay.engines.acknowledged import fin_received
 from relay.engines.ages import Ages
 from relay.engines.contract import NEVER, Action, Address, Close, Dial, Event, Pump, Refuse, Sniff, Wait
+from relay.engines.lingering import Lingering
 
 logger = logging.getLogger("relay.engine")
 
@@ -42,6 +44,7 @@ class Side(silence.Side, Protocol):
     """What is needed of one of a connection's two sides."""
 
     fd: int
+    dropping: bool  # `ended`, though its FIN has not come: what comes is dropped
     finished: bool  # FIN sent
 
 
@@ -80,6 +83,7 @@ class Actions(ABC, Generic[L]):
         self._new: list[L] = []  # since the last tick; most are over by the next one
         self._early: set[L] = set()  # those that lived to see a tick and no bytes flow yet: waiting or dialling
         self._retiring: dict[L, Retirement] = {}
+        self._lingering: dict[L, Lingering] = {}  # those that are over are forgotten at the next tick
         self._aged: Ages[L] = Ages()  # those that have lived long enough, and are not being retired yet
 
     # --- what the engine adds -------------------------------------------------------------------------------------
@@ -106,6 +110,17 @@ class Actions(ABC, Generic[L]):
 
         The connection is not over before its FIN has come, or `life` says so.
         """
+
+    @abstractmethod
+    def _outlive(self, link: L, is_client: bool) -> None:
+        """One side is lost, and had sent FIN: the other one gets what came before it, then FIN.
+
+        What the other one sends itself is dropped from now on, uncounted; its FIN finishes the connection.
+        """
+
+    def _counts(self, _link: L, _is_client: bool) -> bool:
+        """Whether `Side.received` is all that was taken from the side's socket."""
+        return True
 
     @abstractmethod
     def _drop_upstream(self, link: L) -> None:
@@ -199,11 +214,36 @@ class Actions(ABC, Generic[L]):
         self._close(link, reset_client, reset_upstream)
 
     def _broken(self, link: L, is_client: bool, number: int) -> None:
-        """One side failed with that errno (0: hung up without one): the connection is over."""
+        """One side failed with that errno (0: hung up without one).
+
+        The connection is over, unless all that the side had to say was received: then the other one is to get it.
+        """
         if not number or number in RESET_ERRNOS:
-            self._ended(link, CLIENT_RESET if is_client else UPSTREAM_RESET, None)
+            event, value = CLIENT_RESET if is_client else UPSTREAM_RESET, None
         else:
-            self._ended(link, Event.CLIENT_LOST if is_client else Event.UPSTREAM_LOST, number)
+            event, value = Event.CLIENT_LOST if is_client else Event.UPSTREAM_LOST, number
+        if link.active and link not in self._lingering and self._had_ended(link, is_client, number):
+            self._lingering[link] = Lingering(is_client, event, value)
+            self._outlive(link, is_client)
+        else:
+            self._ended(link, event, value)
+
+    def _had_ended(self, link: L, is_client: bool, number: int) -> bool:
+        """Whether a side that failed with that errno had sent FIN before, and the kernel has received it."""
+        side = link.client if is_client else link.upstream
+        assert side is not None
+        if side.ended:
+            return not side.dropping
+        if number == errno.EPIPE:  # the first that is told of a reset behind a FIN (tcp_reset: TCP_CLOSE_WAIT)
+            return True
+        if number == errno.ECONNRESET and not side.finished:  # and of one without a FIN; by far the most frequent
+            return False
+        return self._counts(link, is_client) and fin_received(side.fd, side.received)
+
+    def _is_lost(self, link: L, is_client: bool) -> bool:
+        """Whether that side is the one that a lingering connection has lost."""
+        lingering = self._lingering.get(link)
+        return lingering is not None and lingering.is_client is is_client
 
     def _close(self, link: L, reset_client: bool, reset_upstream: bool) -> None:
         try:

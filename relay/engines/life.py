@@ -152,7 +152,9 @@ class Life(Actions[L]):
         few = self._to_end[-TO_END:]
         del self._to_end[-TO_END:]
         for link in few:
-            self._guarded(link, self._ended, link, FINISHED, None)
+            lingering = self._lingering.get(link)
+            event, value = (FINISHED, None) if lingering is None else (lingering.event, lingering.value)
+            self._guarded(link, self._ended, link, event, value)
 
     # --- what is due for all --------------------------------------------------------------------------------------
 
@@ -166,6 +168,9 @@ class Life(Actions[L]):
             else:
                 self._guarded(link, self._failed, link, Event.DIAL_TIMEOUT, None)
         self._to_end = [link for link, retirement in self._retiring.items() if self._is_over(link, retirement, now)]
+        if self._lingering:
+            self._lingering = {link: lingering for link, lingering in self._lingering.items() if link in self._links}
+            self._to_end += [link for link, lingering in self._lingering.items() if lingering.is_over(link, now)]
         if now >= self._next_sweep:
             self._next_sweep = now + self._sweep_every
             self._last_sweep, self._sweep_began = self._sweep_began, now
@@ -204,14 +209,17 @@ class Life(Actions[L]):
                 self._aged.add(link, link.handler.retire_at)
         for link, event in seen.expired:
             if link not in self._retiring:  # those have a time of their own
-                self._guarded(link, self._ended, link, event, None)
+                lingering = self._lingering.get(link)
+                told = event if lingering is None or event is Event.IDLE else lingering.half_close
+                self._guarded(link, self._ended, link, told, None)
 
     def _ask_debtors(self, now: float) -> bool:
         """Find peers that have vanished, among the next few; whether there are more to look at."""
         if not self._debtors.begin(now):
             return False
         for link, is_client in self._debtors.look(TO_ASK, self._goes_on, now):
-            self._guarded(link, self._broken, link, is_client, errno.ETIMEDOUT)
+            if not self._is_lost(link, is_client):
+                self._guarded(link, self._broken, link, is_client, errno.ETIMEDOUT)
         return self._debtors.looking
 
     def _goes_on(self, link: L) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -18,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from relay.engines.contract import Address
 from tests.engines.running import DEADLINE
 
+SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER, zero seconds: close(2) sends RST
 
 
@@ -84,6 +86,13 @@ def reset(sock: socket.socket) -> None:
     """Close with RST."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     sock.close()
+
+
+def vanish(sock: socket.socket) -> None:
+    """Let nothing in any more: the far end hears no acknowledgement, as if the cable had been cut."""
+    drop = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0))  # struct sock_filter: BPF_RET, 0 bytes
+    program = struct.pack("@HP", 1, ctypes.addressof(drop))  # struct sock_fprog
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
 
 
 def end(sock: socket.socket) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from relay.engines.contract import NEVER, Event, TcpOptions
 from relay.engines.lost import LOOKS, STILL, Debtors, State, state, waits_since
 from tests.engines.lab import Lab
-from tests.engines.peers import Sending, end, pattern, push, receive, receive_to_end
+from tests.engines.peers import Sending, end, pattern, push, receive, receive_to_end, repeated, unacknowledged, vanish
 from tests.engines.running import RunningEngine
 
 TIMEOUT = 8.0  # seconds
@@ -205,3 +205,26 @@ def test_a_reader_that_pauses_is_not_lost(lab: Lab) -> None:
     wait_looks(engine, 3.0)
     assert receive(client, len(data)) == data
     sending.finish()
+
+
+@pytest.mark.parametrize("culprit", ["client", "upstream"])
+def test_one_that_vanishes_after_its_end_truncates_nothing(lab: Lab, culprit: str) -> None:
+    """It has said everything, and will never acknowledge what the other one still sends."""
+    engine = lab.start(tcp=SLOW)
+    couple = lab.line(engine, buffers=65536).open()
+    client, upstream, handler = couple
+    this, other = (client, upstream) if culprit == "client" else (upstream, client)
+    data, sent = pattern(culprit, 65_537), 0
+    while not engine.engine.held:
+        sent += this.send(data[sent % len(data) :])
+        engine.wait(lambda: not unacknowledged(this), "the engine's kernel has it")
+    end(this)
+    engine.wait(lambda: not unacknowledged(this), "the engine's kernel has the end")
+    vanish(this)
+    other.sendall(b"x")
+    wait_looks(engine, 2.0)  # by now it is lost
+    assert not handler.endings
+    assert receive_to_end(other) == repeated(data, sent)
+    end(other)
+    assert engine.ended(handler) == (Event.FINISHED,)
+    engine.wait_gone()

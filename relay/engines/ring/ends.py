@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from relay.engines.acknowledged import fin_received
 from relay.engines.actions import FINISHED
 from relay.engines.contract import Event
 from relay.engines.ring import sockets
@@ -20,9 +21,16 @@ class Ends:
     """Passes ends on; tells `end` when both directions have ended, and `broken` when a side is."""
 
     def __init__(
-        self, reactor: Reactor, waiting: Waiting, bulk: Bulk, end: End, broken: Callable[[Side, int | None], None]
+        self,
+        reactor: Reactor,
+        waiting: Waiting,
+        bulk: Bulk,
+        end: End,
+        broken: Callable[[Side, int | None], None],
+        forget: Callable[[Side], None],
     ) -> None:
         self._known = reactor.known
+        self._forget = forget
         self._watch = waiting.watch
         self._bulk = bulk
         self._end = end
@@ -30,7 +38,7 @@ class Ends:
 
     def ended(self, side: Side) -> None:
         """`side` seems to have sent FIN; all before it was passed on or is held."""
-        if not side.finished and sockets.is_closed(side.fd):
+        if not side.finished and sockets.is_closed(side.fd) and not fin_received(side.fd, side.received):
             # The kernel tells of a reset once. A send to this side in the same entry may have been told, and its
             # failure is still to be heard of; what was received next looks like an end.
             self._broken(side, 0)
@@ -49,6 +57,30 @@ class Ends:
         side.dropping = True
         side.sent = NEVER  # what a receive still brings is not to go straight through
         self._over(side)
+
+    def outlive(self, side: Side) -> None:
+        """`side` is lost, and had sent FIN: it is read to its end, and what its peer sends is dropped."""
+        peer, link = side.peer, side.link
+        assert peer is not None
+        assert link is not None
+        self._forget(side)
+        side.broken = side.finished = True
+        link.seen = CHANGED
+        peer.sent, peer.short = NEVER, False
+        if not peer.ended:
+            peer.ended = peer.dropping = True
+        self._watch(peer)
+        if side.ended and peer.held is None and self._known(side):
+            self.finish(side, peer)
+        else:
+            self._watch(side)
+
+    def over_to_lost(self, side: Side) -> None:
+        """A send to the peer, which is lost, has failed: `side` may have ended meanwhile."""
+        peer = side.peer
+        assert peer is not None
+        if side.ended and not side.dropping:
+            self.finish(side, peer)
 
     def _over(self, side: Side) -> None:
         peer, link = side.peer, side.link
@@ -73,7 +105,7 @@ class Ends:
                 # may find it closed by then, or another connection's (io_shutdown_prep: REQ_F_FORCE_ASYNC).
                 sockets.finish(peer.fd)
             except OSError as error:
-                self._broken(peer, error.errno)
+                self._broken(peer, sockets.pending_error(peer.fd) or error.errno)  # ENOTCONN, whatever the end was
                 return
             self._watch(side)
             self._watch(peer)

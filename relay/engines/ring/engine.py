@@ -241,6 +241,16 @@ class RingEngine(Life[Link]):
         assert link.upstream is not None
         self._pump.cut(link.upstream)
 
+    def _outlive(self, link: Link, is_client: bool) -> None:
+        side = link.client if is_client else link.upstream
+        assert side is not None
+        self._pump.outlive(side)
+
+    def _counts(self, link: Link, is_client: bool) -> bool:
+        side = link.client if is_client else link.upstream
+        assert side is not None
+        return not side.armed  # a receive may have taken bytes that it has not told of yet
+
     def _drop_upstream(self, link: Link) -> None:
         side, link.upstream = link.upstream, None
         if side is not None:
@@ -263,7 +273,7 @@ class RingEngine(Life[Link]):
         woken again (io_poll_check_events; a FIN in the same place is seen, tcp_inq_hint).
         """
         for side in (link.client, link.upstream):
-            if side is not None and side.armed and (number := sockets.pending_error(side.fd)):
+            if side is not None and side.armed and not side.broken and (number := sockets.pending_error(side.fd)):
                 self._pump.broken(side, number)
                 return
 

@@ -53,9 +53,9 @@ class Side:
         self.poll_in = 0  # what else is waited for: WATCH, or the operations READABLE and ENDING
         self.poll_out = 0  # it is waited for room: POLLED (an operation) or IN_EPOLL
         self.bulk = False  # is read in large pieces, at once, when a poll says that there is something
-        self.ended = False  # FIN read, or cut: what comes later is not passed on
-        self.dropping = False  # cut, and its FIN has not come: it is read, and what comes is dropped
-        self.finished = False  # FIN sent
+        self.ended = False  # FIN read, or `dropping`: what comes later is not passed on
+        self.dropping = False  # cut, or its peer is lost, and its FIN has not come: what comes is dropped
+        self.finished = False  # FIN sent, or lost
         self.broken = False  # reset or lost: nothing more can be given to it
 
 

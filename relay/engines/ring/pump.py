@@ -50,8 +50,9 @@ class Pump:
         self.watch = self._waiting.watch
         self._buffers = reactor.provide(buffers, BUFFER)
         self._bulk = Bulk(waiting, self)
-        self._ends = Ends(reactor, waiting, self._bulk, end, self.broken)
+        self._ends = Ends(reactor, waiting, self._bulk, end, self.broken, self.forget)
         self.cut = self._ends.cut
+        self.outlive = self._ends.outlive
         self._turn = -1  # in which `_chunks` were counted
         self._chunks: dict[int, int] = {}  # messages of one turn that came behind its first, by slot
         self.held = 0  # bytes, all connections together
@@ -117,8 +118,11 @@ class Pump:
     def sent(self, user_data: int, result: int, side: Side, many: bool) -> None:
         """A send of what came from `side` failed or fell short: `result` is what went, or why nothing did."""
         side.short = False
+        assert side.peer is not None
+        if side.peer.broken:  # lost after its FIN, and the connection goes on: nothing is kept for it
+            self._ends.over_to_lost(side)
+            return
         if result < 0 and result != -errno.EAGAIN:
-            assert side.peer is not None
             self.broken(side.peer, -result)
             return
         gone, size, view = max(result, 0), self._buffers.size, self._buffers.view
@@ -141,6 +145,8 @@ class Pump:
 
     def hung_up(self, side: Side) -> None:
         """An error or a hang-up on a side that is not read now."""
+        if side.broken:
+            return  # lost after its FIN: what it had said is read once there is room for it
         number = sockets.pending_error(side.fd)
         # HUP alone is good order where FIN was sent: the side's own FIN came too, perhaps behind bytes that wait for a
         # peer that is slow to take them. Without FIN sent it means a reset whose errno another call was told.
@@ -178,7 +184,7 @@ class Pump:
         self.watch(source)
 
     def broken(self, side: Side, number: int | None) -> None:
-        """`side` failed with that errno (0 or None: hung up without one): the connection is over."""
+        """`side` failed with that errno (0 or None: hung up without one)."""
         side.broken = True
         assert side.link is not None
         self._broken(side.link, side is side.link.client, number or 0)

@@ -178,6 +178,8 @@ class StreamEngine(Life[Link]):
 
     def _hung_up(self, side: Side) -> None:
         """ERR or HUP on a side of a connection that pumps. What came before it was read already, unless held back."""
+        if self._is_lost(side.link, side is side.link.client):
+            return  # what it had said is still being read
         number = pending_error(side.sock)
         # HUP alone is good order where FIN was sent: the side's own FIN came too, perhaps behind bytes that wait for a
         # peer that is slow to take them. Without FIN sent it means a reset whose errno another call was told.
@@ -234,6 +236,11 @@ class StreamEngine(Life[Link]):
     def _cut(self, link: Link) -> None:
         assert link.upstream is not None
         self._pump.cut(link.upstream)
+
+    def _outlive(self, link: Link, is_client: bool) -> None:
+        side = link.client if is_client else link.upstream
+        assert side is not None
+        self._pump.outlive(side)
 
     def _drop_upstream(self, link: Link) -> None:
         side, link.upstream = link.upstream, None

@@ -47,9 +47,9 @@ class Side:
         self.readable = False  # an edge was seen that has not been read to its end
         self.queued = False  # has another turn coming
         self.ending = False  # FIN is in the kernel's queue: read until the end, a short read is not the last
-        self.ended = False  # FIN read, or cut: what comes later is not passed on
-        self.dropping = False  # cut, and its FIN has not come: it is read, and what comes is dropped
-        self.finished = False  # FIN sent
+        self.ended = False  # FIN read, or `dropping`: what comes later is not passed on
+        self.dropping = False  # cut, or its peer is lost, and its FIN has not come: what comes is dropped
+        self.finished = False  # FIN sent, or lost
 
 
 class Link:

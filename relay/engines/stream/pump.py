@@ -18,6 +18,7 @@ from collections.abc import Callable
 from relay.engines.actions import FINISHED
 from relay.engines.contract import Event
 from relay.engines.silence import CHANGED
+from relay.engines.stream.dialer import pending_error
 from relay.engines.stream.link import Link, Side
 
 BUFFER = 65536  # bytes; the most that is held per direction
@@ -168,8 +169,25 @@ class Pump:
         if side.readable and side.peer is not None:
             self._once_more(side)
 
+    def outlive(self, side: Side) -> None:
+        """`side` is lost, and had sent FIN: read it to its end, and drop what its peer sends."""
+        peer = side.peer
+        assert peer is not None
+        self.forget(side)
+        side.finished = side.ending = True
+        side.link.seen = CHANGED
+        if not peer.ended:
+            peer.ended = peer.dropping = True
+        if peer.held is None:
+            if side.ended:
+                self._finish(side, peer)
+            else:
+                self.read(side)
+        if peer.dropping and side.peer is not None:
+            self._drop(peer, side)
+
     def _drop(self, side: Side, peer: Side) -> None:
-        """Take what still comes from a side that was cut.
+        """Take what still comes from a side that was cut, or whose peer is lost.
 
         Not read, it would have the kernel close the socket with a reset; and an upstream that cannot get rid of what it
         sends might not read either.
@@ -192,7 +210,7 @@ class Pump:
         self._once_more(side)
 
     def broken(self, side: Side, number: int | None) -> None:
-        """`side` failed with that errno (0 or None: hung up without one): the connection is over."""
+        """`side` failed with that errno (0 or None: hung up without one)."""
         self._broken(side.link, side is side.link.client, number or 0)
 
     def last(self, side: Side) -> bool:
@@ -237,4 +255,4 @@ class Pump:
         try:
             peer.sock.shutdown(socket.SHUT_WR)
         except OSError as error:
-            self.broken(peer, error.errno)
+            self.broken(peer, pending_error(peer.sock) or error.errno)  # ENOTCONN, whatever the end was
