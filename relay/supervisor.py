@@ -30,7 +30,7 @@ from relay.control import Message
 from relay.core.drain import Order, Phase
 from relay.drain import Drainer
 from relay.eviction import Evictions
-from relay.http_server import HttpServer
+from relay.http_server import ADMIN, HEALTH, HttpServer
 from relay.logs import LogWriter
 from relay.metrics import RelayCollector
 from relay.outcome import OUTCOMES
@@ -97,9 +97,9 @@ class Supervisor:
         servers = []
         if "admin" in self._http_sockets:
             app = admin_app(self._status, registry, Orders(self.drain, self._drain.undrain, self.reload))
-            servers.append(HttpServer(app, self._http_sockets["admin"], probes=False))
+            servers.append(HttpServer(app, self._http_sockets["admin"], ADMIN, "admin"))
         if "health" in self._http_sockets:
-            servers.append(HttpServer(health_app(self._status), self._http_sockets["health"], probes=True))
+            servers.append(HttpServer(health_app(self._status), self._http_sockets["health"], HEALTH, "health"))
         for server in servers:
             await server.start()
         self._log_start()

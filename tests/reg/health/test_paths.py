@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import signal
-from contextlib import ExitStack
 
 import pytest
 from prometheus_client.core import Metric
@@ -13,13 +11,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 import relay
-from tests.clients import TIMEOUT, connect, echoes, exchange
+from tests.clients import TIMEOUT, connect, echoes, exchange, until
 from tests.harness import Relay, Start
-from tests.observe import wait_until
 from tests.relay_toml import listener, settings
 from tests.upstreams import Echo, Upstream, resetter
-
-PROBES = 64
 
 
 @pytest.fixture
@@ -60,42 +55,6 @@ def test_either_port_can_be_off(echo: Echo, start: Start) -> None:
     assert echoes(running.address())
 
 
-def test_silent_probes_are_limited_in_number(running: Relay) -> None:
-    with ExitStack() as stack:
-        running.signal(signal.SIGSTOP)  # so that they all come in one turn of its loop
-        probes = [stack.enter_context(connect(running.address("health"))) for _ in range(PROBES + 20)]
-        running.signal(signal.SIGCONT)
-        open_probes = set(probes)
-
-        def closed() -> bool:
-            for probe in list(open_probes):
-                probe.setblocking(False)
-                try:
-                    assert probe.recv(1) == b""
-                except BlockingIOError:
-                    continue
-                except ConnectionResetError:
-                    pass
-                open_probes.discard(probe)
-            return len(open_probes) <= PROBES
-
-        wait_until(closed, what=lambda: f"no more than {PROBES} probes; {len(open_probes)} are open")
-        assert len(open_probes) == PROBES
-        # People are not shut out by them, and traffic is not either.
-        assert running.get("/livez")[0] == 200
-        assert echoes(running.address())
-        for probe in list(open_probes)[:5]:
-            probe.close()
-        wait_until(lambda: probe_answers(running), what="room for a probe again")
-
-
-def probe_answers(running: Relay) -> bool:
-    try:
-        return running.get("/livez", "health")[0] == 200
-    except OSError:
-        return False
-
-
 def test_a_probe_that_sends_garbage(running: Relay) -> None:
     for data in (
         b"\0" * 100,
@@ -111,6 +70,34 @@ def test_a_probe_that_sends_garbage(running: Relay) -> None:
                 continue
             assert answer == b"" or answer.startswith((b"HTTP/1.0 400 ", b"HTTP/1.1 400 ")), data[:20]
     assert running.get("/livez", "health") == (200, "ok\n")
+
+
+ANSWERED = [
+    (b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", 200),
+    (b"\r\n\r\nGET /livez HTTP/1.1\r\nHost: x\r\n\r\n", 200),  # RFC 9112 section 2.2
+    (b"HEAD /livez HTTP/1.0\r\n\r\n", 200),
+    (b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+    (b"POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", 405),
+    (b"POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n", 405),  # a body that does not come
+    (b"GET /livez HTTP/1.1\r\nno header\r\n\r\n", 400),
+    (b"GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
+    (b"GET /livez HTTP/1.1\r\nHost: x\r\nExpect: wonders\r\n\r\n", 417),
+    (b"GET /" + b"a" * 10_000 + b" HTTP/1.1\r\n\r\n", 400),
+    (b"GET / HTTP/9.9\r\n\r\n", 400),
+    (b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03", 400),
+    (b"\0" * 100, 400),
+    (b"nonsense\r\n\r\n", 400),
+]
+
+
+@pytest.mark.parametrize("port", ["admin", "health"])
+def test_every_answer_says_that_it_is_a_relay_s(running: Relay, port: str) -> None:
+    for request, code in ANSWERED:
+        with connect(running.address(port)) as client:
+            client.sendall(request)
+            head = until(client, b"\r\n\r\n").decode().splitlines()
+        assert head[0].split()[1] == str(code), (request[:40], head)
+        assert [line for line in head if line.startswith("Server:")] == [f"Server: relay/{relay.__version__}"]
 
 
 def test_status(running: Relay, echo: Echo, engine: str) -> None:
