@@ -94,6 +94,22 @@ def fold_failed(layout: Layout, block: Row, counts: failed_dials.Counts) -> None
             failed_dials.add(counts, upstream, key, more)
 
 
+def look(layout: Layout, block: Row, seen: Cells, most: int) -> None:
+    """Bring `seen`, zeros at first, up to what a worker's block says, and believe no nonsense.
+
+    A worker that was taken over writes what it likes. A counter is never less than it was seen before, and of each
+    listener between none and `most` accepted connections are without an outcome.
+    """
+    for cell in range(layout.size):
+        value = block[cell]
+        if value > seen[cell] or not GAUGES <= cell < layout.gauges:
+            seen[cell] = value
+    for listener in range(layout.listeners):
+        accepted = layout.listener(listener) + ACCEPTED
+        ended = seen[accepted] - unfinished(layout, seen, listener)
+        seen[accepted] = max(ended, min(seen[accepted], ended + most))
+
+
 def fold(layout: Layout, block: Cells, retired: Cells, lost: int) -> int:
     """Move a dead worker's counters into `retired` and empty its block; its open connections end as outcome `lost`.
 

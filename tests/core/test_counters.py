@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core import counters, failed_dials
-from relay.core.counters import CONNECT_BUCKETS, DURATION_BUCKETS, Layout, bucket, fold, unfinished
+from relay.core.counters import CONNECT_BUCKETS, DURATION_BUCKETS, Layout, bucket, fold, look, unfinished
 
 LAYOUTS = st.builds(Layout, st.integers(0, 6), st.integers(0, 6), st.integers(1, 30))
 
@@ -131,3 +131,41 @@ def test_fold_keeps_every_sum(values: list[int]) -> None:
     assert gained[counted] == written[counted]
     assert not any(gained[: counters.GAUGES] + gained[LAYOUT.gauges :]), "neither gauges nor failed dials"
     assert not any(block)
+
+
+CELL = st.one_of(st.integers(0, 3), st.integers(0, (1 << 64) - 1))
+NONSENSE = st.lists(st.lists(CELL, min_size=LAYOUT.size, max_size=LAYOUT.size), min_size=1, max_size=5)
+MOST = 5
+
+
+@settings(deadline=None)
+@given(NONSENSE)
+def test_whatever_a_worker_writes_no_counter_goes_back_and_the_accounts_are_right(blocks: list[list[int]]) -> None:
+    seen, retired = [0] * LAYOUT.size, [0] * LAYOUT.size
+    counted = slice(counters.GAUGES, LAYOUT.gauges)
+    for block in blocks:
+        before = list(seen)
+        look(LAYOUT, block, seen, MOST)
+        assert all(now >= then for now, then in zip(seen[counted], before[counted], strict=True))
+        assert seen[: counters.GAUGES] + seen[LAYOUT.gauges :] == block[: counters.GAUGES] + block[LAYOUT.gauges :]
+        assert all(0 <= unfinished(LAYOUT, seen, listener) <= MOST for listener in range(LAYOUT.listeners))
+    last = list(seen)
+    lost = fold(LAYOUT, seen, retired, LOST)
+    assert 0 <= lost <= MOST * LAYOUT.listeners
+    assert all(now >= then for now, then in zip(retired[counted], last[counted], strict=True))
+    assert not any(unfinished(LAYOUT, retired, listener) for listener in range(LAYOUT.listeners))
+    assert not any(seen)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, LAYOUT.listeners - 1)), max_size=40))
+def test_what_a_worker_counts_rightly_is_believed(events: list[tuple[bool, int]]) -> None:
+    block, seen = [0] * LAYOUT.size, [0] * LAYOUT.size
+    for comes, listener in events:
+        start = LAYOUT.listener(listener)
+        if comes and unfinished(LAYOUT, block, listener) < MOST:
+            block[start + counters.ACCEPTED] += 1
+        elif unfinished(LAYOUT, block, listener):
+            block[start + counters.OUTCOME] += 1
+        look(LAYOUT, block, seen, MOST)
+        assert seen == block
