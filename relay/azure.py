@@ -10,6 +10,7 @@ callers of a machine together to 5 requests per second.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import math
 import time
@@ -32,6 +33,7 @@ from relay.core.scheduled_events import (
     service_time,
 )
 from relay.health_check import reason
+from relay.tasks import keep_running
 
 EVENTS = "/metadata/scheduledevents?api-version=2020-07-01"
 COMPUTE = "/metadata/instance/compute?api-version=2021-02-01"
@@ -134,9 +136,11 @@ class ScheduledEvents:
             auto_decompress=False,  # MOST_BYTES are what is read
             trust_env=False,  # the service is this host's own, and refuses what comes through a proxy
         )
-        self._spawn(self._ask_on("scheduled events", self._poll, self._polls))
+        polls = functools.partial(self._ask_on, "scheduled events", self._poll, self._polls)
+        self._spawn(keep_running("scheduled events", polls, self._log))
         if not self._own_name:
-            self._spawn(self._ask_on("own name", self._find_name, self._names))
+            names = functools.partial(self._ask_on, "own name", self._find_name, self._names)
+            self._spawn(keep_running("own name", names, self._log))
 
     async def stop(self) -> None:
         """End all calls without waiting for their answers; who waits in `approve` gets False."""

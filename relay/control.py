@@ -7,13 +7,15 @@ does not fit into the socket's buffer is refused to the sender, who then knows t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
 import socket
+import struct
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, ClassVar
 
 MAX_MESSAGE = 1 << 17  # bytes; below the default net.core.wmem_default
@@ -126,8 +128,54 @@ KINDS: dict[str, type[Message]] = {
 }
 
 
+# What a field may hold, by its annotation. Exactly that type: in Python, True is an int as well.
+_FITS: dict[str, Callable[[Any], bool]] = {
+    "str": lambda value: type(value) is str,
+    "int": lambda value: type(value) is int,
+    "bool": lambda value: type(value) is bool,
+    "float": lambda value: type(value) in (int, float),
+    "tuple[str, ...]": lambda value: type(value) is tuple and all(type(item) is str for item in value),
+}
+_FIELDS = {
+    name: {field.name: (_FITS[str(field.type)], field.default) for field in fields(kind)}
+    for name, kind in KINDS.items()
+}
+
+SO_PASSRIGHTS = 83  # asm-generic/socket.h, since Linux 6.16
+_NO_LINGER = struct.pack("ii", 1, 0)  # close(2) resets at once, socket(7)
+
+
 class ChannelFull(Exception):
     """The other side has not been reading."""
+
+
+class BadMessage(Exception):
+    """What has come is no message; the text says why, and has nothing of it."""
+
+
+def decode(data: bytes) -> Message:
+    """A message from what was sent, whoever sent it. Raises BadMessage."""
+    try:
+        raw = json.loads(data)
+    except (ValueError, RecursionError):
+        raise BadMessage("it is not JSON") from None
+    if type(raw) is not dict:
+        raise BadMessage("it is not an object")
+    kind = raw.pop("kind", None)
+    expected = _FIELDS.get(kind) if type(kind) is str else None
+    if expected is None:
+        raise BadMessage("it is of no kind that there is")
+    values = {name: tuple(value) if type(value) is list else value for name, value in raw.items()}
+    if not values.keys() <= expected.keys():
+        raise BadMessage(f"a field that {kind} does not have")
+    for name, (fits, default) in expected.items():
+        if name not in values:
+            if default is MISSING:
+                raise BadMessage(f"{kind} without {name}")
+        elif not fits(values[name]):
+            raise BadMessage(f"{kind} with a {name} of another type")
+    make: Callable[..., Message] = KINDS[kind]
+    return make(**values)
 
 
 class Channel:
@@ -153,18 +201,42 @@ class Channel:
             raise ChannelFull from error
 
     def receive(self) -> tuple[Message, list[int]] | None:
-        """The next message and its descriptors; None when the other side is gone. Raises BlockingIOError: none yet."""
+        """The next message and its descriptors; None when the other side is gone.
+
+        Raises BlockingIOError, there is none yet, or BadMessage, with which no descriptor is left.
+        """
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._sock, MAX_MESSAGE, MAX_DESCRIPTORS)
+            data, descriptors, flags, _ = socket.recv_fds(self._sock, MAX_MESSAGE, MAX_DESCRIPTORS)
         except ConnectionResetError:
             return None
-        if not data:
+        try:
+            for descriptor in descriptors:
+                os.set_inheritable(descriptor, False)
+            if not data:
+                discard(descriptors)
+                return None
+            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+                raise BadMessage("it is too long, or there was no room for its descriptors")
+            return decode(data), descriptors
+        except BaseException:
+            discard(descriptors)
+            raise
+
+    def hear(self) -> Message | None:
+        """The same from a side that is not trusted, and has no descriptors to send. Raises BadMessage if it does."""
+        received = self.receive()
+        if received is None:
             return None
-        for descriptor in descriptors:
-            os.set_inheritable(descriptor, False)
-        raw: dict[str, Any] = json.loads(data)
-        raw = {name: tuple(value) if type(value) is list else value for name, value in raw.items()}
-        return KINDS[raw.pop("kind")](**raw), descriptors
+        message, descriptors = received
+        if descriptors:
+            discard(descriptors)
+            raise BadMessage(f"{message.kind} with descriptors")
+        return message
+
+    def refuse_descriptors(self) -> None:
+        """Let the kernel refuse them to the other side, where it can: no message to this side has any."""
+        with contextlib.suppress(OSError):  # an older kernel; `hear` closes them
+            self._sock.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)
 
     def wait(self, seconds: float) -> bool:
         """Wait until there is something to receive; False if there was nothing in that time."""
@@ -220,6 +292,21 @@ class Outbox:
                 self._owed.move_to_end(about, last=False)
                 return False
         return True
+
+
+def discard(descriptors: Sequence[int]) -> None:
+    """Close descriptors of an unknown kind. A socket may be one that lingers (socket(7)), which close(2) waits for."""
+    for descriptor in descriptors:
+        try:
+            sock = socket.socket(fileno=descriptor)
+        except OSError:  # not a socket
+            with contextlib.suppress(OSError):  # an error of its own at the end, EIO for example
+                os.close(descriptor)
+            continue
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        with contextlib.suppress(OSError):
+            sock.close()
 
 
 def _about(message: Message) -> tuple[str | int, ...]:

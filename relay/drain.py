@@ -23,7 +23,7 @@ class Workers(Protocol):
     def close_evenly(self, closed_at: float, over_at: float) -> None:
         """Accept no more; close what is established evenly until then, what is left by force (monotonic seconds)."""
 
-    def resume(self) -> object:
+    def resume(self) -> None:
         """Accept again, at once. Raises StartError, and nothing has changed."""
 
 
@@ -116,6 +116,11 @@ class Drainer:
 
     def _do(self, actions: tuple[Do, ...], now: float) -> None:
         state = self.state
+        # Before anything that may go wrong: a drain that nobody looks at would never end.
+        if state.phase is Phase.ENDED or not state.draining:
+            self._stop_timer()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(LOOK, self._look)
         for action in actions:
             if action is Do.CLOSE:
                 window = state.left(now)
@@ -125,13 +130,9 @@ class Drainer:
                 self._log.info("serving again", connections=self._active())
             elif action is Do.END:
                 self._ended()
-        if state.phase is Phase.ENDED or not state.draining:
-            self._stop_timer()
-        elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(LOOK, self._look)
 
     def _look(self) -> None:
-        self._timer = None
+        self._timer = asyncio.get_running_loop().call_later(LOOK, self._look)
         now = time.monotonic()
         before = self.state.phase
         self._do(self._step(Event.TIME, now), now)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ from relay.plan import Plan
 from relay.worker_process import WorkerProcess
 
 HANG = 3.0  # seconds without a heartbeat after which a worker's loop counts as hung
-START_GRACE = 20.0  # seconds that a worker may take to its first heartbeat
+START_GRACE = 20.0  # seconds that a worker may take until it accepts
 CHECK = 1.0  # seconds between two looks
 LATE = 2.0  # seconds that such a look may be late before it says nothing: the machine itself stood still
 ABORT_GRACE = 1.0  # seconds that a worker which hangs gets to say where
@@ -33,13 +32,18 @@ class Hangs:
         self._log = log
 
     def hung(self, worker: WorkerProcess, now: float) -> bool:
-        """Whether the worker's own loop has been silent for too long. A worker that is being replaced is not hung."""
+        """Whether the worker's own loop has been silent for too long. A worker that is being replaced is not hung.
+
+        A heartbeat cannot be younger than the look that saw it first, whatever time the worker has written.
+        """
         if worker.process is None:
             return False
         beat = self._plan.table.blocks[worker.index][counters.HEARTBEAT]
-        if not beat:
+        if not beat or not worker.ready:
             return now - worker.started > START_GRACE
-        return now - beat / NANO > HANG
+        if beat != worker.beat:
+            worker.beat, worker.beat_seen = beat, now
+        return now - min(beat / NANO, worker.beat_seen) > HANG
 
     async def watch(self) -> None:
         """Replace workers whose loop is silent for `supervision.hang_timeout`, until cancelled.
@@ -65,8 +69,7 @@ class Hangs:
         process = worker.process
         assert process is not None
         self._log.error("worker hangs", worker=worker.index, pid=worker.pid)
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGABRT)  # it writes where it stands to standard error, if it can
+        process.send_signal(signal.SIGABRT)  # it writes where it stands to standard error, if it can
 
         def kill() -> None:
             if worker.process is process:

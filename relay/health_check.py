@@ -8,7 +8,7 @@ once. An address is up until it is proven otherwise.
 from __future__ import annotations
 
 import asyncio
-import logging
+import functools
 import os
 import random
 import socket
@@ -19,8 +19,7 @@ from typing import Any
 from relay.address import format_hostport
 from relay.dial import DIAL_OUTCOMES, OWN_FAULTS
 from relay.engines.contract import Address
-
-logger = logging.getLogger("relay.health_check")
+from relay.tasks import keep_running
 
 HURRY = 1.0  # seconds at least between the begin of two checks of one address, where `check_now` asked for the second
 
@@ -70,7 +69,9 @@ class HealthChecker:
         for place, address in enumerate(new):
             due = loop.time() + self._interval * (place + random.random()) / len(new)
             watch = self._watches[address] = _Watch(address, due)
-            watch.task = loop.create_task(self._run(watch), name=f"check {format_hostport(*address[:2])}")
+            about = f"check {format_hostport(*address[:2])}"
+            work = functools.partial(self._run, watch)
+            watch.task = loop.create_task(keep_running(about, work, self._log), name=about)
             self._tasks.add(watch.task)
             watch.task.add_done_callback(self._tasks.discard)
 
@@ -100,11 +101,7 @@ class HealthChecker:
     async def _run(self, watch: _Watch) -> None:
         while True:
             await watch.turn(self._interval)
-            try:
-                await self._check(watch)
-            except Exception:
-                # A defect, perhaps of whoever is told: an address that is no longer checked might stay down for ever.
-                logger.exception("internal error in a check of %s", format_hostport(*watch.address[:2]))
+            await self._check(watch)
 
     async def _check(self, watch: _Watch) -> None:
         if self._barred(watch.address):

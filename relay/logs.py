@@ -17,6 +17,7 @@ import stat
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Mapping
 from typing import TextIO
@@ -73,10 +74,20 @@ class LogWriter:
             time.sleep(GATHER)
             self._wake.clear()
             while self._lines:
-                chunk, count = self._take()
-                if not self._write_all(chunk):
-                    self._lost += count
-                self._handled += count
+                try:
+                    self._write_some()
+                except Exception:  # noqa: BLE001 -- without this thread there is no log at all
+                    traceback.print_exc()  # what is left is standard error
+                    self._lost += 1
+                    self._handled += 1
+                    if self._lines:
+                        self._lines.popleft()  # lest the same line does it again
+
+    def _write_some(self) -> None:
+        chunk, count = self._take()
+        if not self._write_all(chunk):
+            self._lost += count
+        self._handled += count
 
     def _take(self) -> tuple[bytes, int]:
         """Whole lines of at most a chunk together, at least one line."""

@@ -124,7 +124,7 @@ class RelayCollector(Collector):
         # Those that a reload has removed as well: counters do not vanish.
         for name, index in self._plan.listener_numbers.items():
             start = layout.listener(index)
-            active.add_metric([name], max(0, counters.unfinished(layout, totals, index)))
+            active.add_metric([name], counters.unfinished(layout, totals, index))
             accepted.add_metric([name], totals[start + counters.ACCEPTED])
             for outcome in OUTCOMES:
                 ended.add_metric([name, outcome.label], totals[start + OUTCOME + outcome.index])

@@ -13,11 +13,13 @@ is served came from one name of the search list, an answer from a later one beca
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from relay.resolve import Lookup, Resolver
+from relay.tasks import keep_running
 
 HURRY = 1.0  # seconds at least between the begin of two look-ups of one name, whatever asks for them
 REFRESH = 0.8  # of its TTL, after which an answer is asked for again
@@ -79,7 +81,9 @@ class NameService:
         try:
             async with asyncio.TaskGroup() as tasks:
                 for entry in self._names.values():
-                    tasks.create_task(self._watch(entry), name=f"resolve {entry.name}")
+                    about = f"resolve {entry.name}"
+                    watch = functools.partial(self._watch, entry)
+                    tasks.create_task(keep_running(about, watch, self._log), name=about)
                 await asyncio.Event().wait()  # also without a name: an end would look like a failure
         finally:
             for entry in self._names.values():

@@ -1,15 +1,16 @@
 """The worker processes: start, watch, replace, stop.
 
 A worker that ends without having been told to is replaced at once the first time, then after growing pauses
-(`backoff`), so that a crash loop neither spins nor gives up. Its listening sockets stay open here, so connections in
-their queues wait for its successor. What it held is given back, what it counted is kept, and the connections that it
-carried are accounted as lost with it.
+(`backoff`), so that a crash loop neither spins nor gives up; one that cannot be started is tried again likewise. Its
+listening sockets stay open here, so connections in their queues wait for its successor. What it held is given back,
+what it counted is kept, and the connections that it carried are accounted as lost with it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import errno
+import functools
 import os
 import signal
 import time
@@ -17,14 +18,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from relay.binding import bind_again
-from relay.control import Apply, Channel, ChannelFull, Drain, Failing, Log, Message, Outbox, Ready, Stop
+from relay.control import Apply, Channel, ChannelFull, Drain, Message, Outbox, Stop
 from relay.core import counters, failed_dials
 from relay.core.limit_table import clear_column
 from relay.hangs import Hangs
+from relay.inbox import Inbox
 from relay.outcome import Outcome
 from relay.plan import Plan
+from relay.tasks import guarded, keep_running
 from relay.worker_process import WorkerProcess, backoff, launch
 
+GONE = frozenset({errno.EPIPE, errno.ECONNRESET})  # of a channel whose other end is closed
 STEADY = 10.0  # seconds that a worker must have lived for its end not to count as part of a crash loop
 LOOP = 3  # early ends in a row that make a crash loop
 
@@ -51,9 +55,9 @@ class Pool:
         self._changed = changed
         self._stopping = asyncio.Event()
         self._closing: Drain | None = None  # what is told to every worker while nothing is accepted
-        self._version = 0  # of what a worker is told at its start
         self.retired = [0] * plan.layout.size  # counters of workers that are no more
         self.retired_dials: failed_dials.Counts = {}  # those of theirs that failed, by address
+        self._seen = [[0] * plan.layout.size for _ in range(plan.workers)]  # those of workers that run
         self.workers = [WorkerProcess(index) for index in range(plan.workers)]
         self._hangs = Hangs(plan, self.workers, self._kill, log)
         self.hung = self._hangs.hung
@@ -63,8 +67,14 @@ class Pool:
         """Start every worker."""
         for worker in self.workers:
             worker.unready_since = time.monotonic()
-            await self._spawn(worker)
-        self._watching = asyncio.create_task(self._hangs.watch())
+            self._fill(worker)
+        self._watching = asyncio.create_task(keep_running("the watch for hangs", self._hangs.watch, self._log))
+
+    def look(self) -> list[list[int]]:
+        """What each worker's block says, as far as it can be believed. Not to be kept: the next look changes it."""
+        for block, seen in zip(self._plan.table.blocks, self._seen, strict=True):
+            counters.look(self._plan.layout, block, seen, self._plan.descriptors)
+        return self._seen
 
     def looping(self, worker: WorkerProcess, now: float) -> bool:
         """Whether it has died young again and again, and has not lived long enough since."""
@@ -76,63 +86,61 @@ class Pool:
         A worker that dies is not replaced meanwhile: there would be nothing for it to do.
         """
         self._closing = Drain(closed_at, over_at)
-        self._version += 1
         self._plan.leave(self._plan.bindings())
         self.tell(self._closing)
 
-    def resume(self) -> asyncio.Future[Any]:
-        """Accept again, at once. Raises StartError if the addresses cannot be had, and nothing has changed.
+    def resume(self) -> None:
+        """Accept again, at once; workers that ended meanwhile are started.
 
-        What is returned can be waited for: those workers run again that ended meanwhile.
+        Raises StartError if the addresses cannot be had, and nothing has changed.
         """
-        started: list[asyncio.Task[None]] = []
-        if self._closing is not None:
-            bind_again(self._plan)
-            self._closing = None
-            self.apply([binding.address for binding in self._plan.bindings()])
-            for worker in self.workers:
-                if worker.channel is None and (worker.watch is None or worker.watch.done()):
-                    worker.watch = asyncio.create_task(self._start_again(worker))
-                    started.append(worker.watch)
-        return asyncio.gather(*started)
+        if self._closing is None:
+            return
+        bind_again(self._plan)
+        self._closing = None
+        self.apply([binding.address for binding in self._plan.bindings()])
+        for worker in self.workers:
+            if worker.channel is None and (worker.watch is None or worker.watch.done()):
+                self._fill(worker)
 
     def apply(self, addresses: list[str]) -> None:
         """Let every worker serve as the plan says now; there are new listening sockets at these addresses."""
-        self._version += 1
         for worker in self.workers:
             if worker.channel is None or worker.outbox is None:
                 continue  # its successor is told at its start
-            orders = self._plan.worker_spec(worker.index).to_file()
             try:
-                sockets = self._plan.worker_sockets(worker.index, addresses)
-                descriptors = [orders, *(sock.fileno() for sock in sockets)]
-                self._order(worker, worker.channel, Apply(tuple(addresses)), descriptors)
-            finally:
-                os.close(orders)
+                self._order(worker.index, worker.channel, addresses)
+            except ChannelFull:
+                self._kill(worker, "does not read")
+            except OSError as error:
+                self._not_told(worker, error)
             worker.outbox.renew()
             self._send(worker, worker.outbox)
 
-    def _order(self, worker: WorkerProcess, channel: Channel, message: Message, descriptors: Sequence[int]) -> None:
+    def _order(self, index: int, channel: Channel, addresses: list[str]) -> None:
         """What cannot be told later, for descriptors come with it: a worker that does not take it is replaced."""
+        orders = self._plan.worker_spec(index).to_file()
         try:
-            channel.send(message, descriptors)
-        except ChannelFull:
-            self._kill(worker, "does not read")
-        except OSError:
-            pass  # it has ended, and `_watch` learns of it
+            sockets = self._plan.worker_sockets(index, addresses)
+            channel.send(Apply(tuple(addresses)), [orders, *(sock.fileno() for sock in sockets)])
+        finally:
+            os.close(orders)
+
+    def _not_told(self, worker: WorkerProcess, error: OSError) -> None:
+        """It has ended, of which its task learns; or this machine is short of something, and it must not live on."""
+        if error.errno not in GONE:
+            self._kill(worker, f"cannot be told what holds: {error.strerror}")
 
     def _kill(self, worker: WorkerProcess, reason: str) -> None:
         if worker.process is not None and worker.process.returncode is None:
             self._log.error("worker killed", worker=worker.index, pid=worker.pid, reason=reason)
-            with contextlib.suppress(ProcessLookupError):
-                worker.process.kill()
+            worker.process.kill()
 
     def stop(self) -> None:
         """Tell every worker to end now."""
         self._stopping.set()
         if self._watching is not None:
             self._watching.cancel()
-        self._version += 1
         self._plan.close_sockets()
         self._tell(Stop())
 
@@ -165,10 +173,15 @@ class Pool:
     def _send(self, worker: WorkerProcess, outbox: Outbox) -> None:
         """Let a worker have what it is to be told; what it does not take now, once it has read."""
         loop = asyncio.get_running_loop()
-        try:
-            told = outbox.send()
-        except OSError:
-            told = True  # it has ended, and `_watch` learns of it
+        told = None
+        while told is None:
+            try:
+                told = outbox.send()
+            except ValueError as error:  # one message is too long; the others wait behind it
+                self._log.error("worker not told", worker=worker.index, error=str(error))
+            except OSError as error:
+                told = True
+                self._not_told(worker, error)
         if not told and not worker.behind:
             worker.behind = True
             self._log.warning("worker does not read", worker=worker.index, pid=worker.pid)
@@ -187,111 +200,104 @@ class Pool:
             elif worker.process is None and worker.watch is not None:
                 worker.watch.cancel()  # it waits for its next start
 
-    async def _spawn(self, worker: WorkerProcess) -> None:
-        """Start a process, unless one is being started or there is nothing for it to do. Raises OSError."""
-        if worker.starting:
-            return
-        worker.starting = True
-        try:
-            while not self._stopping.is_set() and self._closing is None:
-                version = self._version
-                process, channel = await launch(self._plan, worker.index)
-                if version == self._version:
-                    self._adopt(worker, process, channel)
-                    return
-                # What it was told at its start does not hold any more, its listening sockets perhaps among it.
-                channel.close()
-                process.kill()
-                await process.wait()
-        finally:
-            worker.starting = False
+    def _fill(self, worker: WorkerProcess) -> None:
+        """See to it that there is a process in this place as long as one is wanted."""
+        work = functools.partial(self._run, worker)
+        worker.watch = asyncio.create_task(keep_running(f"worker {worker.index}", work, self._log))
 
-    def _adopt(self, worker: WorkerProcess, process: asyncio.subprocess.Process, channel: Channel) -> None:
-        worker.process, worker.channel = process, channel
-        worker.outbox = Outbox(channel, self._everything)
-        self._send(worker, worker.outbox)
-        worker.started = time.monotonic()
-        asyncio.get_running_loop().add_reader(channel.fileno(), self._receive, worker, channel)
-        worker.watch = asyncio.create_task(self._watch(worker))
-        self._log.debug("worker started", worker=worker.index, pid=worker.pid)
-
-    async def _watch(self, worker: WorkerProcess) -> None:
-        """Wait for the worker's end, clear up after it, and start its successor."""
-        assert worker.process is not None
-        status = await worker.process.wait()
-        self._clear(worker, status)
-        await self._start_again(worker)
-
-    async def _start_again(self, worker: WorkerProcess) -> None:
-        """Start a worker that has ended, unless there is nothing for it to do; what fails is tried again."""
-        while not self._stopping.is_set() and self._closing is None:
+    async def _run(self, worker: WorkerProcess) -> None:
+        while True:
+            if worker.process is not None:
+                self._clear(worker, await worker.process.wait())
+            if not self._wanted():
+                return
             await asyncio.sleep(backoff(worker.failures))
-            if self._stopping.is_set() or self._closing is not None:
+            if not self._wanted():
                 return
-            worker.restarts += 1
             try:
-                await self._spawn(worker)
-                return
+                self._spawn(worker)
             except OSError as error:
                 worker.failures += 1
-                self._log.error("worker not started", worker=worker.index, error=str(error))
+                pause = backoff(worker.failures)
+                self._log.error("worker not started", worker=worker.index, error=str(error), next_try_in_seconds=pause)
+
+    def _wanted(self) -> bool:
+        """Whether there is something to do for workers that are started now."""
+        return not self._stopping.is_set() and self._closing is None
+
+    def _spawn(self, worker: WorkerProcess) -> None:
+        """Start a process. Raises OSError."""
+        process, channel = launch(self._plan, worker.index)
+        worker.process, worker.channel = process, channel
+        worker.restarts += worker.started > 0
+        worker.started = time.monotonic()
+        try:
+            worker.inbox = Inbox(
+                channel,
+                functools.partial(self._ready, worker),
+                self._failing,
+                functools.partial(self._kill, worker),
+                self._log.bind(worker=worker.index),
+            )
+            worker.outbox = Outbox(channel, self._everything)
+            self._send(worker, worker.outbox)
+        except BaseException:
+            process.kill()  # it would live on unheard
+            raise
+        self._log.debug("worker started", worker=worker.index, pid=worker.pid)
+
+    def _ready(self, worker: WorkerProcess) -> None:
+        worker.ready = True
+        self._log.info("worker ready", worker=worker.index, pid=worker.pid)
+        self._changed()
 
     def _clear(self, worker: WorkerProcess, status: int) -> None:
-        plan, now = self._plan, time.monotonic()
-        if worker.channel is not None:
-            self._drain_channel(worker, worker.channel)
-            asyncio.get_running_loop().remove_reader(worker.channel.fileno())
-            asyncio.get_running_loop().remove_writer(worker.channel.fileno())
-            worker.channel.close()
-        pid = worker.pid
-        worker.channel = worker.outbox = worker.process = None
-        worker.behind = False
-        worker.ready = False
+        """Clear up after a process that has ended; an exception on the way is no reason to leave the rest."""
+        loop, now, pid = asyncio.get_running_loop(), time.monotonic(), worker.pid
+        channel, inbox = worker.channel, worker.inbox
+        worker.process = worker.channel = worker.inbox = worker.outbox = None
+        worker.behind = worker.ready = False
         worker.unready_since = now
-        block = plan.table.blocks[worker.index]
-        counters.fold_failed(plan.layout, block, self.retired_dials)
-        lost = counters.fold(plan.layout, block, self.retired, Outcome.WORKER_DIED.index)
-        clear_column(plan.limits, worker.index, plan.table.counts, plan.table.sources)
         worker.failures = worker.failures + 1 if now - worker.started < STEADY else 1
+        if inbox is not None:
+            with guarded("a worker's last words", self._log):
+                inbox.close()
+        if channel is not None:
+            loop.remove_reader(channel.fileno())
+            loop.remove_writer(channel.fileno())
+            channel.close()
+        lost = 0
+        with guarded("what a worker held", self._log):
+            clear_column(self._plan.limits, worker.index, self._plan.table.counts, self._plan.table.sources)
+        with guarded("a worker's accounts", self._log):
+            lost = self._settle(worker.index)
         if not self._stopping.is_set() or status != 0:
-            how = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
             self._log.error(
                 "worker died",
                 worker=worker.index,
                 pid=pid,
-                how=how,
+                how=_how(status),
                 connections_lost=lost,
                 restart_in_seconds=None if self._stopping.is_set() else backoff(worker.failures),
             )
         self._changed()
 
-    def _receive(self, worker: WorkerProcess, channel: Channel) -> None:
-        if not self._drain_channel(worker, channel):
-            # Its end is closed; `_watch` learns of the process's end and clears up.
-            asyncio.get_running_loop().remove_reader(channel.fileno())
+    def _settle(self, index: int) -> int:
+        """Keep what a dead worker counted; how many connections were lost with it."""
+        plan, seen = self._plan, self.look()[index]
+        counters.fold_failed(plan.layout, seen, self.retired_dials)
+        lost = counters.fold(plan.layout, seen, self.retired, Outcome.WORKER_DIED.index)
+        block = plan.table.blocks[index]
+        for cell in range(plan.layout.size):
+            block[cell] = 0
+        return lost
 
-    def _drain_channel(self, worker: WorkerProcess, channel: Channel) -> bool:
-        """Take every message that is there; False when the other end is closed."""
-        while True:
-            try:
-                received = channel.receive()
-            except BlockingIOError:
-                return True
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                self._log.error("bad message from worker", worker=worker.index, error=repr(error))
-                return False
-            if received is None:
-                return False
-            message, descriptors = received
-            for descriptor in descriptors:
-                os.close(descriptor)
-            if isinstance(message, Ready):
-                worker.ready = True
-                self._log.info("worker ready", worker=worker.index, pid=message.pid)
-                self._changed()
-            elif isinstance(message, Failing):
-                self._failing(message.hosts)
-            elif isinstance(message, Log):
-                extra = {"traceback": message.traceback} if message.traceback else {}
-                write = getattr(self._log, message.level, self._log.error)
-                write(message.text, worker=worker.index, logger=message.logger, **extra)
+
+def _how(status: int) -> str:
+    """In words. Not every signal has a name: most real-time signals, signal(7), have none."""
+    if status >= 0:
+        return f"status {status}"
+    try:
+        return f"signal {signal.Signals(-status).name}"
+    except ValueError:
+        return f"signal {-status}"

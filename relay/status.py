@@ -61,11 +61,9 @@ class Status:
 
     def active(self) -> int:
         """Connections that have not ended."""
-        totals = self.totals()
-        return sum(
-            max(0, counters.unfinished(self._plan.layout, totals, index))
-            for index in range(self._plan.layout.listeners)
-        )
+        layout = self._plan.layout
+        rows = self._pool.look()
+        return sum(counters.unfinished(layout, row, index) for row in rows for index in range(layout.listeners))
 
     def totals(self) -> list[int]:
         """All workers' counters added up, those of dead ones included; gauges are not to be read from it.
@@ -73,10 +71,7 @@ class Status:
         What stands behind the counters is not in it.
         """
         end = self._plan.layout.gauges
-        totals = self._pool.retired[:end]
-        for block in self._plan.table.blocks:
-            for cell, value in enumerate(block[:end]):
-                totals[cell] += value
+        totals = list(map(sum, zip(self._pool.retired[:end], *(row[:end] for row in self._pool.look()), strict=True)))
         totals[counters.LOG_DROPPED] += self._log_dropped()
         return totals
 
@@ -249,7 +244,7 @@ class Status:
 
     def _worker(self, worker: WorkerProcess, now: float) -> dict[str, Any]:
         plan = self._plan
-        block = plan.table.blocks[worker.index]
+        block = self._pool.look()[worker.index]
         beat = block[counters.HEARTBEAT]
         return {
             "index": worker.index,

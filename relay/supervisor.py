@@ -41,6 +41,7 @@ from relay.reload import Reloader
 from relay.settings import Settings
 from relay.status import Status
 from relay.systemd.notify import Look, Notifier, Reporter
+from relay.tasks import keep_running
 from relay.watch import UpstreamWatch
 from relay.worker_metrics import WorkerCollector
 
@@ -104,7 +105,7 @@ class Supervisor:
             await server.start()
         self._log_start()
         self._watch.start()
-        reports = asyncio.create_task(self._reporter.run())
+        reports = asyncio.create_task(keep_running("reports to the service manager", self._reporter.run, self._log))
         await self._pool.start()
         if self._evictions is not None:
             self._evictions.start()

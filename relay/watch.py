@@ -21,6 +21,7 @@ from relay.own_addresses import OWN
 from relay.plan import complete_names
 from relay.resolve import Resolver
 from relay.settings import Settings
+from relay.tasks import keep_running
 
 
 class UpstreamState(NamedTuple):
@@ -68,7 +69,7 @@ class UpstreamWatch:
 
     def start(self) -> None:
         """Begin to resolve and to check."""
-        self._resolving = asyncio.create_task(self._names.run())
+        self._resolving = asyncio.create_task(keep_running("names", self._names.run, self._log))
         self._watch_addresses()
 
     def configure(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +12,11 @@ from pathlib import Path
 import relay
 from relay import control
 from relay.control import Channel, Outbox, Start
+from relay.inbox import Inbox
 from relay.plan import Plan
 
 BACKOFF_LIMIT = 30.0  # seconds
+LOOK = 0.1  # seconds between two looks at a process whose end the kernel does not tell
 
 
 def backoff(failures: int) -> float:
@@ -22,22 +25,78 @@ def backoff(failures: int) -> float:
     return 0.0 if failures < 2 else min(BACKOFF_LIMIT, 0.25 * 2.0 ** min(failures - 1, 10))
 
 
+class Process:
+    """A child process, and its end.
+
+    Not asyncio's: that one starts a thread for each process (Python 3.11), and where it cannot, as at a limit of tasks,
+    the process runs on and nobody knows of it. Once there is a process, nothing here can fail.
+    """
+
+    def __init__(self, child: subprocess.Popen[bytes]) -> None:
+        self._child = child
+        self.pid = child.pid
+        try:
+            self._pidfd = os.pidfd_open(child.pid)
+        except OSError:  # an older kernel, a container's seccomp profile, no descriptor left: looked at now and then
+            self._pidfd = -1
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status, negative for a signal's number; None while it is not known to have ended."""
+        return self._child.returncode
+
+    async def wait(self) -> int:
+        """Wait for its end; `returncode`."""
+        if self._pidfd >= 0:
+            await _readable(self._pidfd)
+        # Where the kernel does not tell; and a debugger is told of the end before the parent, ptrace(2).
+        while (status := self._child.poll()) is None:  # noqa: ASYNC110 -- nobody could set an event
+            await asyncio.sleep(LOOK)
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+        return status
+
+    def send_signal(self, number: int) -> None:
+        """Nothing happens if it has ended."""
+        self._child.send_signal(number)
+
+    def kill(self) -> None:
+        self._child.kill()
+
+
+async def _readable(descriptor: int) -> None:
+    """Wait until it is, or that cannot be told."""
+    loop = asyncio.get_running_loop()
+    found = asyncio.Event()
+    try:
+        loop.add_reader(descriptor, found.set)
+    except OSError:  # epoll_ctl(2): no memory, or too many watches of this user
+        return
+    try:
+        await found.wait()
+    finally:
+        loop.remove_reader(descriptor)
+
+
 @dataclass(slots=True)
 class WorkerProcess:
     """One place in the pool and the process that fills it now."""
 
     index: int
-    process: asyncio.subprocess.Process | None = None
+    process: Process | None = None
     channel: Channel | None = None
     ready: bool = False
+    inbox: Inbox | None = None
     outbox: Outbox | None = None
     behind: bool = False  # it was not reading, and has not been told everything
     started: float = 0.0
     unready_since: float = 0.0
+    beat: int = 0  # its last heartbeat that was looked at
+    beat_seen: float = 0.0  # when that was looked at first
     silent: float = 0.0  # seconds that its loop has been seen to be silent for
     failures: int = 0  # early ends in a row
     restarts: int = 0
-    starting: bool = False
     watch: asyncio.Task[None] | None = field(default=None, repr=False)
 
     @property
@@ -58,7 +117,7 @@ def environment() -> dict[str, str]:
     return environment
 
 
-async def launch(plan: Plan, index: int) -> tuple[asyncio.subprocess.Process, Channel]:
+def launch(plan: Plan, index: int) -> tuple[Process, Channel]:
     """Start worker number `index`; its process, and the channel to it. Raises OSError."""
     ours, theirs = control.pair()
     channel = Channel(ours)
@@ -71,13 +130,10 @@ async def launch(plan: Plan, index: int) -> tuple[asyncio.subprocess.Process, Ch
             channel.send(Start(addresses), [orders, plan.table.descriptor, plan.rates.descriptor, *listening])
         finally:
             os.close(orders)
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "relay.worker",
-            str(theirs.fileno()),
+        child = subprocess.Popen(
+            [sys.executable, "-m", "relay.worker", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL,
             env=environment(),
             # A terminal's Ctrl-C is for the supervisor. A worker ignores it as well, but not before its interpreter
             # has come that far, and would end with a traceback.
@@ -88,4 +144,4 @@ async def launch(plan: Plan, index: int) -> tuple[asyncio.subprocess.Process, Ch
         raise
     finally:
         theirs.close()
-    return process, channel
+    return Process(child), channel

@@ -5,10 +5,12 @@ A test never sleeps for as long as something probably takes; it waits for the st
 
 from __future__ import annotations
 
+import contextlib
+import resource
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -61,6 +63,18 @@ def descriptors(pid: int) -> list[int]:
         return sorted(int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir())
     except (FileNotFoundError, ProcessLookupError):
         return []
+
+
+@contextlib.contextmanager
+def room_for(pid: int, more: int) -> Iterator[None]:
+    """Let a process have only `more` descriptors beyond those that it has."""
+    used = descriptors(pid)
+    free = [number for number in range(used[-1] + more + 2) if number not in used]
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE, (free[more], resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
 
 
 def resident_bytes(pid: int) -> int:

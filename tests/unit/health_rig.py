@@ -50,6 +50,11 @@ class Server:
 class Log:
     def __init__(self) -> None:
         self.lines: list[tuple[str, str, str]] = []  # event, address, reason
+        self.defects: list[str] = []  # what they were in
+
+    def error(self, _event: str, *, about: str, exc_info: bool) -> None:
+        assert exc_info
+        self.defects.append(about)
 
     def info(self, event: str, *, address: str, reason: str = "") -> None:
         self.lines.append((event, address, reason))

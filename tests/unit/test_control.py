@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import gc
+import json
 import os
 import resource
 import socket
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from relay.control import (
     KINDS,
@@ -17,6 +23,7 @@ from relay.control import (
     MOST_OWED,
     AllUp,
     Apply,
+    BadMessage,
     Barred,
     Channel,
     ChannelFull,
@@ -30,8 +37,11 @@ from relay.control import (
     Resolved,
     Start,
     Stop,
+    decode,
+    discard,
     pair,
 )
+from tests.observe import descriptors
 
 
 @pytest.fixture
@@ -116,6 +126,116 @@ def test_the_longest_message_fits_and_a_longer_one_is_refused(ends: tuple[Channe
     with pytest.raises(ValueError, match=f"a control message of {MAX_MESSAGE + 1} bytes; at most {MAX_MESSAGE}"):
         sender.send(Log("", "", "x" * (MAX_MESSAGE - frame + 1)))
     assert not receiver.wait(0)
+
+
+RUBBISH = [
+    b"\xff\xfe",
+    b"null",
+    b"[]",
+    b"{}",
+    b"[" * 100_000,
+    b"9" * 10_000,
+    b'{"kind": ["ready"], "pid": 1}',
+    b'{"kind": {}, "pid": 1}',
+    b'{"kind": null}',
+    b'{"kind": "reset"}',
+    b'{"kind": "__class__"}',
+    b'{"kind": "ready"}',
+    b'{"kind": "ready", "pid": "1"}',
+    b'{"kind": "ready", "pid": true}',
+    b'{"kind": "ready", "pid": 1.5}',
+    b'{"kind": "ready", "pid": [1]}',
+    b'{"kind": "ready", "pid": 1, "more": 2}',
+    b'{"kind": "failing", "hosts": 5}',
+    b'{"kind": "failing", "hosts": "hub.example"}',
+    b'{"kind": "failing", "hosts": [1]}',
+    b'{"kind": "failing", "hosts": [["hub.example"]]}',
+    b'{"kind": "failing", "hosts": {"hub.example": 1}}',
+    b'{"kind": "log", "level": 5, "logger": "", "text": ""}',
+    b'{"kind": "log", "level": "error", "logger": null, "text": ""}',
+    b'{"kind": "log", "level": "error", "logger": "", "text": "", "traceback": 0}',
+    b'{"kind": "drain", "closed_at": "now", "over_at": 1}',
+    b"x" * (MAX_MESSAGE + 1),
+]
+
+
+def raw(channel: Channel, data: bytes, descriptors: Sequence[int] = ()) -> None:
+    """Send what no channel sends."""
+    with socket.socket(fileno=os.dup(channel.fileno())) as sock:
+        socket.send_fds(sock, [data], list(descriptors))
+
+
+@pytest.mark.parametrize("data", RUBBISH, ids=lambda data: data[:60].decode("latin-1"))
+def test_what_is_no_message_is_refused_and_the_next_one_is_read(ends: tuple[Channel, Channel], data: bytes) -> None:
+    sender, receiver = ends
+    gc.collect()  # what earlier tests have left is not to be closed meanwhile
+    before = descriptors(os.getpid())
+    with socket.socket() as sock:
+        raw(sender, data, [sock.fileno(), 0])
+    sender.send(Stop())
+    with pytest.raises(BadMessage):
+        receiver.receive()
+    assert receiver.receive() == (Stop(), [])
+    assert descriptors(os.getpid()) == before
+
+
+@given(
+    st.binary(max_size=200)
+    | st.recursive(
+        st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["kind", "pid", "hosts", "level"]), inner),
+    ).map(lambda value: json.dumps(value).encode())
+)
+def test_rubbish_of_every_kind_is_a_message_or_a_bad_one(data: bytes) -> None:
+    with contextlib.suppress(BadMessage):
+        assert type(decode(data)) in KINDS.values()
+
+
+def test_no_descriptor_is_left_of_an_end_that_brings_some(ends: tuple[Channel, Channel]) -> None:
+    sender, receiver = ends
+    before = descriptors(os.getpid())
+    raw(sender, b"", [0, 0, 0])
+    assert receiver.receive() is None
+    assert descriptors(os.getpid()) == before
+
+
+def test_descriptors_from_a_side_that_has_none_to_send(ends: tuple[Channel, Channel]) -> None:
+    sender, receiver = ends
+    before = descriptors(os.getpid())
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as lingering:
+        # Whoever closes this one last would wait until the server has taken what nobody reads.
+        lingering.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                lingering.send(b"x" * 65536)
+        lingering.setblocking(True)
+        lingering.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
+        sender.send(Ready(1), [lingering.fileno(), 0])
+        lingering.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
+        os.close(lingering.detach())
+        with pytest.raises(BadMessage, match="ready with descriptors"):
+            receiver.hear()
+    assert descriptors(os.getpid()) == before
+    sender.send(Ready(1))
+    assert receiver.hear() == Ready(1)
+
+
+def test_a_kernel_that_refuses_descriptors_for_this_side(ends: tuple[Channel, Channel]) -> None:
+    sender, receiver = ends
+    receiver.refuse_descriptors()
+    before = descriptors(os.getpid())
+    try:
+        sender.send(Ready(1), [0])
+    except PermissionError:  # since Linux 6.16
+        assert not receiver.wait(0)
+    else:
+        with pytest.raises(BadMessage, match="ready with descriptors"):
+            receiver.hear()
+    assert descriptors(os.getpid()) == before
+    receiver.send(START, [0])  # its own arrive
+    received = sender.receive()
+    assert received is not None
+    discard(received[1])
 
 
 def test_nothing_to_receive_yet(ends: tuple[Channel, Channel]) -> None:

@@ -1,8 +1,14 @@
-"""The pool of workers: pauses between starts, and a start that is overtaken by other orders."""
+"""The pool of workers: pauses between starts, and starts and ends at which something goes wrong."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +16,15 @@ import pytest
 import structlog
 
 from relay import pool as pools
+from relay import tasks
+from relay.control import Resolved, Stop
+from relay.core import counters
 from relay.plan import Plan
 from relay.pool import Pool
 from relay.prepare import prepare
 from relay.settings import load
-from relay.worker_process import BACKOFF_LIMIT, backoff, launch
-from tests.observe import alive
+from relay.worker_process import BACKOFF_LIMIT, Process, backoff, launch
+from tests.observe import PATIENCE, alive, descriptors
 
 TOML = """
 workers = 1
@@ -36,64 +45,162 @@ def test_a_crash_loop_of_days_is_still_answered() -> None:
     assert set(pauses) == {BACKOFF_LIMIT}
 
 
-class Overtaken:
-    """Starts workers, and lets something happen while the first one is being started."""
+class Starts:
+    """Starts workers, unless there is an error to raise first."""
 
-    def __init__(self, meanwhile: Any) -> None:
+    def __init__(self, *errors: Exception) -> None:
         self.pids: list[int] = []
-        self._meanwhile = meanwhile
+        self.errors = list(errors)
 
-    async def __call__(self, plan: Plan, index: int) -> Any:
-        process, channel = await launch(plan, index)
+    def __call__(self, plan: Plan, index: int) -> Any:
+        if self.errors:
+            raise self.errors.pop(0)
+        process, channel = launch(plan, index)
         self.pids.append(process.pid)
-        if len(self.pids) == 1:
-            self._meanwhile()
         return process, channel
 
 
-def pool_of(path: Path) -> tuple[Plan, Pool]:
+class Messages:
+    """What is said to the service log, by level."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, str]] = []
+
+    def bind(self, **_: Any) -> Messages:
+        return self
+
+    def __getattr__(self, level: str) -> Callable[..., None]:
+        return lambda event, **_: self.said.append((level, event))
+
+
+def pool_of(path: Path, log: Any = None, changed: Callable[[], None] = lambda: None) -> Pool:
     file = path / "relay.toml"
     file.write_text(TOML)
-    plan = prepare(load(file, {}))
-    log: Any = structlog.get_logger()
-    return plan, Pool(plan, log, lambda: None, list, lambda _: None)
+    return Pool(prepare(load(file, {})), log or structlog.get_logger(), changed, list, lambda _: None)
 
 
-def running(pool: Pool) -> int | None:
-    """The process of its one worker."""
-    return pool.workers[0].pid
-
-
-async def test_a_worker_whose_orders_are_old_before_it_runs_is_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, pool = pool_of(tmp_path)
-    starts = Overtaken(lambda: pool.apply([]))
-    monkeypatch.setattr(pools, "launch", starts)
+@contextlib.asynccontextmanager
+async def started(pool: Pool) -> AsyncIterator[None]:
+    """The pool's life, however the block ends."""
     await pool.start()
     try:
-        first, second = starts.pids
-        assert not alive(first)
-        assert running(pool) == second
+        yield
     finally:
         pool.stop()
-        assert await pool.wait(10)
+        if not await pool.wait(PATIENCE):
+            await pool.kill()
 
 
-@pytest.mark.parametrize("what", ["drained", "stopped"])
-async def test_a_worker_that_is_not_wanted_any_more_when_it_runs_is_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+async def until(look: Callable[[], object]) -> None:
+    """Let the loop go on until that is true."""
+    async with asyncio.timeout(PATIENCE):
+        while not look():  # noqa: ASYNC110  # what a process does sets no event
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"),
+        OSError(errno.EMFILE, "Too many open files"),
+        MemoryError(),
+        RuntimeError("can't start new thread"),
+        ValueError("a control message of 131073 bytes"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_a_worker_that_cannot_be_started_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    _, pool = pool_of(tmp_path)
-    now = asyncio.get_running_loop().time()
-    starts = Overtaken((lambda: pool.close_evenly(now, now)) if what == "drained" else pool.stop)
+    monkeypatch.setattr(tasks, "FIRST_PAUSE", 0.01)
+    log = Messages()
+    pool = pool_of(tmp_path, log)
+    starts = Starts(error, error)
     monkeypatch.setattr(pools, "launch", starts)
-    await pool.start()
-    assert not alive(starts.pids[0])
-    assert len(starts.pids) == 1
-    assert running(pool) is None
-    if what == "drained":
-        await pool.resume()
-        assert running(pool) == starts.pids[1]
-        pool.stop()
-    assert await pool.wait(10)
+    async with started(pool):
+        await until(lambda: pool.workers[0].ready)
+        expected = "worker not started" if isinstance(error, OSError) else "internal error"
+        assert log.said.count(("error", expected)) == 2
+        assert pool.workers[0].restarts == 0
+
+
+async def test_an_error_while_a_dead_worker_is_cleared_up_after_keeps_no_successor_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "FIRST_PAUSE", 0.01)
+    log = Messages()
+    broken = False
+
+    def changed() -> None:
+        if broken:
+            raise RuntimeError("a defect")
+
+    pool = pool_of(tmp_path, log, changed)
+    starts = Starts()
+    monkeypatch.setattr(pools, "launch", starts)
+    async with started(pool):
+        await until(lambda: pool.workers[0].ready)
+        broken = True
+        monkeypatch.setattr(counters, "fold", None)
+        os.kill(starts.pids[0], signal.SIGKILL)
+        await until(lambda: len(starts.pids) == 2)
+        await until(lambda: pool.workers[0].ready)
+        assert pool.workers[0].pid == starts.pids[1]
+        assert ("error", "worker died") in log.said
+        # In the accounts; and of `changed`, at its end and when it is ready.
+        assert log.said.count(("error", "internal error")) == 3
+        broken = False
+
+
+async def test_what_is_not_told_of_a_long_message_is_told_of_the_others(tmp_path: Path) -> None:
+    log = Messages()
+    pool = pool_of(tmp_path, log)
+    async with started(pool):
+        await until(lambda: pool.workers[0].ready)
+        pool.tell(Resolved("hub.example", tuple(f"2001:db8::{number:x}" for number in range(10_000))))
+        assert ("error", "worker not told") in log.said
+        pool.tell(Stop())
+        await until(lambda: pool.workers[0].restarts == 1)
+
+
+async def test_no_worker_is_started_while_there_is_nothing_for_it_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = pool_of(tmp_path)
+    starts = Starts()
+    monkeypatch.setattr(pools, "launch", starts)
+    async with started(pool):
+        now = asyncio.get_running_loop().time()
+        pool.close_evenly(now, now)  # before it has been started
+        assert await pool.wait(10)
+        assert starts.pids == []
+        pool.resume()
+        await until(lambda: pool.workers[0].ready)
+        pool.close_evenly(now, now)
+        os.kill(starts.pids[0], signal.SIGKILL)
+        assert await pool.wait(10)
+        assert len(starts.pids) == 1
+        pool.resume()
+        await until(lambda: pool.workers[0].ready)
+        assert len(starts.pids) == 2
+        assert pool.workers[0].restarts == 1
+    assert not any(map(alive, starts.pids))
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["pidfd", "no pidfd"])
+async def test_the_end_of_a_process_is_seen(monkeypatch: pytest.MonkeyPatch, told: bool) -> None:
+    def refused(_pid: int) -> int:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    if not told:
+        monkeypatch.setattr(os, "pidfd_open", refused)
+    before = descriptors(os.getpid())
+    process = Process(subprocess.Popen(["sleep", "600"]))  # noqa: ASYNC220  # as the pool does it
+    waiting = asyncio.create_task(process.wait())
+    await asyncio.sleep(0)
+    process.send_signal(35)
+    assert await waiting == -35
+    assert await process.wait() == process.returncode == -35
+    process.kill()
+    process.send_signal(signal.SIGABRT)
+    assert descriptors(os.getpid()) == before

@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from tests.clients import connect, echoes, exchange, refused
 from tests.harness import Relay, Start
-from tests.observe import descriptors
+from tests.observe import descriptors, room_for
 from tests.relay_toml import listener, settings
 from tests.upstreams import Echo
 
 Unharmed = Callable[..., AbstractContextManager[None]]
-
-
-@contextmanager
-def room_for(pid: int, more: int) -> Iterator[None]:
-    """Let a process have only `more` descriptors beyond those that it has."""
-    used = descriptors(pid)
-    free = [number for number in range(used[-1] + more + 2) if number not in used]
-    before = resource.prlimit(pid, resource.RLIMIT_NOFILE, (free[more], resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-    try:
-        yield
-    finally:
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
 
 
 # Becomes another program, which has so many descriptors open that every further one is beyond FD_SETSIZE, 1,024.

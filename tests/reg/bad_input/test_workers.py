@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
+import shutil
 import signal
+import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,10 +17,29 @@ import pytest
 from relay.worker import go_before_the_supervisor
 from tests.clients import connect, echoes, exchange
 from tests.harness import Relay, Start
-from tests.observe import Metrics, alive, wait_until
+from tests.observe import Metrics, alive, room_for, wait_until
 from tests.relay_toml import listener, settings
 from tests.upstreams import Echo
 
+# For setpriv(1): this interpreter and the tests' folders may be root's alone.
+MAY_READ = ["--inh-caps=+dac_read_search,+dac_override", "--ambient-caps=+dac_read_search,+dac_override"]
+TASKS = 100
+# Becomes another program whose user may have so many tasks.
+LIMITED = f"""\
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_NPROC, ({TASKS}, {TASKS}))
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+# Is so many tasks, until its input ends.
+CROWD = """\
+import sys, threading
+over = threading.Event()
+for _ in range(int(sys.argv[1]) - 1):
+    threading.Thread(target=over.wait).start()
+print("there", flush=True)
+sys.stdin.read()
+over.set()
+"""
 # Becomes another program with that OOM score, which children inherit.
 SCORED = """\
 import os, sys
@@ -161,6 +184,84 @@ def test_a_worker_that_hangs_is_told_by_livez_until_it_goes_on(pair: Relay) -> N
         assert exchange(client) == b"ping"
     pair.wait_outcomes({"ok": 1})
     assert not pair.events("worker died")
+
+
+@pytest.mark.parametrize(
+    ("number", "how"), [(34, "signal SIGRTMIN"), (35, "signal 35"), (63, "signal 63"), (64, "signal SIGRTMAX")]
+)
+def test_a_worker_that_is_killed_by_a_signal_without_a_name_is_replaced(pair: Relay, number: int, how: str) -> None:
+    victim = pair.worker_pids()[0]
+    os.kill(victim, number)
+    pair.wait_status(
+        lambda status: all(item["ready"] for item in status["workers"]) and victim not in pids(status), what="ready"
+    )
+    (line,) = pair.told("worker died")
+    assert (line["pid"], line["how"]) == (victim, how)
+    assert all(echoes(pair.address()) for _ in range(10))
+
+
+def test_no_descriptor_to_start_a_worker_with(pair: Relay) -> None:
+    pair.expected_errors.add("worker not started")
+    (victim, _) = pair.worker_pids()
+    with room_for(pair.process.pid, 0):
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: len(pair.events("worker not started")) >= 2, what="two tries")
+    pair.wait_status(lambda status: all(item["ready"] for item in status["workers"]), 40, "a successor")
+    first, second, *_ = pair.events("worker not started")
+    assert "Too many open files" in first["error"]
+    assert first["next_try_in_seconds"] < second["next_try_in_seconds"]
+    assert all(echoes(pair.address()) for _ in range(10))
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_no_task_to_start_a_worker_with(echo: Echo, start: Start, more: int) -> None:
+    """None for a process at first, then for its threads; limits of tasks hold for users other than root."""
+    if os.getuid() != 0 or not (setpriv := shutil.which("setpriv")):
+        pytest.skip("needs root and setpriv (util-linux), to run as a user of its own")
+    user = random.randrange(1 << 20, 1 << 30)
+    become = [setpriv, f"--reuid={user}", f"--regid={user}", "--clear-groups", *MAY_READ]
+    relay = start(settings(listener(echo.address), workers=2), wrapper=[sys.executable, "-c", LIMITED, *become])
+    relay.expected_errors |= {"worker died", "worker not started"}
+    victim, other = relay.worker_pids()
+    room = TASKS - tasks(user) + threads(victim)
+    with subprocess.Popen(
+        [*become, sys.executable, "-c", CROWD, str(room - more)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as crowd:
+        assert crowd.stdin is not None
+        assert crowd.stdout is not None
+        assert crowd.stdout.readline() == b"there\n"
+        os.kill(victim, signal.SIGKILL)
+
+        def in_trouble() -> bool:
+            told = relay.events("worker not started") + relay.events("worker died")
+            return len(told) >= 3 and relay.get("/readyz")[0] == 503
+
+        wait_until(in_trouble, 40, what="not ready, and the log saying why")
+        assert alive(other)
+    relay.wait_status(lambda status: all(item["ready"] for item in status["workers"]), 60, "a successor")
+    wait_until(lambda: relay.get("/readyz") == (200, "ok\n"), 30, what="ready again")
+    assert all(echoes(relay.address()) for _ in range(10))
+    assert all(line == "can't start new thread" for line in reasons(relay.errors.read_text()))
+    relay.errors.write_text("")  # a worker says there why it ends
+
+
+def reasons(errors: str) -> list[str]:
+    """What tracebacks end with."""
+    return [line.removeprefix("RuntimeError: ") for line in errors.splitlines() if "Error: " in line]
+
+
+def threads(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+def tasks(user: int) -> int:
+    """How many threads that user has."""
+    found = 0
+    for path in Path("/proc").iterdir():
+        if path.name.isdecimal():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                found += threads(int(path.name)) if path.stat().st_uid == user else 0
+    return found
 
 
 @pytest.mark.parametrize(("inherited", "expected"), [(0, 500), (300, 800), (700, 1000), (1000, 1000)])
