@@ -10,6 +10,7 @@ from tests.programs import ROOT
 
 PAGES = sorted([ROOT / "README.md", ROOT / "ARCHITECTURE.md", *(ROOT / "docs").rglob("*.md")])
 PROGRAMS = ("relay", "make", "curl", "openssl", "kill", "tail", "pip", "docker", "systemctl", "journalctl", "sh", "apt")
+ENVIRONMENT = ".venv/bin/"
 _FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"(?:(?<=\n\n)|\A)((?: {4}.*\n|\n(?= {4}))+)")
 _INLINE = re.compile(r"`([^`\n]+)`")
@@ -36,7 +37,7 @@ class Command(NamedTuple):
         words = shlex.split(self.line, comments=True)
         while words and _VARIABLE.match(words[0]):
             words.pop(0)
-        return words
+        return [words[0].removeprefix(ENVIRONMENT), *words[1:]]
 
     @property
     def variables(self) -> dict[str, str]:
@@ -82,7 +83,7 @@ def commands() -> list[Command]:
             lines = [line[2:] for line in lines if line.startswith("$ ")]
         for line in lines:
             first = re.sub(r"^(?:[A-Z][A-Z0-9_]*=\S* )*", "", line).partition(" ")[0]
-            if first in PROGRAMS:
+            if first.removeprefix(ENVIRONMENT) in PROGRAMS:
                 found.append(Command(block.page, line))
     return found
 
