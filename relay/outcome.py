@@ -40,7 +40,7 @@ class Outcome(enum.Enum):
     # Never connected.
     DIAL_QUEUE_FULL = ("dial_queue_full", "PQ")  # dial.queue connections wait for dial.rate already
     DIAL_QUEUE_TIMEOUT = ("dial_queue_timeout", "sQ")  # its turn would come later than in dial.queue_timeout
-    RESOLVE_FAILED = ("resolve_failed", "SC")  # no address for the upstream's name
+    RESOLVE_FAILED = ("resolve_failed", "SC")  # no address for the upstream's name, or none that may be dialled
     DIAL_REFUSED = ("dial_refused", "SC")  # the last address tried answered with a reset
     # The last address tried did not answer in dial.connect_timeout, or dial.timeout was over with addresses left.
     DIAL_TIMEOUT = ("dial_timeout", "sC")

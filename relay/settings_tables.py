@@ -114,7 +114,8 @@ class DnsSettings(Section):
 
     nameservers: Annotated[tuple[Nameserver, ...], Listed] = Field(
         default=(),
-        description="servers to ask, each IP, IP:port or [IPv6]:port (port 53 if none); empty = the system's",
+        description="servers to ask, each IP, IP:port or [IPv6]:port (port 53 if none), without a search list; empty = "
+        "the system's, with its search list",
     )
     min_ttl: Annotated[float, Field(ge=1, le=31_536_000, allow_inf_nan=False)] = Field(
         default=5.0, description="seconds that an answer serves at least, whatever its TTL"
@@ -255,7 +256,9 @@ class Listener(Section):
         min_length=1, description="addresses to listen on, each IPv4:port or [IPv6]:port; port 0 = the kernel's choice"
     )
     upstream: Annotated[tuple[Upstream, ...], Listed] = Field(
-        min_length=1, description="where to connect, each host:port, IPv4:port or [IPv6]:port; names are resolved"
+        min_length=1,
+        description="where to connect, each host:port, IPv4:port or [IPv6]:port; names are resolved, those with a dot "
+        "at the end (hub.example.:443) without a search list",
     )
     sni: Annotated[tuple[ServerName, ...], Listed] = Field(
         default=(),

@@ -79,7 +79,9 @@ class WatchedFile(Generic[T]):
             try:
                 found = _read(self._path, known)
                 value = self._parse(found.text) if found.text is not None else None
-            except (OSError, ValueError) as error:
+            except OSError as error:
+                found, value = _Reading(None, None, (error.strerror or str(error)).lower()), None
+            except ValueError as error:
                 found, value = _Reading(None, None, " ".join(str(error).split())[:200]), None
             with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
                 loop.call_soon_threadsafe(self._take, done, found, value)
@@ -110,14 +112,17 @@ def _read(path: Path, known: Signature | None) -> _Reading:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except FileNotFoundError:
         return _Reading(None, None, missing=True)
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode):
             raise ValueError("it is no regular file")
         signature = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
         if signature == known:
             return _Reading(signature, None)
-        data = file.read(MAX_SIZE + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(MAX_SIZE + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > MAX_SIZE:
         raise ValueError(f"it has more than {MAX_SIZE} bytes")
     settled = abs(time.time() - state.st_mtime) > UNSETTLED

@@ -27,7 +27,7 @@ class NameServer:
     ones a datagram has nothing but the hint that there is more.
     """
 
-    def __init__(self, host: str = "127.0.0.1") -> None:
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         self.zone: dict[tuple[str, str], tuple[int, list[str]] | dns.rcode.Rcode] = {}
         self.silent: set[tuple[str, str]] = set()
         self.withheld: set[tuple[str, str]] = set()
@@ -38,7 +38,7 @@ class NameServer:
         self._waiting: list[tuple[bytes, tuple[str, int]]] = []
         self._lock = threading.Lock()  # for `withheld` and `_waiting`
         self._came = threading.Condition()  # a question
-        self._listener, self._sock = _same_port(host)
+        self._listener, self._sock = _same_port(host, port)
         self.address: tuple[str, int] = self._sock.getsockname()[:2]
         self._threads = [threading.Thread(target=self._serve), threading.Thread(target=self._serve_tcp)]
         for thread in self._threads:
@@ -131,12 +131,12 @@ class NameServer:
         return response
 
 
-def _same_port(host: str) -> tuple[socket.socket, socket.socket]:
-    """A listening TCP socket and a UDP socket with the same port."""
+def _same_port(host: str, port: int) -> tuple[socket.socket, socket.socket]:
+    """A listening TCP socket and a UDP socket with the same port, a free one for port 0."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     while True:
         listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.bind((host, 0))
+        listener.bind((host, port))
         datagrams = socket.socket(family, socket.SOCK_DGRAM)
         try:
             datagrams.bind(listener.getsockname())
