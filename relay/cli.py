@@ -1,7 +1,8 @@
 """The command line: what a person or a unit file starts. Each command does its work elsewhere.
 
 Exit status: 0 well; 1 it ran and failed, or this machine lacks something at this moment (an address, a port,
-descriptors); 2 the command line or the settings are wrong on every machine. A line per mistake on standard error.
+descriptors, the settings file); 2 the command line or the settings are wrong on every machine. A line per mistake on
+standard error.
 """
 
 from __future__ import annotations
@@ -108,10 +109,9 @@ def _run(options: argparse.Namespace) -> int:
     try:
         return start.run(lambda: settings.load(options.config, os.environ))
     except settings.SettingsError as error:
-        return _complain(error.problems)
+        return _complain(error.problems, 1 if error.absent else 2)
     except StartError as error:
-        _complain(error.problems)
-        return 1
+        return _complain(error.problems, 1)
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -122,7 +122,7 @@ def _check(options: argparse.Namespace) -> int:
             lambda environ: settings.load(options.config, environ), connect=options.connect, pid=options.running
         )
     except settings.SettingsError as error:
-        return _complain(error.problems)
+        return _complain(error.problems, 1 if error.absent else 2)
 
 
 def _config(options: argparse.Namespace) -> int:
@@ -131,7 +131,7 @@ def _config(options: argparse.Namespace) -> int:
     try:
         print(settings.render(settings.load(options.config, os.environ, require_listeners=False)), end="")
     except settings.SettingsError as error:
-        return _complain(error.problems)
+        return _complain(error.problems, 1 if error.absent else 2)
     return 0
 
 
@@ -180,16 +180,16 @@ def _ask(options: argparse.Namespace, command: Callable[[str], int]) -> int:
         try:
             bind = settings.admin_bind(options.config, os.environ)
         except settings.SettingsError as error:
-            return _complain(error.problems)
+            return _complain(error.problems, 1 if error.absent else 2)
         return command(at_bind(bind))
     except NoAdminPort as error:
-        return _complain([str(error)])
+        return _complain([str(error)], 2)
 
 
-def _complain(problems: Sequence[str]) -> int:
+def _complain(problems: Sequence[str], status: int) -> int:
     for problem in problems:
         print(f"relay: {problem}", file=sys.stderr)
-    return 2
+    return status
 
 
 COMMANDS = {

@@ -80,11 +80,15 @@ class Settings(BaseSettings):
 
 
 class SettingsError(Exception):
-    """Settings that cannot be used. `problems` has one line for each mistake, naming the setting and what it may be."""
+    """Settings that cannot be used. `problems` has one line for each mistake, naming the setting and what it may be.
 
-    def __init__(self, problems: list[str]) -> None:
+    `absent`: all that is wrong is that the file cannot be had now, which may be otherwise a moment later.
+    """
+
+    def __init__(self, problems: list[str], *, absent: bool = False) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+        self.absent = absent
 
 
 def names(model: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
@@ -118,7 +122,7 @@ def admin_bind(config: Path | None, environ: Mapping[str, str]) -> str:
         file = FileSource(Settings, config)
         wrong = [problem for problem in file.problems if not file.readable or problem.startswith("admin:")]
         if wrong:
-            raise SettingsError(wrong)
+            raise SettingsError(wrong, absent=file.absent)
         text = file.values.get("admin", {}).get("bind", AdminSettings().bind)
     if not isinstance(text, str):
         raise SettingsError([f"admin.bind: {show(text)} is not a string; write it in quotes"])
@@ -142,7 +146,7 @@ def load(config: Path | None, environ: Mapping[str, str], *, require_listeners: 
     whole = Whole(Settings, file, environment)
     problems += whole.problems(SHORTHAND_PORTS, require_listeners=require_listeners)
     if problems or settings is None:
-        raise SettingsError(problems)
+        raise SettingsError(problems, absent=file.absent and problems == file.problems)
     if not settings.upstream:
         return settings
     listeners = tuple(

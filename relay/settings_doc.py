@@ -52,7 +52,8 @@ what the file says. A list given in the environment replaces the file's, it does
   Names beyond ASCII are written in their `xn--` form.
 - Every mistake is one line on standard error that names the setting and what it may be; all are said at once, and the
   exit status is 2. Status 1 is for what is right in itself and not to be had on this machine now: a port in use, an
-  address that it does not have, too few descriptors. `relay check` and `relay run` say the same of both.
+  address that it does not have, too few descriptors, a settings file that cannot be read. `relay check` and
+  `relay run` say the same of both.
 
 ## Where clients connect
 

@@ -46,6 +46,7 @@ class FileSource(PydanticBaseSettingsSource):
         self.values: dict[str, Any] = {}
         self.problems: list[str] = []
         self.readable = True
+        self.absent = False  # the file cannot be had now, whatever is in it
         if path is not None:
             self._read(path)
 
@@ -55,6 +56,7 @@ class FileSource(PydanticBaseSettingsSource):
                 data = file.read(MAX_FILE + 1)
             self.values = _parse_toml(data)
         except OSError as error:
+            self.absent = True
             self._unreadable(f"--config {printable(str(path))}: {(error.strerror or str(error)).lower()}")
         except ValueError as error:
             self._unreadable(f"{printable(str(path))}: {error}")

@@ -80,6 +80,17 @@ def test_mistakes_in_the_settings_are_in_the_journal_once(relay: Installed) -> N
     assert relay.echoes()
 
 
+def test_settings_that_come_later_are_waited_for(relay: Installed) -> None:
+    """As on a first boot, where another unit fetches them."""
+    relay.machine.run("rm", "/etc/relay/relay.toml")
+    relay.machine.systemctl("daemon-reload")
+    relay.machine.systemctl("start", "--no-block", "relay")
+    wait_until(lambda: relay.restarts > 1, PATIENCE)
+    relay.configure()
+    wait_until(lambda: relay.machine.show("SubState") == "running", PATIENCE)
+    assert relay.echoes()
+
+
 def test_a_port_that_is_in_use_is_waited_for(relay: Installed) -> None:
     with relay.machine.inside(lambda: socket.create_server(("127.0.0.1", 443))):
         relay.machine.systemctl("daemon-reload")

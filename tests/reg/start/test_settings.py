@@ -1,4 +1,7 @@
-"""Settings that are wrong stop the start: exit status 2 and one line for each mistake, naming the setting."""
+"""Settings that are wrong stop the start: exit status 2 and one line for each mistake, naming the setting.
+
+A file that cannot be had is nothing wrong in itself: exit status 1.
+"""
 
 from __future__ import annotations
 
@@ -47,9 +50,14 @@ def test_a_mistake_in_the_environment_is_named_by_its_variable(tmp_path: Path) -
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     result = command("run", "--config", tmp_path / "none.toml")
-    assert result.returncode == 2
+    assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert "none.toml" in line
+
+
+def test_a_file_that_is_not_there_and_a_variable_that_is_wrong(tmp_path: Path) -> None:
+    result = command("run", "--config", tmp_path / "none.toml", env={**environment(), "RELAY_WORKERS": "many"})
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 2), "wrong wherever the file is"
 
 
 def test_a_file_that_is_no_toml(tmp_path: Path) -> None:
@@ -75,7 +83,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
         text=True,
         timeout=START,
     )
-    assert result.returncode == 2, result
+    assert result.returncode == 1, result
     (line,) = result.stderr.splitlines()
     assert "relay.toml" in line
     assert "ermission denied" in line
