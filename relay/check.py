@@ -56,17 +56,24 @@ def run(load: Callable[[Mapping[str, str]], Settings], *, connect: bool, pid: in
         problems += error.problems
     for line in _unknown(settings, running, problems):
         print(f"warning: {line}")
-    if problems or plan is None:
-        return _complain(problems)
-    _show(settings, plan)
-    for note in plan.notes:
-        print(f"warning: {note}")
-    if not connect:
-        return 0
+    if plan is not None and not problems:
+        _show(settings, plan)
+        for note in plan.notes:
+            print(f"warning: {note}")
+    # Also after problems: who may not bind port 443 may still want to know whether the hub answers.
+    reached = not connect or _reached(settings, problems)
+    return _complain(problems) if problems else 0 if reached else 1
+
+
+def _reached(settings: Settings, problems: list[str]) -> bool:
+    """Whether every upstream answers at one of its addresses, a line for each; `problems` get why none was tried."""
     upstreams = dict.fromkeys(upstream for item in settings.listeners for upstream in item.upstream)
     listening = [*(written(text) for item in settings.listeners for text in item.bind), *http_endpoints(settings)]
-    results = asyncio.run(_connect_all(settings, list(upstreams), listening))
-    return 0 if all(results) else 1
+    try:
+        return all(asyncio.run(_connect_all(settings, list(upstreams), listening)))
+    except OSError as error:  # no descriptor for the loop itself
+        problems.append(f"--connect: {_reason(error)}")
+        return False
 
 
 def _unknown(settings: Settings, running: Running | None, problems: Sequence[str]) -> Sequence[str]:

@@ -7,7 +7,7 @@ alone: what depends on the machine is warned of in `prepare`.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses, ip_address
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ MQTT_PORT = 8883
 # The longest keep-alive that an IoT Hub grants an MQTT client (Microsoft Learn, "Communicate with an IoT hub using the
 # MQTT protocol", default keep-alive timeout): such a client may say nothing for so long.
 LONGEST_KEEP_ALIVE = 1767.0  # seconds
+MAPPED_BITS = 96  # of ::ffff:0:0/96, RFC 4291 section 2.5.5.2
 SHOWN = 5  # networks that are named, lest a list of thousands fills the log
 
 Network = TypeVar("Network", IPv4Network, IPv6Network)
@@ -38,19 +39,30 @@ def settings_warnings(settings: Settings) -> list[str]:
 
 def _access(settings: Settings) -> Iterator[str]:
     """Networks of `allow` of which `deny`, which wins, leaves nobody."""
-    allow, deny = settings.access.allow, settings.access.deny
-    dead = [
-        *map(
-            str,
-            _covered([IPv4Network(n) for n in allow if ":" not in n], [IPv4Network(n) for n in deny if ":" not in n]),
-        ),
-        *map(str, _covered([IPv6Network(n) for n in allow if ":" in n], [IPv6Network(n) for n in deny if ":" in n])),
-    ]
-    if dead and len(dead) == len(allow):
+    allow, deny = _by_version(settings.access.allow), _by_version(settings.access.deny)
+    dead = [*map(str, _covered(allow[0], deny[0])), *map(str, _covered(allow[1], deny[1]))]
+    if dead and len(dead) == len(settings.access.allow):
         yield "access.deny: has all of access.allow, and wins: no client is let in"
     elif dead:
         shown = ", ".join(dead[:SHOWN]) + (f" and {len(dead) - SHOWN} more" if len(dead) > SHOWN else "")
         yield f"access.allow: {shown}: wholly in access.deny, which wins: nobody from there is let in"
+
+
+def _by_version(texts: Sequence[str]) -> tuple[list[IPv4Network], list[IPv6Network]]:
+    """Networks of IPv4 and of IPv6. One within ::ffff:0:0/96, IPv4 written as IPv6, is one of IPv4."""
+    v4: list[IPv4Network] = []
+    v6: list[IPv6Network] = []
+    for text in texts:
+        if ":" not in text:
+            v4.append(IPv4Network(text))
+            continue
+        network = IPv6Network(text)
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None and network.prefixlen >= MAPPED_BITS:
+            v4.append(IPv4Network((mapped, network.prefixlen - MAPPED_BITS)))
+        else:
+            v6.append(network)
+    return v4, v6
 
 
 def _covered(allow: list[Network], deny: list[Network]) -> list[Network]:

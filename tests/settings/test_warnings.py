@@ -85,6 +85,11 @@ SOURCES = "[dial]\nsource_addresses = [{}]\n"
             SHORT + '[access]\nallow = ["10.1.0.0/16", "fd00::1"]\ndeny = ["10.0.0.0/8", "fd00::/8"]',
             ["access.deny: has all of access.allow, and wins: no client is let in"],
         ),
+        (
+            SHORT + '[access]\nallow = ["::ffff:10.1.0.0/112", "::/0"]\ndeny = ["10.0.0.0/8"]',
+            ["access.allow: 10.1.0.0/16: wholly in access.deny, which wins: nobody from there is let in"],
+        ),
+        (SHORT + '[access]\nallow = ["10.0.0.0/8"]\ndeny = ["::/0"]', []),
         (SHORT + '[access]\ndeny = ["10.0.0.0/8"]', []),
         # where it dials from
         (SOURCES.format('"10.0.0.4"') + listener('"a.example:1"'), []),

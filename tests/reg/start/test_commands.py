@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import relay
 from tests.clients import connect, echoes
 from tests.harness import Start
 from tests.observe import wait_until
-from tests.programs import command
+from tests.programs import RELAY, ROOT, START, command, environment, launched
 from tests.relay_toml import listener, settings
 from tests.upstreams import Echo, refusing, unanswering
 
@@ -92,6 +93,25 @@ def test_check_connect_with_upstreams_that_do_not(tmp_path: Path, echo: Echo) ->
     assert f"127.0.0.1:{dead[1]}: connection refused" in result.stdout
     assert f"127.0.0.1:{silent[1]}: no answer in 0.3 s (dial.connect_timeout)" in result.stdout
     assert f"127.0.0.1:{echo.address[1]}: connected in" in result.stdout
+
+
+def test_check_connect_asks_the_upstreams_where_a_port_is_not_to_be_had(tmp_path: Path, echo: Echo) -> None:
+    """Whoever may not bind port 443 may want to know whether the hub answers."""
+    path = write(tmp_path / "relay.toml", settings(listener(echo.address, bind=["192.0.2.1:443"])))
+    result = command("check", "--config", path, "--connect")
+    assert result.returncode == 1
+    assert "connected in" in result.stdout
+    assert "listeners.main.bind: 192.0.2.1:443: this machine has no such address" in result.stderr
+    few = subprocess.run(
+        launched([*RELAY, "check", "--config", str(path), "--connect"], 12),
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=START,
+    )
+    assert few.returncode == 1
+    assert "Traceback" not in few.stderr
 
 
 def test_config_prints_settings_that_mean_the_same(tmp_path: Path) -> None:
