@@ -7,14 +7,16 @@ standard error.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import relay
-from relay.logs import mark_output
+from relay import process
+
+if TYPE_CHECKING:  # `main` imports what it needs once signals are held
+    import argparse
+    from collections.abc import Callable, Sequence
 
 DESCRIPTION = "TCP passthrough relay: accepts TCP, passes the bytes to an upstream, never terminates TLS."
 EPILOG = """\
@@ -32,15 +34,20 @@ lacks something now (a port, an address, descriptors), 2 wrong command or settin
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
-    mark_output()
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.command is None:
-        parser.print_help()
-        return 2
-    command = COMMANDS[options.command]
+    missing = process.begin()  # first of all: imports take time, and open files
     try:
-        return command(options)
+        from relay.logs import mark_output
+
+        mark_output()
+        parser = _parser()
+        options = parser.parse_args(arguments)
+        options.missing = missing
+        if options.command != "run":  # which releases signals when it has handlers for them
+            process.release()
+        if options.command is None:
+            parser.print_help()
+            return 2
+        return COMMANDS[options.command](options)
     except BrokenPipeError:
         # `relay config | head`: nobody reads the rest. Keep the interpreter from trying again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -50,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    import argparse
+    from pathlib import Path
+
     parser = argparse.ArgumentParser(
         prog="relay", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -107,7 +117,7 @@ def _run(options: argparse.Namespace) -> int:
     from relay.plan import StartError
 
     try:
-        return start.run(lambda: settings.load(options.config, os.environ))
+        return start.run(lambda: settings.load(options.config, os.environ), options.missing)
     except settings.SettingsError as error:
         return _complain(error.problems, 1 if error.absent else 2)
     except StartError as error:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from relay import servicelog
+from relay import process, servicelog
 from relay.logs import LogWriter
 from relay.preflight import preflight
 from relay.settings import Settings
@@ -19,20 +20,38 @@ LOG_FLUSH = 2.0  # seconds that the end waits for whoever reads the log
 STDOUT = 1
 
 
-def run(load: Callable[[], Settings]) -> int:
+def missing_notes(missing: Sequence[str]) -> list[str]:
+    """What an operator should know of standard descriptors that were closed at the start."""
+    notes = []
+    if process.STANDARD[2] in missing:
+        notes.append("standard error was closed at the start: what Python writes when a worker crashes is lost")
+    if process.STANDARD[STDOUT] in missing:
+        notes.append("standard output was closed at the start: all lines of the log are lost")
+    return notes
+
+
+def run(load: Callable[[], Settings], missing: Sequence[str] = ()) -> int:
     """Run the relay until it is told to end; the exit status.
 
-    `load` reads the settings, now and for each reload. Raises SettingsError or StartError before anything was started.
+    `load` reads the settings, now and for each reload; `missing` are the standard descriptors that were closed. Signals
+    are held (`process.begin`), and released when there are handlers for them. Raises SettingsError or StartError before
+    anything was started.
     """
     # Before anything is started that would have the variables as well.
     notifier, taken = Notifier(os.environ), take_listening(os.environ)
     settings = load()
     plan, http = preflight(settings, taken, notifier.watchdog_seconds)
+    plan.notes += missing_notes(missing)
+    if process.STANDARD[STDOUT] in missing:  # the log cannot say it
+        sys.stderr.write(f"relay: {missing_notes(missing)[-1]}\n")
     writer = LogWriter(STDOUT)
     log = servicelog.configure(writer, settings.log.format, settings.log.level)
 
     async def main() -> None:
-        await Supervisor(plan, load, http, writer, log, notifier).run()
+        try:
+            await Supervisor(plan, load, http, writer, log, notifier).run()
+        finally:
+            process.hold()  # the loop takes its handlers away: one more SIGTERM must not change the exit status
 
     started = time.monotonic()
     try:

@@ -3,11 +3,12 @@
 It binds the listening sockets, starts and watches the workers, answers the admin and health ports, writes the service
 log, and turns signals into orders:
 
-    SIGTERM          drain, then end: not ready for drain.announce, then no new connections, and established ones are
-                     closed evenly over drain.window
-    SIGTERM again    end now
-    SIGINT           end now
-    SIGHUP           read the settings again, and put them into effect for new connections
+    SIGTERM, SIGUSR1  drain, then end: not ready for drain.announce, then no new connections, and established ones are
+                      closed evenly over drain.window
+    SIGTERM again     end now
+    SIGINT            end now
+    SIGHUP            read the settings again, and put them into effect for new connections
+    others            a line in the log (`process.IGNORED`)
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 import relay
-from relay import servicelog
+from relay import process, servicelog
 from relay.address import format_hostport
 from relay.admin import Orders, admin_app, health_app
 from relay.control import Message
@@ -33,6 +34,7 @@ from relay.eviction import Evictions
 from relay.http_server import ADMIN, HEALTH, HttpServer
 from relay.logs import LogWriter
 from relay.metrics import RelayCollector
+from relay.orphans import Reaper
 from relay.outcome import OUTCOMES
 from relay.own_addresses import endpoint, is_own
 from relay.plan import Plan, nameservers
@@ -82,15 +84,13 @@ class Supervisor:
             self._status.evictions = self._evictions.snapshot
         self._reloader = Reloader(plan, load, self._apply, log)
         self._status.reloads = self._reloader.results
+        self._reaper = Reaper(self._own_processes)
         self._end = asyncio.Event()
         self._announced = False
 
     async def run(self) -> None:
         """From start to end."""
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._terminate)
-        loop.add_signal_handler(signal.SIGINT, self._drain.hurry)
-        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        self._handle_signals()
         registry = CollectorRegistry()
         registry.register(RelayCollector(self._plan, self._pool, self._status, self._watch))
         registry.register(WorkerCollector(self._plan, self._pool))
@@ -121,6 +121,20 @@ class Supervisor:
         for server in servers:
             await server.stop()
         reports.cancel()
+        self._reaper.stop()
+
+    def _handle_signals(self) -> None:
+        """Handle every signal that has been held since the program began; whatever arrived meanwhile is served."""
+        loop = asyncio.get_running_loop()
+        # Also where the parent ignores them (nohup, a shell's `&`): the table in docs/operations.md always holds.
+        loop.add_signal_handler(signal.SIGTERM, self._terminate)
+        loop.add_signal_handler(signal.SIGUSR1, self._soft_stop)
+        loop.add_signal_handler(signal.SIGINT, self._drain.hurry)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        for number in process.IGNORED:
+            loop.add_signal_handler(number, self._ignore, number)
+        self._reaper.start()
+        process.release()
 
     def drain(self, reason: str) -> None:
         """Drain as the settings say."""
@@ -149,6 +163,17 @@ class Supervisor:
             self._drain.hurry()
         else:
             self._begin_drain("SIGTERM", ends=True)
+
+    def _soft_stop(self) -> None:
+        """End after a drain, like the first SIGTERM; unlike a second SIGTERM it never cuts one short."""
+        if not self._drain.state.ends and self._drain.state.phase is not Phase.ENDED:
+            self._begin_drain("SIGUSR1", ends=True)
+
+    def _own_processes(self) -> set[int]:
+        return {worker.pid for worker in self._pool.workers if worker.pid is not None}
+
+    def _ignore(self, number: int) -> None:
+        self._log.warning("signal ignored", signal=process.signal_name(number))
 
     def _hang_up(self) -> None:
         self.reload("SIGHUP")

@@ -22,6 +22,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from relay import process
 from relay.address import parse_hostport
 from relay.control import (
     AllUp,
@@ -240,9 +241,12 @@ async def serve(channel: Channel, spec: WorkerSpec, addresses: Sequence[str], de
 
 def main() -> int:
     """`python -m relay.worker DESCRIPTOR`: started by the supervisor only."""
-    # A service manager's SIGTERM may reach every process of the unit; the supervisor decides what it means.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    process.open_missing()
+    # A service manager's SIGTERM may reach every process of the unit; the supervisor decides what it means, and holds
+    # these signals while it starts a worker, so that none arrives before this.
+    for number in process.HELD:
         signal.signal(number, signal.SIG_IGN)
+    process.release()
     faulthandler.enable()  # the supervisor aborts a worker that hangs
     mark_output()
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))

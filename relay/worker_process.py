@@ -14,6 +14,7 @@ from relay import control
 from relay.control import Channel, Outbox, Start
 from relay.inbox import Inbox
 from relay.plan import Plan
+from relay.process import held
 
 BACKOFF_LIMIT = 30.0  # seconds
 LOOK = 0.1  # seconds between two looks at a process whose end the kernel does not tell
@@ -130,15 +131,16 @@ def launch(plan: Plan, index: int) -> tuple[Process, Channel]:
             channel.send(Start(addresses), [orders, plan.table.descriptor, plan.rates.descriptor, *listening])
         finally:
             os.close(orders)
-        child = subprocess.Popen(
-            [sys.executable, "-m", "relay.worker", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            env=environment(),
-            # A terminal's Ctrl-C is for the supervisor. A worker ignores it as well, but not before its interpreter
-            # has come that far, and would end with a traceback.
-            start_new_session=True,
-        )
+        with held():  # the child ignores them first of all
+            child = subprocess.Popen(
+                [sys.executable, "-m", "relay.worker", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=environment(),
+                # A terminal's Ctrl-C is for the supervisor. A worker ignores it as well, but not before its interpreter
+                # has come that far, and would end with a traceback.
+                start_new_session=True,
+            )
     except BaseException:
         channel.close()
         raise

@@ -274,6 +274,10 @@ class Relay:
         self._seen.update(pids)
         return pids
 
+    def forget_workers(self) -> None:
+        """Look for none of them at the end: in a PID namespace their PIDs are others than here."""
+        self._seen.clear()
+
     def wait_status(self, wanted: Callable[[Json], object], timeout: float = PATIENCE, what: str = "") -> Json:
         """The first status that is as wanted."""
         last: list[Json] = []
