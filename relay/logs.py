@@ -30,6 +30,7 @@ GATHER = 0.01  # seconds that the thread waits for more lines before it writes: 
 
 # syslog(3)'s priorities, of those what relay says.
 CRITICAL, ERROR, WARNING, INFO, DEBUG = 2, 3, 4, 6, 7
+NEWLINE = "\n"  # the only character that ends a line for the journal; str.splitlines knows ten more
 
 
 class LogWriter:
@@ -134,7 +135,8 @@ def is_journal(descriptor: int, environ: Mapping[str, str] = os.environ) -> bool
 
 def prefixed(text: str, priority: int) -> str:
     """The lines of `text`, each with its priority: the journal files each line for itself."""
-    return "".join([f"<{priority}>{line}" for line in text.splitlines(keepends=True)])
+    mark = f"<{priority}>"
+    return f"{mark}{text[:-1].replace(NEWLINE, NEWLINE + mark)}{text[-1:]}"
 
 
 class _Prefixing(io.TextIOBase):

@@ -209,7 +209,11 @@ class Status:
         }
         for (number, key), values in counts.items():
             address = failed_dials.address(key)
-            found[number, format_hostport(*address) if address is not None else OTHER_ADDRESSES] = values
+            shown = format_hostport(*address) if address is not None else OTHER_ADDRESSES
+            # Added up: what a worker that was taken over writes may be another key for the same address.
+            kept = found.setdefault((number, shown), [0] * failed_dials.KINDS)
+            for kind, count in enumerate(values):
+                kept[kind] += count
         return found
 
     def ports(self) -> list[tuple[str, int, int, int]]:

@@ -106,12 +106,16 @@ class Installed:
 
     def status(self) -> Json:
         """GET /status. Raises OSError."""
+        found: Json = json.loads(self.get("/status"))
+        return found
+
+    def get(self, path: str) -> str:
+        """A page of the admin port. Raises OSError."""
         connection = http.client.HTTPConnection("relay")
         connection.sock = self.machine.connect(("127.0.0.1", 8414))
         try:
-            connection.request("GET", "/status")
-            found: Json = json.loads(connection.getresponse().read())
-            return found
+            connection.request("GET", path)
+            return connection.getresponse().read().decode()
         finally:
             connection.close()
 

@@ -9,11 +9,12 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from relay.engines.choice import choose
-from tests.observe import wait_until
+from tests.observe import Metrics, wait_until
 from tests.packaging.installed import PATIENCE, PORTS, Installed
 
 pytestmark = pytest.mark.timeout(300)  # the first one may have to make the machine's root
@@ -100,6 +101,18 @@ def test_a_port_that_is_in_use_is_waited_for(relay: Installed) -> None:
     assert "relay: listeners.https.bind: 0.0.0.0:443: address already in use" in relay.machine.journal()
     assert "code=exited, status=1/FAILURE" in relay.machine.journal("_PID=1")
     assert relay.echoes()
+
+
+def test_what_the_processes_use_is_in_the_metrics(relay: Installed) -> None:
+    """/proc of the workers is to be seen from inside the sandbox."""
+    relay.start()
+    metrics = Metrics(relay.get("/metrics"))
+    assert metrics.value("process_resident_memory_bytes") > 5e6
+    for worker in ("0", "1"):
+        assert metrics.value("relay_worker_cpu_seconds_total", worker=worker) > 0
+        assert metrics.value("relay_worker_resident_memory_bytes", worker=worker) > 5e6
+        if Path("/proc/self/fd").stat().st_size:  # Linux 6.2
+            assert metrics.value("relay_worker_descriptors_in_use", worker=worker) > 5
 
 
 def test_the_journal_has_the_priority_of_each_line(relay: Installed) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import resource
 import select
@@ -13,8 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from relay.logs import CHUNK, QUEUE, LogWriter
+from relay.logs import CHUNK, ERROR, QUEUE, WARNING, LogWriter, _Prefixing, is_journal
 from tests.observe import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -202,3 +205,42 @@ def test_flush_waits_for_what_is_queued_but_not_for_ever(pipe: tuple[int, int]) 
     started = time.monotonic()
     writer.flush(0.1)
     assert 0.1 <= time.monotonic() - started < 5
+
+
+# --- priorities ------------------------------------------------------------------------------------------------------
+
+
+def marked(text: str, priority: int) -> str:
+    """What the journal should get: a mark at the beginning of each line, and nowhere else."""
+    lines = text.split("\n")
+    return "\n".join([f"<{priority}>{line}" for line in lines[:-1]] + [f"<{priority}>{lines[-1]}" if lines[-1] else ""])
+
+
+# Characters that end a line for Python and for no journal are among them.
+PIECES = st.lists(st.text(st.sampled_from("ab<>6\n\r\x0b\x0c\x1c\x85\u2028"), max_size=8), max_size=8)
+
+
+@given(PIECES)
+def test_printed_text_has_a_mark_at_each_line_however_it_is_written(pieces: list[str]) -> None:
+    output = io.StringIO(newline="")
+    stream = _Prefixing(output, ERROR)
+    for piece in pieces:
+        assert stream.write(piece) == len(piece)
+    assert output.getvalue() == marked("".join(pieces), ERROR)
+
+
+def test_each_line_of_a_traceback_has_a_mark_and_the_journal_s_descriptor_is_told_by_device_and_inode(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = os.fstat(pipe[1])
+    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+    writer = LogWriter(pipe[1])
+    writer.write("first\n  second\n", WARNING)
+    writer.write("third\n")
+    assert read_lines(pipe[0], 3) == ["<4>first", "<4>  second", "<6>third"]
+
+
+@pytest.mark.parametrize("value", ["", ":", "1", "1:2:3", "x:y", "0x10:3", "-1:-1"])
+def test_what_is_no_journal_s_name_is_none(pipe: tuple[int, int], value: str) -> None:
+    assert not is_journal(pipe[1], {"JOURNAL_STREAM": value})
+    assert not is_journal(999_999, {"JOURNAL_STREAM": "1:2"})
