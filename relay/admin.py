@@ -7,12 +7,15 @@ health paths and nothing else. How both are served is in `http_server`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import contextlib
+import ipaddress
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from relay.address import AddressError, format_hostport, parse_host, parse_hostport
 from relay.exposition import expose
 from relay.plan import StartError
 from relay.status import Status
@@ -28,6 +31,11 @@ POST /drain    go out of service: not ready, then no new connections, establishe
 POST /undrain  back to service
 POST /reload   read the settings again; 409 and what is in the way if they are not put into effect
 """
+
+HEALTH_PATHS = frozenset({"/livez", "/readyz", "/healthz"})
+# Any of them: it is a browser that asks. Programs send none of them unless they are told to, and browsers at least one,
+# Accept-Language; not all, for Sec-Fetch-Site is for HTTPS and loopback only, and Origin not for a page's own site.
+BROWSER_HEADERS = ("Origin", "Sec-Fetch-Site", "Referer", "Cookie", "Accept-Language")
 
 Reply = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -52,8 +60,10 @@ def health_app(status: Status) -> web.Application:
     return app
 
 
-def admin_app(status: Status, registry: CollectorRegistry, orders: Orders) -> web.Application:
-    """Everything that one may ask, and order."""
+def admin_app(
+    status: Status, registry: CollectorRegistry, orders: Orders, hosts: Callable[[], Collection[str]]
+) -> web.Application:
+    """Everything that one may ask, and order. `hosts` gives `admin.hosts`, which a reload may change."""
 
     async def metrics(request: web.Request) -> web.StreamResponse:
         # A header may come in several lines, which are one list (RFC 9110, section 5.3).
@@ -81,7 +91,12 @@ def admin_app(status: Status, registry: CollectorRegistry, orders: Orders) -> we
         problems = orders.reload("admin")
         return web.Response(status=409 if problems else 200, text="\n".join([*problems, ""]) if problems else "ok\n")
 
-    app = web.Application(client_max_size=65536, middlewares=[_own_pages_only])
+    @web.middleware
+    async def own_pages_only(request: web.Request, handler: Reply) -> web.StreamResponse:
+        problem = refusal(request.method, request.path, request.headers, hosts())
+        return web.Response(status=403, text=f"{problem}\n") if problem else await handler(request)
+
+    app = web.Application(client_max_size=65536, middlewares=[own_pages_only])
     _add_health(app, status)
     app.router.add_post("/drain", drain)
     app.router.add_post("/undrain", undrain)
@@ -92,13 +107,44 @@ def admin_app(status: Status, registry: CollectorRegistry, orders: Orders) -> we
     return app
 
 
-@web.middleware
-async def _own_pages_only(request: web.Request, handler: Reply) -> web.StreamResponse:
-    """A browser sends a form to any address for any page: orders from other pages than this port's are refused."""
-    origin = request.headers.get("Origin")
-    if request.method == "POST" and origin is not None and origin.partition("://")[2] != request.host:
-        return web.Response(status=403, text="orders from a page of another site are refused\n")
-    return await handler(request)
+def refusal(method: str, path: str, headers: Mapping[str, str], hosts: Collection[str]) -> str:
+    """Why the admin port does not do this for a browser; nothing if it does, or no browser asks.
+
+    A page of any site can make its visitor's browser send orders to an address that only the visitor reaches. With a
+    name of its own that it points there meanwhile (DNS rebinding) it can read the answers as well, since the browser
+    takes this port for the page's own site. The page is told by that name in Host: neither Host nor Origin can be set
+    by a page (Fetch standard, "forbidden request-header"). Programs may use any name.
+    """
+    browser = any(name in headers for name in BROWSER_HEADERS) or "Mozilla/" in headers.get("User-Agent", "")
+    if not browser or path in HEALTH_PATHS:
+        return ""
+    host, origin = headers.get("Host", ""), headers.get("Origin")
+    if not _own(host, hosts):
+        return f"refused to a browser: Host {host!r} is no literal address, not localhost, and not in admin.hosts"
+    if origin is not None and origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}"):
+        return f"refused to a page of another site: {origin!r}"
+    elsewhere = headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
+    # A link to this port is followed, but not from within a page.
+    if elsewhere and (method != "GET" or headers.get("Sec-Fetch-Dest") != "document"):
+        return "refused to a page of another site"
+    return ""
+
+
+def _own(host: str, hosts: Collection[str]) -> bool:
+    """Whether a Host header, with or without a port, is a literal address, localhost, or one of `hosts`."""
+    try:
+        with contextlib.suppress(AddressError):  # which it is if there is a port
+            host = format_hostport(parse_host(host, allow_name=True), 80)
+        name = parse_hostport(host, allow_name=True)[0].removesuffix(".")
+    except AddressError:
+        return False
+    if name == "localhost" or name in hosts:
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _add_health(app: web.Application, status: Status) -> None:

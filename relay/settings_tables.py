@@ -14,6 +14,7 @@ from relay.settings_types import (
     BindOrOff,
     Count,
     Duration,
+    HostName,
     Listed,
     ListenerName,
     Nameserver,
@@ -211,6 +212,11 @@ class AdminSettings(Section):
     bind: BindOrOff = Field(
         default="127.0.0.1:8414",
         description="IPv4:port or [IPv6]:port; port 0 = the kernel's choice, said at start; empty = off",
+    )
+    hosts: Annotated[tuple[HostName, ...], Listed] = Field(
+        default=(),
+        description="names, without a port, under which a browser may use the port, besides addresses and localhost; "
+        "a page of any other name is refused, wherever that name points to",
     )
 
 

@@ -76,6 +76,10 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _host_name(text: str) -> str:
+    return parse_host(text, allow_name=True).removesuffix(".")
+
+
 def _source_address(text: str) -> str:
     return parse_host(text, allow_name=False)
 
@@ -98,6 +102,7 @@ ShorthandUpstream = Annotated[str, AfterValidator(_shorthand_upstream)]
 ServerName = Annotated[str, AfterValidator(parse_server_name)]
 Network = Annotated[str, AfterValidator(parse_network)]
 Nameserver = Annotated[str, AfterValidator(_nameserver)]
+HostName = Annotated[str, AfterValidator(_host_name)]
 SourceAddress = Annotated[str, AfterValidator(_source_address)]
 Url = Annotated[str, AfterValidator(_url)]
 ListenerName = Annotated[str, AfterValidator(_listener_name)]

@@ -97,7 +97,8 @@ class Supervisor:
         ProcessCollector(registry=registry)  # of this process
         servers = []
         if "admin" in self._http_sockets:
-            app = admin_app(self._status, registry, Orders(self.drain, self._drain.undrain, self.reload))
+            orders = Orders(self.drain, self._drain.undrain, self.reload)
+            app = admin_app(self._status, registry, orders, lambda: self._plan.settings.admin.hosts)
             servers.append(HttpServer(app, self._http_sockets["admin"], ADMIN, "admin"))
         if "health" in self._http_sockets:
             servers.append(HttpServer(health_app(self._status), self._http_sockets["health"], HEALTH, "health"))

@@ -55,7 +55,7 @@ def test_the_defaults_are_the_documented_ones(load_text: Load) -> None:
         "tcp": {"keepalive_idle": 60, "keepalive_interval": 15, "keepalive_count": 4, "user_timeout": 30.0},
         "drain": {"announce": 15.0, "window": 60.0},
         "supervision": {"hang_timeout": 10.0},
-        "admin": {"bind": "127.0.0.1:8414"},
+        "admin": {"bind": "127.0.0.1:8414", "hosts": ()},
         "health": {"bind": "0.0.0.0:8080"},
         "azure": {"scheduled_events": False, "metadata_url": "http://169.254.169.254"},
         "log": {"format": "json", "level": "info", "access": True},

@@ -79,6 +79,13 @@ def test_a_value_of_the_environment_is_named_by_its_variable(problems: Problems)
         ('admin.bind = "localhost:8414"', 'admin.bind: "localhost:8414" is not a literal address; '),
         ('admin.bind = ":8414"', 'admin.bind: ":8414" has no host; every address is 0.0.0.0:port'),
         ("admin.bind = 8414", "admin.bind: 8414 is not a string; write it in quotes; "),
+        (
+            'admin.hosts = ["ops.example:8414"]',
+            'admin.hosts[0]: "ops.example:8414" has a port, where a host alone belongs',
+        ),
+        ('admin.hosts = ["http://ops.example"]', 'admin.hosts[0]: "http://ops.example" has a slash'),
+        ('admin.hosts = ["*.example"]', 'admin.hosts[0]: "*.example" is not a host name'),
+        ('admin.hosts = "ops.example"', 'admin.hosts: "ops.example" is not a list of strings; '),
         ("admin = 8414", "admin: 8414 is not a table; write [admin]"),
     ],
 )

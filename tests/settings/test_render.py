@@ -93,6 +93,7 @@ VARIABLES: dict[str, st.SearchStrategy[str]] = {
     "RELAY_DRAIN__WINDOW": DURATIONS.map(repr),
     "RELAY_SUPERVISION__HANG_TIMEOUT": st.floats(0, 3600).map(abs).map(repr),
     "RELAY_ADMIN__BIND": st.one_of(BIND_OFF, LITERALS.map(lambda host: format_hostport(host, 60001))),
+    "RELAY_ADMIN__HOSTS": st.lists(HOSTS, max_size=3).map(",".join),
     "RELAY_HEALTH__BIND": st.one_of(BIND_OFF, LITERALS.map(lambda host: format_hostport(host, 60002))),
     "RELAY_AZURE__SCHEDULED_EVENTS": st.sampled_from(["true", "false"]),
     "RELAY_AZURE__METADATA_URL": LITERALS.map(lambda host: f"http://{format_hostport(host, 80)}"),

@@ -244,6 +244,10 @@ def test_orders_from_other_sites_pages_are_refused(echo: Echo, start: Start) -> 
     assert relay.status()["drain"] is None
     assert relay.get("/drain")[0] == 405
     assert relay.post("/undrain", {"Origin": f"http://{host}:{port}"})[0] == 200
+    # DNS rebinding: to the browser the page is of this very site, whose name the page's owner has pointed here.
+    rebound = {"Origin": f"http://attacker.example:{port}", "Host": f"attacker.example:{port}"}
+    assert relay.post("/drain", rebound)[0] == 403
+    assert relay.status()["drain"] is None
     health = relay.address("health")
     with connect(health) as client:
         client.sendall(b"POST /drain HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
