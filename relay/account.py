@@ -17,7 +17,7 @@ from relay.core.limit_table import Cells
 from relay.engines.contract import Address
 from relay.outcome import DIAL_FAILURES, Outcome
 
-NANO = 1_000_000_000
+MICRO, NANO = 1_000_000, 1_000_000_000
 FAILED = 1024  # addresses whose counters are found at once
 
 
@@ -75,7 +75,7 @@ class Ledger:
             block[up_cell] += up
         if down:
             block[down_cell] += down
-        block[sum_cell] += int(seconds * NANO)
+        block[sum_cell] += int(seconds * MICRO)
         block[durations + bisect_left(DURATION_BUCKETS, seconds)] += 1
         block[outcomes + outcome.index] += 1
         if self._log is not None:

@@ -15,6 +15,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 import relay
+from relay.account import MICRO
 from relay.core import counters
 from relay.core.counters import CONNECT_BUCKETS, DURATION_BUCKETS, OUTCOME
 from relay.core.drain import Phase
@@ -131,7 +132,9 @@ class RelayCollector(Collector):
             moved.add_metric([name, "up"], totals[start + counters.BYTES_UP])
             moved.add_metric([name, "down"], totals[start + counters.BYTES_DOWN])
             cells = totals[layout.durations(index) :][: len(DURATION_BUCKETS) + 1]
-            lasted.add_metric([name], _histogram(DURATION_BUCKETS, cells), totals[start + counters.DURATION_SUM] / NANO)
+            lasted.add_metric(
+                [name], _histogram(DURATION_BUCKETS, cells), totals[start + counters.DURATION_SUM] / MICRO
+            )
         yield from (active, accepted, ended, moved, lasted)
 
     def _upstreams(self, totals: Sequence[int]) -> Iterable[Metric]:
