@@ -83,7 +83,10 @@ class _Bridge(logging.Handler):
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._log.log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info)
+        try:
+            self._log.log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info)
+        except Exception:  # noqa: BLE001 -- as handlers have to: whoever logs must not fail because of it
+            self.handleError(record)
 
 
 def configure(writer: LogWriter, log_format: str, level: str) -> structlog.typing.FilteringBoundLogger:

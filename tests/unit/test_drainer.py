@@ -1,16 +1,19 @@
-"""How a drain is carried out: whatever is told in whatever order, the workers are as the state says."""
+"""How a drain is carried out: in whatever order it is told what, and whatever goes wrong in it."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from typing import Any
 
 import pytest
+import structlog
 
 from relay.core.drain import Order, Phase
 from relay.drain import TOLD_TO_END, Drainer
 from relay.plan import StartError
+from tests.observe import PATIENCE
 from tests.unit.azure_rig import Log
 
 OPERATORS = Order(0.0, 60.0, ends=False, reason="admin")
@@ -96,3 +99,34 @@ async def test_what_cannot_be_taken_back_changes_nothing() -> None:
     drainer.begin(LAST)
     assert drainer.undrain() == TOLD_TO_END
     drainer.hurry()
+
+
+class Broken:
+    """Workers that cannot be told."""
+
+    def close_evenly(self, closed_at: float, over_at: float) -> None:
+        raise RuntimeError("a defect")
+
+    def resume(self) -> None:
+        raise AssertionError("nobody asks for it")
+
+
+@pytest.mark.parametrize("announce", [0.0, 0.2])
+@pytest.mark.parametrize("broken", ["telling", "counting"])
+async def test_a_defect_does_not_keep_a_drain_from_its_end(announce: float, broken: str) -> None:
+    ended = asyncio.Event()
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
+    looks = 0
+
+    def active() -> int:
+        nonlocal looks
+        looks += 1
+        if broken == "counting" and looks > 1:
+            raise RuntimeError("a defect")
+        return 1
+
+    drainer = Drainer(Broken(), active, ended.set, lambda: None, structlog.get_logger())
+    with contextlib.suppress(RuntimeError):
+        drainer.begin(Order(announce, 0.2, True, "SIGTERM", None, True))
+    async with asyncio.timeout(PATIENCE):
+        await ended.wait()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import io
+import json
+import logging
 import os
 import resource
 import select
@@ -17,8 +20,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay import servicelog
 from relay.logs import CHUNK, ERROR, QUEUE, WARNING, LogWriter, _Prefixing, is_journal
-from tests.observe import wait_until
+from tests.observe import PATIENCE, wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -82,6 +86,49 @@ def test_a_descriptor_that_somebody_made_non_blocking_and_that_select_cannot_tak
     finally:
         os.dup2(pipe[1], high)  # the thread lives on
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_defect_while_a_line_is_written_costs_that_line_alone(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_writer: LogWriter, _data: bytes) -> bool:
+        raise MemoryError("a defect")
+
+    writer = LogWriter(pipe[1])
+    with monkeypatch.context() as patch:
+        patch.setattr(LogWriter, "_write_all", fail)
+        writer.write("lost\n")
+        wait_until(lambda: writer.dropped == 1, what="the loss counted")
+        writer.flush(PATIENCE)
+    writer.write("written\n")
+    assert read_lines(pipe[0], 1) == ["written"]
+    assert "MemoryError: a defect" in capfd.readouterr().err
+
+
+def test_what_a_callback_raises_is_in_the_service_log(pipe: tuple[int, int]) -> None:
+    """asyncio's loop hands it to the module logging, whose records take the same way as the relay's own lines."""
+
+    def fail() -> None:
+        raise RuntimeError("a defect")
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_soon(fail)
+        bridge.handle(logging.LogRecord("relay", logging.ERROR, "", 0, "too few arguments: %s", (1, 2), None))
+        logging.getLogger("relay").warning("and life goes on")
+        await asyncio.sleep(0)
+
+    root = logging.getLogger()
+    before = list(root.handlers)
+    servicelog.configure(LogWriter(pipe[1]), "json", "info")
+    (bridge,) = [handler for handler in root.handlers if handler not in before]
+    try:
+        asyncio.run(main())
+    finally:
+        root.handlers[:] = before
+    told, raised = map(json.loads, read_lines(pipe[0], 2))
+    assert told["event"] == "and life goes on"
+    assert (raised["level"], raised["logger"]) == ("error", "asyncio")
+    assert "RuntimeError: a defect" in raised["exception"]
 
 
 def test_when_nobody_reads_lines_are_dropped_and_counted_and_nobody_waits(pipe: tuple[int, int]) -> None:

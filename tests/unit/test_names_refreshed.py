@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -96,6 +97,28 @@ async def test_a_defect_in_the_resolver_is_a_failure_like_any_other() -> None:
     assert stage.answers() == [Answer((ONE,)), Answer((TWO,))]
     assert stage.log.lines[0] == ("error", "resolver failed", {"name": HUB, "exc_info": True})
     assert stage.log.lines[1][2]["error"] == "a bug"
+    await stage.end()
+
+
+@staged
+async def test_a_defect_in_the_task_of_one_name_ends_neither_it_nor_the_others() -> None:
+    stage = Stage({HUB: [good(ONE, ttl=10), good(TWO, ttl=10)], "other": [good(ONE, ttl=10), good(TWO, ttl=10)]})
+    succeeded = stage.service._succeeded
+    broken = True
+
+    def fail(entry: Any, lookup: Any) -> float:
+        if broken and entry.name == HUB:
+            raise RuntimeError("a bug")
+        return succeeded(entry, lookup)
+
+    stage.service._succeeded = fail  # type: ignore[method-assign]  # no way leads there from outside
+    await stage.until(40)
+    assert stage.service.answer("other") == Answer((TWO,))
+    assert stage.service.answer(HUB) is None
+    broken = False
+    await stage.until(100)
+    assert stage.service.answer(HUB) == Answer((TWO,))
+    assert ("error", "internal error", {"about": f"resolve {HUB}", "exc_info": True}) in stage.log.lines
     await stage.end()
 
 
