@@ -26,7 +26,7 @@ from relay.inbox import Inbox
 from relay.outcome import Outcome
 from relay.plan import Plan
 from relay.tasks import guarded, keep_running
-from relay.worker_process import WorkerProcess, backoff, launch
+from relay.worker_process import WorkerProcess, backoff, goes_first, launch
 
 GONE = frozenset({errno.EPIPE, errno.ECONNRESET})  # of a channel whose other end is closed
 STEADY = 10.0  # seconds that a worker must have lived for its end not to count as part of a crash loop
@@ -229,6 +229,9 @@ class Pool:
         """Start a process. Raises OSError."""
         process, channel = launch(self._plan, worker.index)
         worker.process, worker.channel = process, channel
+        if problem := goes_first(process.pid):
+            text = "when memory runs out the kernel may kill the supervisor before this worker"
+            self._log.warning(text, worker=worker.index, error=problem)
         worker.restarts += worker.started > 0
         worker.started = time.monotonic()
         try:

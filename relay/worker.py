@@ -20,7 +20,6 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 
 from relay import process
 from relay.address import parse_hostport
@@ -57,8 +56,6 @@ DRAIN_TICK = 0.1  # seconds
 LOG_FLUSH = 1.0  # seconds that the end waits for the last access lines
 STDOUT = 1
 START_TIMEOUT = 30.0  # seconds; the supervisor sends the start message before the process exists
-OOM_SCORE = 500  # thousandths of the memory by which a worker counts as larger than the supervisor when that runs out
-MOST_OOM_SCORE = 1000  # OOM_SCORE_ADJ_MAX, linux/oom.h
 MESSAGES = 16  # taken from the supervisor before connections get their turn
 
 
@@ -213,18 +210,6 @@ class ChannelHandler(logging.Handler):
             self._channel.send(Log(record.levelname.lower(), record.name, text, trace))
 
 
-def go_before_the_supervisor(score: Path = Path("/proc/self/oom_score_adj")) -> None:
-    """Raise this process's OOM score: a worker that the kernel kills is replaced, a supervisor takes all with it.
-
-    It is added to what was inherited, so that OOMScoreAdjust= of a unit holds for both. Raising takes no privilege,
-    proc_pid_oom_score_adj(5).
-    """
-    try:
-        score.write_text(str(min(MOST_OOM_SCORE, int(score.read_text()) + OOM_SCORE)))
-    except (OSError, ValueError) as error:
-        logger.warning("the kernel may kill the supervisor before this worker when memory runs out: %s", error)
-
-
 async def serve(channel: Channel, spec: WorkerSpec, addresses: Sequence[str], descriptors: list[int]) -> None:
     """Run a worker until it is done."""
     layout = Layout(*spec.slots, len(OUTCOMES), len(spec.source_addresses) + 1)
@@ -259,7 +244,6 @@ def main() -> int:
     spec = WorkerSpec.from_file(descriptors.pop(0))
     root = logging.getLogger()
     root.addHandler(ChannelHandler(channel))
-    go_before_the_supervisor()
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     # Connections are freed by their last reference (engines break their cycles); the collector only guards the rest.
     gc.set_threshold(10_000, 20, 50)

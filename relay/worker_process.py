@@ -17,6 +17,8 @@ from relay.plan import Plan
 from relay.process import held
 
 BACKOFF_LIMIT = 30.0  # seconds
+OOM_SCORE = 500  # thousandths of the memory by which a worker counts as larger than the supervisor when that runs out
+MOST_OOM_SCORE = 1000  # OOM_SCORE_ADJ_MAX, linux/oom.h
 LOOK = 0.1  # seconds between two looks at a process whose end the kernel does not tell
 
 
@@ -116,6 +118,21 @@ def environment() -> dict[str, str]:
     if sys.path and sys.path[0] and Path(sys.path[0]).resolve() == Path(root):
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     return environment
+
+
+def goes_first(pid: int | str, proc: Path = Path("/proc")) -> str:
+    """Raise a child's OOM score: a worker that the kernel kills is replaced, a supervisor takes all with it.
+
+    It is added to what the child has inherited, so that OOMScoreAdjust= of a unit holds for both. Done from here: a
+    worker that is started while memory is short has to count from its first page on. Raising takes no privilege,
+    proc_pid_oom_score_adj(5). Returns why it could not be done, or nothing.
+    """
+    score = proc / str(pid) / "oom_score_adj"
+    try:
+        score.write_text(str(min(MOST_OOM_SCORE, int(score.read_text()) + OOM_SCORE)))
+    except (OSError, ValueError) as error:
+        return str(error)
+    return ""
 
 
 def launch(plan: Plan, index: int) -> tuple[Process, Channel]:

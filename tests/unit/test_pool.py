@@ -23,7 +23,7 @@ from relay.plan import Plan
 from relay.pool import Pool
 from relay.prepare import prepare
 from relay.settings import load
-from relay.worker_process import BACKOFF_LIMIT, Process, backoff, launch
+from relay.worker_process import BACKOFF_LIMIT, Process, backoff, goes_first, launch
 from tests.observe import PATIENCE, alive, descriptors
 
 TOML = """
@@ -185,6 +185,19 @@ async def test_no_worker_is_started_while_there_is_nothing_for_it_to_do(
         assert len(starts.pids) == 2
         assert pool.workers[0].restarts == 1
     assert not any(map(alive, starts.pids))
+
+
+@pytest.mark.parametrize(("inherited", "expected"), [(-1000, -500), (-500, 0), (0, 500), (501, 1000), (1000, 1000)])
+def test_a_worker_goes_before_the_supervisor(tmp_path: Path, inherited: int, expected: int) -> None:
+    score = tmp_path / "4711" / "oom_score_adj"
+    score.parent.mkdir()
+    score.write_text(f"{inherited}\n")
+    assert goes_first(4711, tmp_path) == ""
+    assert int(score.read_text()) == expected
+
+
+def test_where_the_kernel_has_no_such_score(tmp_path: Path) -> None:
+    assert "No such file or directory" in goes_first(4711, tmp_path)
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["pidfd", "no pidfd"])

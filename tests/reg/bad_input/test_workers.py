@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from relay.worker import go_before_the_supervisor
 from tests.clients import connect, echoes, exchange
 from tests.harness import Relay, Start
 from tests.observe import Metrics, alive, room_for, wait_until
@@ -271,18 +270,6 @@ def test_when_memory_runs_out_workers_go_before_the_supervisor(
     relay = start(settings(listener(echo.address), workers=2), wrapper=[sys.executable, "-c", SCORED, str(inherited)])
     assert oom_score(relay.process.pid) == inherited
     assert [oom_score(pid) for pid in relay.worker_pids()] == [expected] * 2
-
-
-def test_what_a_unit_gives_the_supervisor_is_where_a_worker_begins(tmp_path: Path) -> None:
-    score = tmp_path / "oom_score_adj"
-    score.write_text("-500\n")
-    go_before_the_supervisor(score)
-    assert score.read_text() == "0"
-
-
-def test_where_it_cannot_be_raised_the_worker_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    go_before_the_supervisor(tmp_path / "none")
-    assert "the kernel may kill the supervisor before this worker" in caplog.text
 
 
 def test_workers_end_when_the_supervisor_is_killed(pair: Relay) -> None:
