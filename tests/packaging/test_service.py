@@ -239,6 +239,13 @@ def test_a_supervisor_that_hangs_is_replaced(relay: Installed) -> None:
     assert relay.echoes()
 
 
+def test_workers_go_before_the_supervisor_when_memory_runs_out(relay: Installed) -> None:
+    relay.start()
+    supervisor, *workers = (int(relay.machine.run("cat", f"/proc/{pid}/oom_score_adj")) for pid in relay.pids())
+    assert workers == [supervisor + 500] * 2
+    assert "when memory runs out" not in relay.machine.journal()
+
+
 def test_a_worker_that_hangs_is_the_supervisors_affair(relay: Installed) -> None:
     relay.configure("[supervision]\nhang_timeout = 3.0\n")
     relay.drop_in("[Service]\nWatchdogSec=20\n")
