@@ -54,7 +54,8 @@ class LimitSettings(Section):
         ge=0,
         le=1 << 40,
         description="bytes that a worker holds at most, received and not yet taken by the other side; at the limit it "
-        "receives no more than can be passed on at once; 0 = no limit",
+        "receives no more than can be passed on at once; hellos and PROXY headers that have not come whole take at "
+        "most a quarter as much, then the oldest are refused; 0 = no limit",
     )
     source_prefix_v4: int = Field(
         default=32, ge=1, le=32, description="leading bits of an IPv4 address that make one source"

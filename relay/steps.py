@@ -72,18 +72,20 @@ def read_first(connection: Connection, value: bytes, _outcome: Outcome | None) -
             return gate.sniff
         if not admitted:
             return _REFUSED
-    data = value[connection.offset :]
+    offset = connection.offset or 0
+    data = value[offset:]
     if gate.wants_hello:
         try:
-            hello = client_hello.parse(data)
+            hello = client_hello.read(data)
         except (client_hello.NotTls, client_hello.Malformed):
             connection.failure = Outcome.REFUSED_TLS
             return _REFUSED
-        if hello is None:
+        if type(hello) is int:
             if len(data) < client_hello.LIMIT:
-                return gate.sniff
+                return gate.sniff._replace(least=offset + hello)
             connection.failure = Outcome.REFUSED_TLS
             return _REFUSED
+        assert type(hello) is client_hello.ClientHello
         connection.hello = hello
         if not gate.allows(hello):
             connection.failure = Outcome.REFUSED_SNI

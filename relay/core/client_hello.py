@@ -1,9 +1,9 @@
 """The first message of a TLS client, as far as it says whom it wants to talk to: RFC 8446 section 4.1.2, RFC 6066.
 
 `parse(data)` gives the hello, None while more is needed, and raises NotTls or Malformed as soon as it cannot become
-one. It does not care for versions, ciphers, or extensions other than server_name and ALPN: an encrypted hello (ECH)
-has the name in its outer part that its sender chose for everybody to see, and values meant to be ignored (GREASE,
-RFC 8701) are. The message may be spread over several records (RFC 8446 section 5.1).
+one; `read(data)` says how much more. Nobody cares for versions, ciphers, or extensions other than server_name and ALPN:
+an encrypted hello (ECH) has the name in its outer part that its sender chose for everybody to see, and values meant to
+be ignored (GREASE, RFC 8701) are. The message may be spread over several records (RFC 8446 section 5.1).
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ import struct
 from functools import lru_cache
 from typing import NamedTuple
 
-from relay.core.hello_layouts import Layouts, Twice
+from relay.core.hello_layouts import Layouts, TooMany, Twice
 
 LIMIT = 16384  # bytes, records' headers included: many times what clients send, post-quantum key shares and all
-RECORDS = 64  # clients need one or two; each piece that comes is looked at from the beginning, which must stay cheap
+RECORDS = 64  # clients need one or two; some pieces that come are looked at from the beginning, which must stay cheap
+# What a hello may have: each takes its time to be looked at, and 16 KiB have room for thousands. Clients send one dozen
+# extensions or two, of some 80 kinds in all (IANA's registry, and 16 of GREASE), and a few names of protocols.
+EXTENSIONS, PROTOCOLS = 256, 64
 
 _HANDSHAKE, _CLIENT_HELLO = 22, 1
 _MAX_FRAGMENT = 1 << 14  # RFC 8446 section 5.1
@@ -48,6 +51,16 @@ class ClientHello(NamedTuple):
 
 def parse(data: bytes) -> ClientHello | None:
     """The hello at the beginning of `data`, None if it is not all there. Raises NotTls or Malformed."""
+    found = read(data)
+    return None if isinstance(found, int) else found
+
+
+def read(data: bytes) -> ClientHello | int:
+    """The hello at the beginning of `data`, or how many bytes there have to be before another look can tell more.
+
+    So one that drips in is looked at a few times for each of its records, and not once for each byte. Raises NotTls or
+    Malformed.
+    """
     if len(data) > _HEADERS:
         record, room, message_header = _BOTH_HEADERS.unpack_from(data)
         if record == _HANDSHAKE_3 and message_header >> 24 == _CLIENT_HELLO:
@@ -62,7 +75,7 @@ def parse(data: bytes) -> ClientHello | None:
         header = data[at : at + _RECORD_HEADER]
         _check_header(header, first=at == 0)
         if len(header) < _RECORD_HEADER:
-            return None
+            return at + (len(header) + 1 if len(header) < 2 else _RECORD_HEADER)  # its first two bytes are told by one
         length = int.from_bytes(header[3:5])
         if not 0 < length <= _MAX_FRAGMENT:
             raise Malformed(f"a record of {length} bytes")
@@ -75,10 +88,11 @@ def parse(data: bytes) -> ClientHello | None:
             if needed > LIMIT:
                 raise Malformed(f"the hello is longer than {LIMIT} bytes")
         at += length
-        if len(message) >= needed:
+        missing = needed - len(message) if message else 1
+        if missing <= 0:
             return _hello(bytes(message[_MESSAGE_HEADER:needed]))
         if len(data) < at:
-            return None
+            return min(at, len(data) + missing)
     raise Malformed(f"a hello in more than {RECORDS} records")
 
 
@@ -117,13 +131,15 @@ def _hello(data: bytes) -> ClientHello:
         bodies = _layouts.find(data[at:])
     except Twice:
         raise Malformed("an extension twice") from None
+    except TooMany:
+        raise Malformed(f"more than {EXTENSIONS} extensions") from None
     if bodies is None:
         raise Malformed(_TOO_SHORT)
     server_name, alpn = bodies
     return _said(server_name, alpn) if alpn is None or len(alpn) <= _SHORT else _read(server_name, alpn)
 
 
-_layouts = Layouts()
+_layouts = Layouts(EXTENSIONS)
 
 
 def _read(server_name: bytes | None, alpn: bytes | None) -> ClientHello:
@@ -158,13 +174,13 @@ def _server_name(body: bytes) -> str:
 
 
 def _alpn(body: bytes) -> tuple[str, ...]:
-    """RFC 7301 section 3.1."""
+    """RFC 7301 section 3.1. The first PROTOCOLS of them: they decide nothing, and are for people."""
     size = len(body)
     if size < 3 or body[0] << 8 | body[1] != size - 2:
         raise Malformed("no proper list of protocols")
-    found = []
+    found: list[str] = []
     at = 2
-    while at < size:
+    while at < size and len(found) < PROTOCOLS:
         length = body[at]
         at += 1 + length
         if not length or at > size:

@@ -16,6 +16,8 @@ SIZES = 64  # of blocks of extensions whose layouts are kept; beyond that all ar
 WAYS = 4  # layouts kept for each size
 MOST = 32  # extensions of a layout that is kept; clients have a dozen or two
 
+MOST_BYTES = (1 << 16) - 1  # of a block: RFC 8446 section 4.1.2
+
 _EXTENSION = struct.Struct("!HH")  # type, length
 
 Bodies = tuple[bytes | None, bytes | None]  # of server_name and ALPN
@@ -23,6 +25,10 @@ Bodies = tuple[bytes | None, bytes | None]  # of server_name and ALPN
 
 class Twice(ValueError):
     """An extension is there twice."""
+
+
+class TooMany(ValueError):
+    """There are more extensions than are looked at."""
 
 
 class _Layout:
@@ -57,15 +63,19 @@ class _Layout:
 
 
 class Layouts:
-    """The layouts that were found last, by the size of the block, in bytes."""
+    """The layouts that were found last, by the size of the block, in bytes.
 
-    def __init__(self) -> None:
+    A block of more than `most` extensions is not walked to its end, which would take as long as they are many.
+    """
+
+    def __init__(self, most: int = MOST_BYTES // _EXTENSION.size) -> None:
+        self._most = most
         self._of_size: dict[int, list[_Layout]] = {}
 
     def find(self, block: bytes) -> Bodies | None:
         """What two extensions contain, None for one that is not there; None if these are no whole extensions.
 
-        Raises Twice.
+        Raises Twice or TooMany.
         """
         for layout in self._of_size.get(len(block), ()):
             look = layout.look
@@ -79,7 +89,9 @@ class Layouts:
         server_name = alpn = None
         unpack = _EXTENSION.unpack_from
         try:
-            while at < size:
+            for _ in range(self._most):
+                if at >= size:
+                    break
                 kind, length = unpack(block, at)
                 at += _EXTENSION.size + length
                 found += kind, length
@@ -89,6 +101,8 @@ class Layouts:
                     alpn = block[at - length : at]
         except struct.error:
             return None
+        if at < size:
+            raise TooMany
         if at != size:
             return None
         kinds = found[::2]

@@ -18,6 +18,7 @@ from relay.engines.acknowledged import fin_received
 from relay.engines.ages import Ages
 from relay.engines.contract import NEVER, Action, Address, Close, Dial, Event, Pump, Refuse, Sniff, Wait
 from relay.engines.lingering import Lingering
+from relay.engines.preread import Preread
 
 logger = logging.getLogger("relay.engine")
 
@@ -28,11 +29,22 @@ RESET_ERRNOS = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.E
 class Sniffing:
     """What was received from a client before anything was dialled."""
 
-    __slots__ = ("data", "limit")
+    __slots__ = ("data", "least", "limit")
 
     def __init__(self, limit: int) -> None:
-        self.data = b""
+        self.data: bytes | bytearray = b""  # nearly all hellos come in one piece, and are kept as it came
         self.limit = limit  # bytes in all
+        self.least = 0  # bytes in all that the handler wants to see
+
+    def add(self, part: bytes) -> bool:
+        """Keep what has come; whether the handler is to be told."""
+        if not self.data:
+            self.data = part
+        elif type(self.data) is bytearray:
+            self.data += part
+        else:
+            self.data = bytearray(self.data) + part
+        return len(self.data) >= min(self.least, self.limit)
 
     @property
     def room(self) -> int:
@@ -78,7 +90,8 @@ L = TypeVar("L", bound=Link)
 class Actions(ABC, Generic[L]):
     """The engine-independent part of what happens to one connection."""
 
-    def __init__(self) -> None:
+    def __init__(self, held_limit: int = 0) -> None:
+        self._preread: Preread[L] = Preread(held_limit)
         self._links: dict[L, None] = {}  # as accepted; those that are being retired have been moved to the end
         self._new: list[L] = []  # since the last tick; most are over by the next one
         self._early: set[L] = set()  # those that lived to see a tick and no bytes flow yet: waiting or dialling
@@ -154,6 +167,8 @@ class Actions(ABC, Generic[L]):
             self._dial(link, action)
         elif type(action) is Pump:
             link.active = monotonic()
+            if self._preread.whole:
+                self._preread.forget(link)
             if link.settled is False:
                 self._early.discard(link)
                 self._new.append(link)
@@ -176,7 +191,7 @@ class Actions(ABC, Generic[L]):
         if sniffing is None:
             sniffing = link.sniffing = Sniffing(action.limit)
             link.deadline = monotonic() + action.timeout if action.timeout else NEVER
-        sniffing.limit = action.limit
+        sniffing.limit, sniffing.least = action.limit, action.least
         if sniffing.limit <= len(sniffing.data):
             raise TypeError(f"there is nothing more to sniff: {action.limit} bytes were received")
         self._sniff(link, sniffing)
@@ -186,18 +201,32 @@ class Actions(ABC, Generic[L]):
         sniffing = link.sniffing
         assert sniffing is not None
         if part:
-            sniffing.data += part
             link.client.received += len(part)
-            self._sniffed(link, SNIFFED)
+            if sniffing.add(part):
+                self._sniffed(link, SNIFFED)
+            else:
+                self._sniff(link, sniffing)
+            if link.sniffing is sniffing and link in self._links:
+                self._unfinished(link, len(part))
         else:
             link.client.ended = True
             self._sniffed(link, Event.SNIFF_ENDED)
 
+    def _unfinished(self, link: L, size: int) -> None:
+        """So many bytes have come of what is not whole; if that is too much in all, the oldest have no time left."""
+        self._preread.grow(link, size)
+        while (oldest := self._preread.too_much()) is not None:
+            self._preread.forget(oldest)
+            self._guarded(oldest, self._sniffed, oldest, SNIFF_TIMEOUT)
+
     def _sniffed(self, link: L, event: Event) -> None:
         assert link.sniffing is not None
-        action = link.handler.advance(event, link.sniffing.data)
+        data = bytes(link.sniffing.data)
+        action = link.handler.advance(event, data)
         if type(action) is not Sniff or event is SNIFF_TIMEOUT:
             link.sniffing = None
+            if type(action) is not Close:
+                self._preread.finish(link, len(data))
         self._perform(link, action)
 
     def _failed(self, link: L, event: Event, number: int | None) -> None:
@@ -257,6 +286,8 @@ class Actions(ABC, Generic[L]):
             self._retiring.pop(link, None)
         if self._aged.waiting:
             self._aged.discard(link)
+        if self._preread.bytes:
+            self._preread.forget(link)
         self._end(link, reset_client, reset_upstream)
 
     def _report(self, link: L) -> None:

@@ -74,7 +74,8 @@ class Wait(NamedTuple):
 class Sniff(NamedTuple):
     """Receive from the client, `limit` bytes in all at most; answered with SNIFFED whenever something has come.
 
-    A further Sniff in answer goes on with it.
+    A further Sniff in answer goes on with it. With `least`, SNIFFED is told once there are so many bytes in all, or as
+    many as there may be. The engine may tell SNIFF_TIMEOUT early, when all that is sniffed takes too much memory.
 
     What was received is the handler's from then on: it goes to the upstream as `Pump.first`, as far as it is to go
     there. It counts as received from the client. `timeout` seconds are for all that comes until another action (0:
@@ -83,6 +84,7 @@ class Sniff(NamedTuple):
 
     limit: int
     timeout: float
+    least: int = 0
 
 
 class Dial(NamedTuple):

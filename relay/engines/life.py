@@ -31,8 +31,8 @@ class Life(Actions[L]):
     link_type: type[L]
     _acceptor: Acceptor  # made by the engine
 
-    def __init__(self, timeouts: Timeouts, tcp: TcpOptions) -> None:
-        super().__init__()
+    def __init__(self, timeouts: Timeouts, tcp: TcpOptions, held_limit: int) -> None:
+        super().__init__(held_limit)
         self._timeouts = timeouts
         self._debtors: Debtors[L] = Debtors(tcp.user_timeout)
         self._to_sort: list[L] = []  # those that have lived to see a tick, and have yet to be looked at

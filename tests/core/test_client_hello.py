@@ -12,7 +12,17 @@ import trustme
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from relay.core.client_hello import LIMIT, RECORDS, ClientHello, Malformed, NotTls, parse
+from relay.core.client_hello import (
+    EXTENSIONS,
+    LIMIT,
+    PROTOCOLS,
+    RECORDS,
+    ClientHello,
+    Malformed,
+    NotTls,
+    parse,
+    read,
+)
 from tests.core.hellos import (
     MLKEM,
     PADDING,
@@ -99,6 +109,34 @@ def test_piece_by_piece_gives_the_same(data: bytes, draw: st.DataObject) -> None
     assert result_of(data + b"\x16\x03\x01\x00\x01") == whole or whole is None
 
 
+@MANY
+@given(st.one_of(hellos().map(lambda built: built[0]), damaged(), st.binary(max_size=200)))
+def test_a_look_that_is_put_off_comes_in_time(data: bytes) -> None:
+    """Before there are as many bytes as the last look asked for, there is nothing to be seen."""
+    due = 0
+    for end in range(len(data) + 1):
+        try:
+            found = read(data[:end])
+        except (NotTls, Malformed):
+            assert end >= due
+            break
+        if isinstance(found, ClientHello):
+            assert end >= due
+            break
+        assert found > end, "more than there is"
+        assert found >= due
+        due = found
+
+
+@MANY
+@given(hellos())
+def test_a_hello_that_drips_is_looked_at_a_few_times_for_each_record(built: tuple[bytes, Any, Any]) -> None:
+    data, end, looks = built[0], 0, 0
+    while not isinstance(found := read(data[:end]), ClientHello):
+        end, looks = found, looks + 1
+    assert looks <= 9 * data.count(b"\x16\x03\x01") + 1
+
+
 @pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("protocols", [(), ("mqtt", "x-amqp"), ("h2", "http/1.1")])
 @pytest.mark.parametrize("name", ["hub.example", "Hub.Example", "bücher.example", "10.0.0.4", None])
@@ -175,6 +213,21 @@ def test_every_beginning_of_a_hello_is_not_enough() -> None:
 )
 def test_what_is_no_hello(data: bytes, error: object) -> None:
     assert result_of(data) == error
+
+
+@pytest.mark.parametrize(("count", "fits"), [(EXTENSIONS - 1, True), (EXTENSIONS, False), (3500, False)])
+def test_as_many_extensions_as_no_client_has(count: int, fits: bool) -> None:
+    """Beside its name; each takes its time, and there is room for thousands."""
+    data = records(hello(NAME + b"".join(extension(1000 + number, b"") for number in range(count))))
+    for _ in range(3):
+        assert result_of(data) == (ClientHello("hub.example", ()) if fits else Malformed)
+
+
+def test_the_names_of_protocols_are_read_as_far_as_somebody_may_want_to_read_them() -> None:
+    names = [b"%04d" % number for number in range(3000)]
+    for count in (PROTOCOLS, PROTOCOLS + 1, 3000):
+        found = parse(records(hello(NAME + alpn(names[:count]))))
+        assert found == ClientHello("hub.example", tuple(name.decode() for name in names[:PROTOCOLS]))
 
 
 @pytest.mark.parametrize(("size", "fits"), [(LIMIT - 1000, True), (LIMIT, False), (60_000, False)])

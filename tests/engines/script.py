@@ -72,7 +72,7 @@ class ScriptedHandler:
         with self._changed:
             self.events.append((event, value))
             self._changed.notify_all()
-        answer = self._script.answers.get(event) or ANSWERS[event]
+        answer = answers[event] if event in (answers := self._script.answers) else ANSWERS[event]  # Refuse() is false
         action = answer(self, value) if callable(answer) else answer
         self._over = event not in STEPS  # not if the answer was an exception: then DEFECT is to come
         return action

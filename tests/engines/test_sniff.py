@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from relay.engines.contract import Action, Dial, Event, Pump, Refuse, Sniff, Wait
+from relay.engines.preread import SHARE
 from tests.engines.lab import Lab
 from tests.engines.peers import (
     end,
@@ -69,6 +70,63 @@ def test_byte_by_byte(lab: Lab) -> None:
     upstream = lab.accepted(server)
     client.sendall(data[40:])
     assert receive(upstream, 100) == data
+
+
+def test_nobody_is_told_before_enough_has_come(lab: Lab) -> None:
+    engine = lab.start()
+    server = lab.listening()
+    script = until(5, lab.dial(server))
+    client = lab.connected(lab.listen(engine, Script(Sniff(LIMIT, NEVER, least=5), script.answers)))
+    handler = engine.handler_of(client)
+    for number in range(4):
+        client.sendall(b"hello"[number : number + 1])
+        engine.wait(lambda number=number: engine.engine.held == number + 1, "that byte is held")  # type: ignore[misc]
+    assert not handler.events
+    client.sendall(b"o and more")
+    upstream = lab.accepted(server)
+    assert receive(upstream, 14) == b"hello and more"
+    assert [event for event, _ in handler.events].count(Event.SNIFFED) == 1
+    assert engine.call(lambda: engine.engine.held) == 0
+
+
+def test_what_is_short_of_enough_at_the_end_or_the_limit_is_told(lab: Lab) -> None:
+    engine = lab.start()
+    script = Script(Sniff(LIMIT, NEVER, least=LIMIT + 1), {Event.SNIFFED: Refuse(), Event.SNIFF_ENDED: Refuse()})
+    address = lab.listen(engine, script)
+    for data, event in ((b"half", Event.SNIFF_ENDED), (bytes(LIMIT), Event.SNIFFED)):
+        client = lab.connected(address)
+        handler = engine.handler_of(client)
+        client.sendall(data)
+        if len(data) < LIMIT:
+            end(client)
+        receive_to_reset(client)
+        assert handler.events[-1] == (event, data)
+    engine.wait_gone()
+
+
+def test_of_too_many_that_are_not_whole_the_oldest_go(lab: Lab) -> None:
+    """They take a quarter of `held_limit` and no more; whoever says all at once is served meanwhile."""
+    engine = lab.start(held_limit=SHARE * 10 * LIMIT)
+    server = lab.listening()
+    script = until(LIMIT, lab.dial(server))
+    slow = lab.listen(engine, Script(Sniff(LIMIT, NEVER), {**script.answers, Event.SNIFF_TIMEOUT: Refuse()}))
+    quick = lab.line(engine)
+    clients = []
+    for number in range(30):
+        client = lab.connected(slow)
+        handler = engine.handler_of(client)
+        client.sendall(bytes(LIMIT - 1))
+        engine.wait(lambda handler=handler: handler.events, "it is sniffed")  # type: ignore[misc]
+        clients.append(client)
+        assert engine.call(lambda: engine.engine.held) <= 10 * LIMIT
+        if number % 10 == 0:
+            assert quick.open()
+    for client in clients[:20]:
+        receive_to_reset(client)
+    for client in clients[20:]:
+        client.sendall(b"x")
+        assert receive(lab.accepted(server), LIMIT) == bytes(LIMIT - 1) + b"x"
+    engine.wait(lambda: engine.engine.held == 0, "nothing is held")
 
 
 def test_no_more_than_the_limit_is_taken(lab: Lab) -> None:

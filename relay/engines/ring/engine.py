@@ -44,7 +44,7 @@ class RingEngine(Life[Link]):
         buffers: int = BUFFERS,
         multishot_receive: bool = True,
     ) -> None:
-        super().__init__(timeouts, tcp)
+        super().__init__(timeouts, tcp, held_limit)
         if not isinstance(loop, RingLoop):
             raise TypeError("the ring engine needs a RingLoop")
         self._report_source = report_source
@@ -69,7 +69,7 @@ class RingEngine(Life[Link]):
 
     @property
     def held(self) -> int:
-        return self._pump.held
+        return self._pump.held + self._preread.bytes
 
     def close(self) -> None:
         self._acceptor.close()
@@ -162,6 +162,8 @@ class RingEngine(Life[Link]):
             action = link.handler.advance(CONNECTED, source)
             if type(action) is Pump and link.settled is None:  # by far the most frequent
                 link.active = monotonic()
+                if self._preread.whole:
+                    self._preread.forget(link)
                 client = link.client
                 if client.poll_in or client.ended or self._waiting.careful:
                     self._pump.start(client, side, action.first)

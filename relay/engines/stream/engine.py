@@ -43,7 +43,7 @@ class StreamEngine(Life[Link]):
         report_source: bool = False,
         held_limit: int = 0,
     ) -> None:
-        super().__init__(timeouts, tcp)
+        super().__init__(timeouts, tcp, held_limit)
         self._loop = loop
         self._set_options(tcp)
         self._report_source = report_source
@@ -61,7 +61,7 @@ class StreamEngine(Life[Link]):
 
     @property
     def held(self) -> int:
-        return self._pump.held
+        return self._pump.held + self._preread.bytes
 
     def close(self) -> None:
         self._acceptor.close()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+
 import pytest
 
 from relay.core.client_hello import LIMIT
-from tests.clients import connect, exchange, was_reset
+from relay.engines.preread import SHARE
+from tests.clients import connect, exchange, receive, was_reset
 from tests.core.hellos import PADDING, by_openssl, extension, hello, records, server_name
-from tests.harness import Start
+from tests.harness import Json, Start
 from tests.relay_toml import listener, settings
 from tests.tls import NAME
 from tests.upstreams import Echo
@@ -19,6 +23,48 @@ def test_a_hello_that_is_too_long(echo: Echo, start: Start, size: int) -> None:
     data = records(hello(server_name(NAME.encode()) + extension(PADDING, bytes(size))))
     with connect(relay.address()) as client:
         client.sendall(data[:LIMIT])
+        assert was_reset(client)
+    relay.wait_outcomes({"refused_tls": 1})
+
+
+def test_hellos_that_never_come_whole_are_counted_and_take_no_more_than_their_share(echo: Echo, start: Start) -> None:
+    """The oldest go; whoever says all of it is served, in two pieces as well."""
+    tables = "[limits]\nheld_bytes = 4000000\n[timeouts]\nclient_hello = 0.0"
+    relay = start(settings(listener(echo.address, more=f'sni = ["{NAME}"]'), tables=tables))
+    part = records(hello(server_name(NAME.encode()) + extension(PADDING, bytes(LIMIT - 500))))[: LIMIT - 600]
+    room = 4_000_000 // SHARE // len(part)
+    whole = by_openssl(NAME)
+    with contextlib.ExitStack() as stack:
+        slow = []
+        for number in range(2 * room):
+            slow.append(stack.enter_context(connect(relay.address())))
+            slow[-1].sendall(part)
+            if number % 20 == 0:
+                with connect(relay.address()) as client:
+                    client.sendall(whole[:100])
+                    assert exchange_rest(client, whole)
+        assert all(was_reset(client) for client in slow[:room])
+        relay.wait_status(lambda status: held(status) == room * len(part), what="the rest is held")
+        relay.wait_active(room)
+    relay.wait_active(0)
+    relay.wait_status(lambda status: held(status) == 0, what="nothing is held")
+
+
+def held(status: Json) -> int:
+    return sum(worker["held_bytes"] for worker in status["workers"])
+
+
+def exchange_rest(client: socket.socket, whole: bytes) -> bool:
+    """Say the rest of a hello; whether an echo sends all of it back."""
+    client.sendall(whole[100:])
+    return receive(client, len(whole)) == whole
+
+
+def test_thousands_of_extensions_are_refused(echo: Echo, start: Start) -> None:
+    relay = start(settings(listener(echo.address, more=f'sni = ["{NAME}"]')))
+    many = b"".join(extension(1000 + number, b"") for number in range(3500))
+    with connect(relay.address()) as client:
+        client.sendall(records(hello(server_name(NAME.encode()) + many)))
         assert was_reset(client)
     relay.wait_outcomes({"refused_tls": 1})
 
