@@ -269,8 +269,8 @@ class Listener(Section):
     )
     sni: Annotated[tuple[ServerName, ...], Listed] = Field(
         default=(),
-        description="names that TLS clients may ask for, each exact or *.suffix; what is not TLS, or names none of "
-        "them, is refused; empty = everything passes unread",
+        description="names that TLS clients may ask for in their first hello, each exact or *.suffix; what is not TLS, or "
+        "names none of them, is refused; what comes after that hello passes unread; empty = everything does",
     )
     proxy_protocol: Literal["off", "accept", "require"] = Field(
         default="off",

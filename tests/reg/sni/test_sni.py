@@ -13,14 +13,16 @@ from pathlib import Path
 import pytest
 
 from tests.clients import connect, drain, receive, was_reset
-from tests.core.hellos import by_openssl, hello, records, server_name, tls13
+from tests.core.hellos import KEY_SHARE, X25519, by_openssl, extension, hello, records, server_name, tls13, vector
 from tests.harness import Json, Relay, Start
+from tests.observe import wait_until
 from tests.relay_toml import listener, settings
 from tests.tls import NAME, Tls
 from tests.upstreams import Echo, Upstream, http_hello
 
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+HANDSHAKE = 22  # type of a TLS record
 TIMEOUT = 1.0  # seconds for a hello, where a test waits for it to pass
 SNI = f'sni = ["{NAME}", "*.devices.example"]'
 
@@ -163,3 +165,35 @@ def test_a_name_cannot_break_a_line_of_the_log(echo: Echo, start: Start) -> None
     relay.wait_outcomes({"refused_sni": 1})
     (entry,) = lines(relay)
     assert entry["sni"] == name.decode().lower()
+
+
+# The base point of P-256, SEC 2 section 2.4.2: a public key like any other.
+POINT = bytes.fromhex(
+    "046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c2964fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ecec"
+    "bb6406837bf51f5"
+)
+P256 = 0x0017
+SECOND_SHARE = vector(2, P256.to_bytes(2) + vector(2, POINT))
+
+
+def test_a_second_hello_is_passed_on_unread_whatever_it_names(start: Start, tls: Tls) -> None:
+    """What the documentation says of the filter: after a HelloRetryRequest (RFC 8446 section 4.1.4), here because the
+    server wants another group, the hello comes again in clear. Nothing but its key share may differ (section 4.1.2),
+    and OpenSSL serves the name of the second all the same.
+    """
+    tls.server.set_ecdh_curve("prime256v1")
+    session = bytes(range(32))
+    first = records(hello(server_name(NAME.encode()) + tls13(((X25519, 32),)), session))
+    share = extension(KEY_SHARE, SECOND_SHARE)
+    second = records(
+        hello(server_name(b"other.example") + tls13(()).replace(extension(KEY_SHARE, b"\0\0"), share), session)
+    )
+    with Upstream(lambda _sock: None, tls=tls.server) as upstream:
+        relay = gated(start, upstream.address)
+        with connect(relay.address()) as client:
+            client.sendall(first)
+            assert receive(client, 5)[0] == HANDSHAKE, "the request for another one"
+            client.sendall(second)
+            wait_until(lambda: tls.names == [NAME, "other.example"], what="the server was asked for both names")
+        (line,) = lines(relay)
+    assert (line["sni"], line["bytes_up"]) == (NAME, len(first) + len(second))
