@@ -154,7 +154,8 @@ class TimeoutSettings(Section):
     )
     max_age: Duration = Field(
         default=0.0,
-        description="seconds that a connection lives at most, so that load evens out after a scale-out; 0 = no limit",
+        description="seconds after which a connection is closed, so that load evens out after a scale-out; where very "
+        "many are of one age, the last of them up to drain.window later; 0 = no limit",
     )
     max_age_jitter: float = Field(
         default=0.1,
@@ -269,8 +270,8 @@ class Listener(Section):
     )
     sni: Annotated[tuple[ServerName, ...], Listed] = Field(
         default=(),
-        description="names that TLS clients may ask for in their first hello, each exact or *.suffix; what is not TLS, or "
-        "names none of them, is refused; what comes after that hello passes unread; empty = everything does",
+        description="names that TLS clients may ask for in their first hello, each exact or *.suffix; what is not TLS, "
+        "or names none of them, is refused; what comes after that hello passes unread; empty = everything does",
     )
     proxy_protocol: Literal["off", "accept", "require"] = Field(
         default="off",

@@ -12,7 +12,6 @@ import contextlib
 import faulthandler
 import gc
 import logging
-import math
 import os
 import signal
 import socket
@@ -41,7 +40,7 @@ from relay.control import (
 )
 from relay.core import counters
 from relay.core.counters import Layout
-from relay.core.drain import Pace
+from relay.core.drain import AgePace, Pace
 from relay.engines.choice import make_loop
 from relay.engines.contract import Event
 from relay.logs import LogWriter, mark_output
@@ -75,6 +74,7 @@ class Worker:
         self._log_writer = LogWriter(STDOUT) if spec.access_log else None
         self._drain: Drain | None = None
         self._pace = Pace(0, 0.0, 0.0)
+        self._age_pace = AgePace()
         self._expected_tick = 0.0
         self._ticking = False  # the engine has more to look at, and is about to be asked to
         self.done = asyncio.Event()
@@ -144,10 +144,11 @@ class Worker:
             self._loop.call_soon(self._tick_engine)
 
     def _tick_ages(self) -> None:
-        """End those that have lived long enough: no faster than a drain would."""
-        window = self._spec.drain_window
-        count = math.ceil(self._engine.connections * TICK / window) if window > TICK else self._engine.connections
-        self._engine.retire_aged(count, Event.AGED)
+        """End those that have lived long enough: no faster than a drain would, and all of them in its time."""
+        waiting = self._engine.retire_aged(0, Event.AGED)
+        count = self._age_pace.due(self._engine.connections, waiting, TICK, self._spec.drain_window)
+        if count:
+            self._engine.retire_aged(count, Event.AGED)
 
     def _publish(self, now: float) -> None:
         block = self._block

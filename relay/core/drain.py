@@ -14,6 +14,7 @@ or does anything: `step` says what is to be done.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -242,6 +243,23 @@ for _event in Event:
 for _phase in Phase:
     if _phase is not Phase.ENDED:
         _TRANSITIONS[_phase, Event.HURRY] = _hurry
+
+
+class AgePace:
+    """How many of those that have lived long enough may be told to close by each tick: as many as a drain would tell.
+
+    The pace is that of the most connections since somebody last waited for it. So whoever comes to wait, behind no more
+    than all others, has had its turn after the window; the pace of what is left would grow ever slower.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def due(self, connections: int, waiting: int, tick: float, window: float) -> int:
+        """For this tick. `connections` are all, `waiting` those who wait; the times are seconds."""
+        wanted = math.ceil(connections * tick / window) if window > tick else connections
+        self._count = max(self._count, wanted) if waiting else 0
+        return min(self._count, waiting)
 
 
 class Pace:

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections import deque
 from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.drain import GRACE, HANDSHAKES, LATE, LEAST_GRACE, Do, Event, Order, Pace, Phase, State, split, step
+from relay.core.drain import (
+    GRACE,
+    HANDSHAKES,
+    LATE,
+    LEAST_GRACE,
+    AgePace,
+    Do,
+    Event,
+    Order,
+    Pace,
+    Phase,
+    State,
+    split,
+    step,
+)
 
 TERM = Order(15.0, 60.0, ends=True, reason="SIGTERM")
 ADMIN = Order(15.0, 60.0, ends=False, reason="admin")
@@ -198,6 +214,34 @@ def test_closes_are_even_and_complete(count: int, window: float, steps: list[flo
         if now < 1000.0 + window:
             assert abs(begun - count * (now - 1000.0) / window) <= 1.0
     assert begun + pace.due(1000.0 + window + 1.0) == count
+
+
+@given(st.integers(1, 20_000), st.floats(0.0, 90.0), st.lists(st.integers(0, 500), max_size=40), st.floats(0.0, 1.0))
+def test_who_has_lived_long_enough_has_its_turn_within_the_window(
+    others: int, window: float, come_of_age: list[int], part: float
+) -> None:
+    """Thousands at once, then some at each tick; in the order in which they came to wait."""
+    tick, connections, pace = 0.5, others, AgePace()
+    waiting: deque[list[float]] = deque()  # since when, how many
+    arrivals = iter([int(others * part), *come_of_age])
+    now, most = 0.0, others
+    while (more := next(arrivals, -1)) >= 0 or waiting:
+        if more > 0:
+            waiting.append([now, more])
+            connections = max(connections, sum(int(count) for _, count in waiting))
+            most = max(most, connections)
+        count = pace.due(connections, sum(int(count) for _, count in waiting), tick, window)
+        assert count <= (math.ceil(most * tick / window) if window > tick else most), "no more at once than a drain"
+        connections -= count
+        while count:
+            assert now - waiting[0][0] <= window + tick
+            taken = min(count, int(waiting[0][1]))
+            waiting[0][1] -= taken
+            count -= taken
+            if not waiting[0][1]:
+                waiting.popleft()
+        now += tick
+    assert pace.due(connections, 0, tick, window) == 0
 
 
 def test_whoever_may_not_take_back_their_drain_makes_it_last() -> None:
