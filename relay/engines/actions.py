@@ -225,7 +225,7 @@ class Actions(ABC, Generic[L]):
         action = link.handler.advance(event, data)
         if type(action) is not Sniff or event is SNIFF_TIMEOUT:
             link.sniffing = None
-            if type(action) is not Close:
+            if data and type(action) is not Close:
                 self._preread.finish(link, len(data))
         self._perform(link, action)
 
