@@ -50,7 +50,7 @@ class Orders:
 
     drain: Callable[[str], None]
     undrain: Callable[[], str]
-    reload: Callable[[str], list[str]]
+    reload: Callable[[str], Awaitable[list[str]]]
 
 
 def health_app(status: Status) -> web.Application:
@@ -88,7 +88,7 @@ def admin_app(
         return web.Response(status=409 if problem else 200, text=f"{problem or 'ok'}\n")
 
     async def reload(_request: web.Request) -> web.StreamResponse:
-        problems = orders.reload("admin")
+        problems = await orders.reload("admin")
         return web.Response(status=409 if problems else 200, text="\n".join([*problems, ""]) if problems else "ok\n")
 
     @web.middleware

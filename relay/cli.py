@@ -115,9 +115,13 @@ _pid.__name__ = "process number"  # what argparse calls it in its message
 def _run(options: argparse.Namespace) -> int:
     from relay import settings, start
     from relay.plan import StartError
+    from relay.settings_file import read_apart
+
+    def load(before: settings.Settings | None) -> settings.Settings:
+        return settings.load(options.config, os.environ, before=before, read=read_apart)
 
     try:
-        return start.run(lambda: settings.load(options.config, os.environ), options.missing)
+        return start.run(load, options.missing)
     except settings.SettingsError as error:
         return _complain(error.problems, 1 if error.absent else 2)
     except StartError as error:
@@ -126,10 +130,13 @@ def _run(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     from relay import check, settings
+    from relay.settings_file import read_apart
 
     try:
         return check.run(
-            lambda environ: settings.load(options.config, environ), connect=options.connect, pid=options.running
+            lambda environ: settings.load(options.config, environ, read=read_apart),
+            connect=options.connect,
+            pid=options.running,
         )
     except settings.SettingsError as error:
         return _complain(error.problems, 1 if error.absent else 2)
@@ -137,9 +144,11 @@ def _check(options: argparse.Namespace) -> int:
 
 def _config(options: argparse.Namespace) -> int:
     from relay import settings
+    from relay.settings_file import read_apart
 
     try:
-        print(settings.render(settings.load(options.config, os.environ, require_listeners=False)), end="")
+        loaded = settings.load(options.config, os.environ, require_listeners=False, read=read_apart)
+        print(settings.render(loaded), end="")
     except settings.SettingsError as error:
         return _complain(error.problems, 1 if error.absent else 2)
     return 0
@@ -186,9 +195,10 @@ def _ask(options: argparse.Namespace, command: Callable[[str], int]) -> int:
             return command(DEFAULT)  # without the settings' models, which take longer to import than to ask
 
         from relay import settings
+        from relay.settings_file import read_apart
 
         try:
-            bind = settings.admin_bind(options.config, os.environ)
+            bind = settings.admin_bind(options.config, os.environ, read=read_apart)
         except settings.SettingsError as error:
             return _complain(error.problems, 1 if error.absent else 2)
         return command(at_bind(bind))

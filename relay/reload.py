@@ -3,19 +3,26 @@
 Established connections stay as they are, and no new one is refused. Whatever is wrong leaves everything as it was: a
 file with a mistake, an address that cannot be had, a setting that only a start can change.
 
-All of it is one step of the event loop: nobody sees half of it, and no worker is started by half of it.
+The settings are read and checked in a thread, since a file system may hang and a large file takes its time; what
+follows is one step of the event loop: nobody sees half of it, and no worker is started by half of it. One reload is
+under way at a time. Those that are asked for meanwhile wait, and share one further reading.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
+from relay import process
 from relay.binding import Port, port_of
 from relay.plan import Binding, Plan, StartError, limit_plan, rate_plan
 from relay.prepare import bind_all, limit_notes, listener_limits, watchdog_notes
 from relay.settings import Settings, SettingsError, names, value
+from relay.settings_file import READ_SECONDS
 from relay.settings_warnings import settings_warnings
 
 # What memory, processes and ports were made for at the start.
@@ -36,44 +43,126 @@ FIXED = (
 LEAVING = 5.0  # seconds in which a worker has closed a listening socket that it was to leave, and some
 
 
+LOAD_SECONDS = READ_SECONDS + 3.0  # for reading and checking; `relay reload` waits for ten
+
+
 class Reloader:
     """Reloads the settings of one run.
 
-    `load` reads them and raises SettingsError. `apply` gets the addresses that were not listened on before, once the
-    plan is a new one, and puts it into effect.
+    `load` reads them, is given those in effect, and raises SettingsError. `apply` gets the addresses that were not
+    listened on before, once the plan is a new one, and puts it into effect. `why_not` says what else is in the way, or
+    nothing.
     """
 
-    def __init__(self, plan: Plan, load: Callable[[], Settings], apply: Callable[[list[str]], None], log: Any) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        load: Callable[[Settings | None], Settings],
+        apply: Callable[[list[str]], None],
+        why_not: Callable[[], str],
+        log: Any,
+    ) -> None:
         self._plan = plan
         self._load = load
         self._apply = apply
+        self._why_not = why_not
         self._log = log
         self.results = {"ok": 0, "failed": 0}
+        self.pending = 0  # reloads that were asked for and not answered yet
+        self.reading = False
+        self._turn = asyncio.Lock()
+        self._answered = -1.0  # whoever asked before that time is answered by the last outcome
+        self._last: list[str] = []
         self._leaving: dict[Port, float] = {}  # until when a worker may have a socket there
 
-    def reload(self, reason: str, why_not: str = "") -> list[str]:
-        """Reload; what is in the way, a line each, or nothing. `why_not`: something else is."""
-        problems = [why_not] if why_not else self._try(reason)
+    async def reload(self, reason: str) -> list[str]:
+        """Reload; what is in the way, a line each, or nothing."""
+        self.pending += 1
+        try:
+            problems = await self._in_turn(reason)
+        finally:
+            self.pending -= 1
         self.results["failed" if problems else "ok"] += 1
         if problems:
             self._log.error("reload failed", reason=reason, problems=problems)
         return problems
 
-    def _try(self, reason: str) -> list[str]:
-        plan = self._plan
+    async def _in_turn(self, reason: str) -> list[str]:
+        if problem := self._why_not():
+            return [problem]
+        asked = time.monotonic()
+        async with self._turn:
+            if asked < self._answered:
+                return self._last
+            began = time.monotonic()
+            try:
+                self._last = self._try(await self._read(), reason)
+            except SettingsError as error:
+                self._last = error.problems
+            except Exception as error:  # noqa: BLE001 - the reason goes to whoever asked, with its traceback to the log
+                self._log.exception("reload failed", reason=reason)
+                self._last = [f"a defect of relay: {error!r}"]
+            # If the file system hangs, those who have been waiting meanwhile would only wait as long again.
+            ended = time.monotonic()
+            self._answered = ended if ended - began >= READ_SECONDS else began
+            return self._last
+
+    async def _read(self) -> Settings:
+        """Read the settings in a thread of its own, which the end of the process does not wait for.
+
+        Raises SettingsError.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Settings] = loop.create_future()
+        before = self._plan.settings
+
+        def deliver(settings: Settings | None, error: Exception | None) -> None:
+            if done.cancelled():
+                return
+            if error is not None:
+                done.set_exception(error)
+            elif settings is not None:
+                done.set_result(settings)
+
+        def run() -> None:
+            process.hold()  # what it starts must not be ended by a signal that is for the supervisor
+            settings, problem = None, None
+            try:
+                settings = self._load(before)
+            except Exception as error:  # noqa: BLE001 - raised again where the result is waited for
+                problem = error
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(deliver, settings, problem)
+
+        self.reading = True
         try:
-            settings = self._load()
-        except SettingsError as error:
-            return error.problems
+            threading.Thread(target=run, name="settings", daemon=True).start()
+            return await asyncio.wait_for(done, LOAD_SECONDS)
+        except TimeoutError:
+            raise SettingsError([f"settings: not read within {LOAD_SECONDS:g} s"]) from None
+        except RuntimeError as error:
+            raise SettingsError([f"settings: not read: {error}"]) from None
+        finally:
+            self.reading = False
+
+    def _try(self, settings: Settings, reason: str) -> list[str]:
+        """Put the settings into effect, in one step; what is in the way, or nothing."""
+        plan = self._plan
+        if problem := self._why_not():  # since they were being read
+            return [problem]
         changed = changes(plan.settings, settings)
         if problems := refusals(plan, settings, changed):
             return problems
+        opened = lifted(plan.settings, settings)
         try:
             fresh = self._change(settings)
         except StartError as error:
             return error.problems
         self._apply(fresh)
         self._log.info("reloaded", reason=reason, changed=changed)
+        if opened:
+            left = restrictions(settings)
+            self._log.warning("access restrictions removed", settings=opened, left=sorted(left))
         for note in plan.notes:
             self._log.warning(note)
         return []
@@ -134,6 +223,31 @@ def changes(before: Settings, after: Settings) -> list[str]:
     ]
     old, new = ({item.name: item for item in settings.listeners} for settings in (before, after))
     return found + [f"listeners.{name}" for name in {**old, **new} if old.get(name) != new.get(name)]
+
+
+def restrictions(settings: Settings) -> dict[str, object]:
+    """What keeps clients out, by the names of the settings; what is off is left out."""
+    found: dict[str, object] = {
+        name: value(settings, name)
+        for name in (
+            "access.allow",
+            "access.deny",
+            "limits.max_connections_per_source",
+            "limits.connect_rate_per_source",
+        )
+    }
+    found |= {f"listeners.{item.name}.sni": item.sni for item in settings.listeners}
+    return {name: setting for name, setting in found.items() if setting}
+
+
+def lifted(before: Settings, after: Settings) -> list[str]:
+    """The restrictions that were there and are no more; a listener that goes takes its own with it."""
+    listeners = {f"listeners.{item.name}.sni" for item in after.listeners}
+    return sorted(
+        name
+        for name in restrictions(before).keys() - restrictions(after).keys()
+        if not name.startswith("listeners.") or name in listeners
+    )
 
 
 def refusals(plan: Plan, after: Settings, changed: list[str]) -> list[str]:

@@ -8,13 +8,14 @@ commands; workers are handed plain values and never import this, for pydantic ta
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from relay import settings_file
 from relay.address import format_hostport
 from relay.settings_problems import Whole, field_problems
 from relay.settings_render import render
@@ -42,6 +43,7 @@ __all__ = ["SHORTHAND_PORTS", "Listener", "Settings", "SettingsError", "admin_bi
 # What `upstream` stands for, name and port of each listener. The ports are an IoT Hub's (Azure, "Choose a device
 # communication protocol"): HTTPS and both WebSocket flavours 443, MQTT 8883, AMQP 5671.
 SHORTHAND_PORTS: Mapping[str, int] = {"https": 443, "mqtt": 8883, "amqp": 5671}
+MOST_NAMED = 5  # settings that a message names
 
 
 class Settings(BaseSettings):
@@ -111,7 +113,9 @@ def value(settings: Settings, name: str) -> object:
     return found
 
 
-def admin_bind(config: Path | None, environ: Mapping[str, str]) -> str:
+def admin_bind(
+    config: Path | None, environ: Mapping[str, str], *, read: Callable[[Path], bytes] = settings_file.read
+) -> str:
     """The effective `admin.bind` alone, as it was given, for commands that ask the relay that runs with these settings.
 
     Mistakes elsewhere do not matter: that relay may have started before they were made. Raises SettingsError if the
@@ -119,7 +123,7 @@ def admin_bind(config: Path | None, environ: Mapping[str, str]) -> str:
     """
     text = EnvironSource(Settings, environ).values.get("admin", {}).get("bind")
     if text is None:
-        file = FileSource(Settings, config)
+        file = FileSource(Settings, config, read)
         wrong = [problem for problem in file.problems if not file.readable or problem.startswith("admin:")]
         if wrong:
             raise SettingsError(wrong, absent=file.absent)
@@ -129,14 +133,22 @@ def admin_bind(config: Path | None, environ: Mapping[str, str]) -> str:
     return text
 
 
-def load(config: Path | None, environ: Mapping[str, str], *, require_listeners: bool = True) -> Settings:
+def load(
+    config: Path | None,
+    environ: Mapping[str, str],
+    *,
+    require_listeners: bool = True,
+    before: Settings | None = None,
+    read: Callable[[Path], bytes] = settings_file.read,
+) -> Settings:
     """The effective settings of the file `config`, if any, and of the RELAY_… variables in `environ`.
 
     `upstream` is always empty in the result: what it stood for is in `listeners`. There is at least one listener,
-    unless `require_listeners` is false (for showing settings, not for running them). Raises SettingsError with all
-    mistakes at once.
+    unless `require_listeners` is false (for showing settings, not for running them). `before` are the settings in
+    effect: a file that sets nothing any more must not undo them. `read` gives the content of the file. Raises
+    SettingsError with all mistakes at once.
     """
-    file, environment = FileSource(Settings, config), EnvironSource(Settings, environ)
+    file, environment = FileSource(Settings, config, read), EnvironSource(Settings, environ)
     problems = [*file.problems, *environment.problems]
     settings: Settings | None = None
     try:
@@ -147,6 +159,22 @@ def load(config: Path | None, environ: Mapping[str, str], *, require_listeners: 
     problems += whole.problems(SHORTHAND_PORTS, require_listeners=require_listeners)
     if problems or settings is None:
         raise SettingsError(problems, absent=file.absent and problems == file.problems)
+    loaded = _spelled_out(settings)
+    if before is not None and file.silent and (lost := _different(before, loaded)):
+        raise SettingsError(
+            [f"{file.silent}. That would undo {lost}; restart relay if it is to run without what the file had"]
+        )
+    return loaded
+
+
+def _different(before: Settings, after: Settings) -> str:
+    """The names of the settings that differ, for a message."""
+    found = [name for name in names() if value(before, name) != value(after, name)]
+    return ", ".join(found[:MOST_NAMED]) + (f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else "")
+
+
+def _spelled_out(settings: Settings) -> Settings:
+    """The settings with listeners in place of the shorthand `upstream`."""
     if not settings.upstream:
         return settings
     listeners = tuple(

@@ -148,6 +148,7 @@ class Whole:
             yield (
                 'upstream: not set, so there is nothing to relay to; set upstream = ["myhub.azure-devices.net"] in the '
                 "file, or RELAY_UPSTREAM=myhub.azure-devices.net, or write [[listeners]]"
+                + (f" ({self._file.silent})" if self._file.silent else "")
             )
         tables = [table for table in listeners if isinstance(table, dict)] if isinstance(listeners, list) else []
         names: dict[str, int] = {}

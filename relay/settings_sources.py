@@ -12,16 +12,16 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+from relay.settings_file import MAX_FILE, Unreadable
 from relay.settings_schema import NESTING, PREFIX, Kind, Setting, fields_of, leaves_of
 
-MAX_FILE = 1 << 20  # bytes; a settings file is some kilobytes, /dev/zero has no end
 MAX_SHOWN = 60  # characters of a value that a message repeats
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,30}")
@@ -39,25 +39,29 @@ def build(model: type[S], *sources: PydanticBaseSettingsSource) -> S:
 
 
 class FileSource(PydanticBaseSettingsSource):
-    """The settings of a TOML file; none without a file. `problems` says what was wrong with the file itself."""
+    """The settings of a TOML file; none without a file. `problems` says what was wrong with the file itself.
 
-    def __init__(self, settings_cls: type[BaseSettings], path: Path | None) -> None:
+    `read` gives the file's content, or raises Unreadable.
+    """
+
+    def __init__(self, settings_cls: type[BaseSettings], path: Path | None, read: Callable[[Path], bytes]) -> None:
         super().__init__(settings_cls)
         self.values: dict[str, Any] = {}
         self.problems: list[str] = []
         self.readable = True
-        self.absent = False  # the file cannot be had now, whatever is in it
+        self.absent = False  # the file cannot be had at this moment, whatever is in it
+        self.silent = ""  # that the file sets nothing, and its name
         if path is not None:
-            self._read(path)
+            self._read(path, read)
+            if self.readable and not _sets_anything(self.values):
+                self.silent = f"{printable(str(path))} sets nothing: it is empty, or all of it is commented out"
 
-    def _read(self, path: Path) -> None:
+    def _read(self, path: Path, read: Callable[[Path], bytes]) -> None:
         try:
-            with path.open("rb") as file:
-                data = file.read(MAX_FILE + 1)
-            self.values = _parse_toml(data)
-        except OSError as error:
-            self.absent = True
-            self._unreadable(f"--config {printable(str(path))}: {(error.strerror or str(error)).lower()}")
+            self.values = _parse_toml(read(path))
+        except Unreadable as error:
+            self.absent = error.absent
+            self._unreadable(f"--config {printable(str(path))}: {error}")
         except ValueError as error:
             self._unreadable(f"{printable(str(path))}: {error}")
         for section in fields_of(self.settings_cls):
@@ -108,6 +112,11 @@ class EnvironSource(PydanticBaseSettingsSource):
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         return self.values.get(field_name), field_name, False
+
+
+def _sets_anything(table: dict[str, Any]) -> bool:
+    """Whether there is a value in a table or the tables in it; the header of a table is none."""
+    return any(_sets_anything(value) if isinstance(value, dict) else True for value in table.values())
 
 
 def _parse_toml(data: bytes) -> dict[str, Any]:

@@ -30,16 +30,16 @@ def missing_notes(missing: Sequence[str]) -> list[str]:
     return notes
 
 
-def run(load: Callable[[], Settings], missing: Sequence[str] = ()) -> int:
+def run(load: Callable[[Settings | None], Settings], missing: Sequence[str] = ()) -> int:
     """Run the relay until it is told to end; the exit status.
 
-    `load` reads the settings, now and for each reload; `missing` are the standard descriptors that were closed. Signals
-    are held (`process.begin`), and released when there are handlers for them. Raises SettingsError or StartError before
-    anything was started.
+    `load` reads the settings, now and for each reload, which gives it those in effect; `missing` are the standard
+    descriptors that were closed. Signals are held (`process.begin`), and released when there are handlers for them.
+    Raises SettingsError or StartError before anything was started.
     """
     # Before anything is started that would have the variables as well.
     notifier, taken = Notifier(os.environ), take_listening(os.environ)
-    settings = load()
+    settings = load(None)
     plan, http = preflight(settings, taken, notifier.watchdog_seconds)
     plan.notes += missing_notes(missing)
     if process.STANDARD[STDOUT] in missing:  # the log cannot say it

@@ -56,7 +56,7 @@ class Supervisor:
     def __init__(
         self,
         plan: Plan,
-        load: Callable[[], Settings],
+        load: Callable[[Settings | None], Settings],
         http: dict[str, socket.socket],
         writer: LogWriter,
         log: Any,
@@ -82,15 +82,15 @@ class Supervisor:
             longest = drain.announce + drain.window + END_GRACE
             self._evictions = Evictions(url, self._evict, self._drain, longest, log)
             self._status.evictions = self._evictions.snapshot
-        self._reloader = Reloader(plan, load, self._apply, log)
+        self._reloader = Reloader(plan, load, self._apply, self._no_reload, log)
         self._status.reloads = self._reloader.results
+        self._hang_ups: set[asyncio.Task[list[str]]] = set()
         self._reaper = Reaper(self._own_processes)
         self._end = asyncio.Event()
         self._announced = False
 
     async def run(self) -> None:
         """From start to end."""
-        self._handle_signals()
         registry = CollectorRegistry()
         registry.register(RelayCollector(self._plan, self._pool, self._status, self._watch))
         registry.register(WorkerCollector(self._plan, self._pool))
@@ -102,10 +102,11 @@ class Supervisor:
             servers.append(HttpServer(app, self._http_sockets["admin"], ADMIN, "admin"))
         if "health" in self._http_sockets:
             servers.append(HttpServer(health_app(self._status), self._http_sockets["health"], HEALTH, "health"))
+        self._log_start()
+        self._watch.start()  # before anybody can ask for a reload, which starts it anew
+        self._handle_signals()
         for server in servers:
             await server.start()
-        self._log_start()
-        self._watch.start()
         reports = asyncio.create_task(keep_running("reports to the service manager", self._reporter.run, self._log))
         await self._pool.start()
         if self._evictions is not None:
@@ -170,23 +171,30 @@ class Supervisor:
         if not self._drain.state.ends and self._drain.state.phase is not Phase.ENDED:
             self._begin_drain("SIGUSR1", ends=True)
 
-    def _own_processes(self) -> set[int]:
+    def _own_processes(self) -> set[int] | None:
+        if self._reloader.reading:  # in a child process that a thread waits for
+            return None
         return {worker.pid for worker in self._pool.workers if worker.pid is not None}
 
     def _ignore(self, number: int) -> None:
         self._log.warning("signal ignored", signal=process.signal_name(number))
 
     def _hang_up(self) -> None:
-        self.reload("SIGHUP")
+        task = asyncio.create_task(self.reload("SIGHUP"))
+        self._hang_ups.add(task)  # the loop itself keeps a weak reference only
+        task.add_done_callback(self._hang_ups.discard)
 
-    def reload(self, reason: str) -> list[str]:
+    async def reload(self, reason: str) -> list[str]:
         """Read the settings again and put them into effect; what is in the way, a line each, or nothing."""
-        why_not = "draining: undrain first, or let it end" if self._drain.state.draining else ""
         self._notifier.reloading()
         try:
-            return self._reloader.reload(reason, why_not)
+            return await self._reloader.reload(reason)
         finally:
-            self._notifier.reloaded()
+            if not self._reloader.pending:
+                self._notifier.reloaded()
+
+    def _no_reload(self) -> str:
+        return "draining: undrain first, or let it end" if self._drain.state.draining else ""
 
     def _apply(self, addresses: list[str]) -> None:
         """The plan has changed, and there are new listening sockets at these addresses."""

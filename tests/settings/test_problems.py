@@ -284,13 +284,44 @@ def test_a_file_that_cannot_be_read_is_told_why(tmp_path: Path, monkeypatch: pyt
         return line
 
     assert problem(tmp_path / "none\x1b[2J") == f"--config {tmp_path}/none\\x1b[2J: no such file or directory"
-    assert problem(tmp_path) == f"--config {tmp_path}: is a directory"
+    assert problem(tmp_path) == f"--config {tmp_path}: is a directory; name a regular file"
 
     def denied(*_: object, **__: object) -> None:
         raise PermissionError(13, os.strerror(13))
 
+    (tmp_path / "secret").touch()
     monkeypatch.setattr(Path, "open", denied)
     assert problem(tmp_path / "secret") == f"--config {tmp_path}/secret: permission denied"
+
+
+@pytest.mark.parametrize("text", ["", "# workers = 1\n", "[access]\n[limits]\n#deny = []\n", "\ufeff\n"])
+def test_a_file_that_sets_nothing_is_named_where_nothing_else_says_what_to_do(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "relay.toml"
+    path.write_text(text)
+    with pytest.raises(SettingsError) as raised:
+        load(path, {})
+    (line,) = raised.value.problems
+    assert line.startswith("upstream: not set")
+    assert f"{path} sets nothing" in line
+    assert load(path, {"RELAY_UPSTREAM": "hub.example"}).listeners
+
+
+def test_a_file_that_sets_nothing_any_more_undoes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "relay.toml"
+    environ = {"RELAY_UPSTREAM": "hub.example"}
+    path.write_text('[access]\nallow = ["192.0.2.0/24"]\n[limits]\nmax_connections_per_source = 5\n')
+    before = load(path, environ)
+    path.write_text("[access]\n")
+    with pytest.raises(SettingsError) as raised:
+        load(path, environ, before=before)
+    (line,) = raised.value.problems
+    assert line.startswith(f"{path} sets nothing")
+    assert "limits.max_connections_per_source, access.allow" in line
+    path.write_text("[access]\nallow = []\n")  # which says so
+    assert load(path, environ, before=before).access.allow == ()
+    path.write_text("")
+    without = load(path, environ)
+    assert load(path, environ, before=without) == without, "there is nothing to lose"
 
 
 def test_values_are_cut_and_control_characters_escaped(problems: Problems) -> None:
