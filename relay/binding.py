@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
+import sys
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
 from relay import listener
 from relay.address import format_hostport, parse_hostport
@@ -17,6 +20,11 @@ ADDRESS_MISSING = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPRO
 
 Kept = Mapping[str, Binding]  # what is listened on already, by `key`
 Port = tuple[bool, int]  # whether it is IPv6's
+LISTENING = "0A"  # TCP_LISTEN, net/tcp_states.h, as proc(5) has it
+
+# Inodes of the listening sockets that this process has made. A worker's copy has the same inode, and may stay open for
+# a while after this process has closed its own.
+_own: set[int] = set()
 
 
 def key(name: str, text: str) -> str:
@@ -30,21 +38,63 @@ def port_of(address: str) -> Port:
     return ":" in host, port
 
 
-def claim(item: Listener, kept: Kept, ours: Collection[Port], *, listen: bool) -> dict[str, OSError]:
-    """The addresses of one listener that somebody else has, or that this machine has not, by their text.
+def open_sockets(host: str, port: int, workers: int, tcp: TcpOptions, *, listen: bool = True) -> list[socket.socket]:
+    """A listening socket for each worker at an address where nobody else listens; port 0: a free one.
 
-    For every listener before the first is bound: 0.0.0.0:443 could not be claimed beside one's own 127.0.0.1:443.
-    Addresses of `kept`, ports of `ours` and port 0 are left out.
+    Where this relay itself still listens (it leaves that address, or another one of the same port covers it), the port
+    cannot be claimed, and sockets are added to its own. Without `listen` they are only bound. Raises OSError, and
+    nothing is left open.
     """
-    refused: dict[str, OSError] = {}
-    for text in item.bind:
-        host, port = parse_hostport(text, allow_name=False)
-        if port and key(item.name, text) not in kept and port_of(text) not in ours:
-            try:
-                listener.claim_port(host, port, listen=listen)
-            except OSError as error:
-                refused[text] = error
-    return refused
+    sockets: list[socket.socket] = []
+    try:
+        claimed = True
+        try:
+            sockets.append(listener.bind_listener(host, port, tcp, claim=True, listen=listen))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not _listening(host, port) or _strangers(host, port):
+                raise
+            claimed = False
+        else:
+            port = sockets[0].getsockname()[1]
+        while len(sockets) < workers:
+            sockets.append(listener.bind_listener(host, port, tcp, listen=listen))
+        _own.update(os.fstat(sock.fileno()).st_ino for sock in sockets)
+        if not claimed and _strangers(host, port):  # who came just when the last of this relay's own was closed
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _strangers(host: str, port: int) -> set[int]:
+    """The inodes of listening sockets there that this process has not made."""
+    return _listening(host, port) - _own
+
+
+def _listening(host: str, port: int) -> set[int]:
+    """The inodes of the listening sockets that bind(2) to this address would meet (proc_pid_net(5), tcp)."""
+    family, file = (socket.AF_INET6, "tcp6") if ":" in host else (socket.AF_INET, "tcp")
+    wanted = _as_in_proc(socket.inet_pton(family, host))
+    nowhere = "0" * len(wanted)
+    found = set()
+    with Path("/proc/self/net", file).open() as lines:
+        next(lines)
+        for line in lines:
+            fields = line.split()
+            if fields[3] != LISTENING:
+                break  # the kernel lists those that listen first, and then every connection
+            address, _, number = fields[1].partition(":")
+            if int(number, 16) == port and (address == wanted or nowhere in (address, wanted)):
+                found.add(int(fields[9]))
+    return found
+
+
+def _as_in_proc(packed: bytes) -> str:
+    """An address as words of 32 bits in the machine's byte order, in hexadecimal."""
+    words = (packed[start : start + 4] for start in range(0, len(packed), 4))
+    return "".join(f"{int.from_bytes(word, sys.byteorder):08X}" for word in words)
 
 
 def bind(
@@ -52,18 +102,16 @@ def bind(
     workers: int,
     tcp: TcpOptions,
     kept: Kept,
-    ours: Collection[Port],
-    refused: Mapping[str, OSError],
     problems: list[str],
     notes: list[str],
     *,
     listen: bool = True,
+    ours: Collection[Port] = (),
 ) -> list[Binding]:
     """The addresses of one listener, one socket per worker for each that is not in `kept`.
 
-    `ours`: ports of which this relay has sockets already, some perhaps about to be closed. `refused`: what `claim`
-    found. What cannot be bound becomes a problem, or a note if others are left. Without `listen`, sockets are only
-    bound, and a port of `ours` may be the running relay's, which this process cannot share.
+    What cannot be bound becomes a problem, or a note if others are left. Without `listen`, sockets are only bound, to
+    see whether they can be; then `ours` are ports of a relay that runs, which this process cannot share.
     """
     bindings: list[Binding] = []
     before = len(problems)
@@ -73,17 +121,9 @@ def bind(
                 bindings.append(made)
             continue
         host, port = parse_hostport(text, allow_name=False)
-        sockets: list[socket.socket] = []
         try:
-            if text in refused:
-                raise refused[text]
-            if not port:
-                port = listener.claim_port(host, port, listen=listen)
-            for _ in range(workers):  # those that were made are closed if another cannot be
-                sockets += [listener.bind_listener(host, port, tcp, listen=listen)]
+            sockets = open_sockets(host, port, workers, tcp, listen=listen)
         except OSError as error:
-            for sock in sockets:
-                sock.close()
             if not listen and error.errno == errno.EADDRINUSE and port_of(text) in ours:
                 bindings.append(Binding(key(item.name, text), format_hostport(host, port), []))
                 continue
@@ -93,14 +133,17 @@ def bind(
                 continue
             problems.append(f"listeners.{item.name}.bind: {text}: {bind_error(error, port)}")
             continue
-        bindings.append(Binding(key(item.name, text), format_hostport(host, port), sockets))
+        bindings.append(Binding(key(item.name, text), format_hostport(host, sockets[0].getsockname()[1]), sockets))
     if not bindings and len(problems) == before:
         problems.append(f"listeners.{item.name}.bind: none of its addresses can be had on this machine")
     return bindings
 
 
 def bind_again(plan: Plan) -> None:
-    """Listen at the same addresses as before, on new sockets where the old ones are closed. Raises StartError."""
+    """Listen at the same addresses as before, on new sockets where the old ones are closed.
+
+    Another relay may have taken them meanwhile. Raises StartError.
+    """
     tcp, problems = tcp_options(plan.settings), []
     made: list[tuple[Binding, list[socket.socket]]] = []
     for bound in plan.listeners:
@@ -108,11 +151,8 @@ def bind_again(plan: Plan) -> None:
             if binding.inherited is not None or binding.asked in plan.left:
                 continue
             host, port = parse_hostport(binding.address, allow_name=False)
-            sockets: list[socket.socket] = []
-            made.append((binding, sockets))
             try:
-                for _ in range(plan.workers):
-                    sockets += [listener.bind_listener(host, port, tcp)]
+                made.append((binding, open_sockets(host, port, plan.workers, tcp)))
             except OSError as error:
                 problems.append(f"listeners.{bound.name}.bind: {binding.address}: {bind_error(error, port)}")
     if problems:

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Collection, Sequence
 
 from relay.address import format_hostport, parse_hostport
-from relay.binding import Kept, Port, bind, claim
+from relay.binding import Kept, Port, bind
 from relay.core.counters import Layout
 from relay.cpus import usable_cpus
 from relay.dial import literal
@@ -60,8 +60,8 @@ def prepare(
         problems.append(ring_problem(engine))
     listener_numbers: dict[str, int] = {}
     upstream_numbers: dict[str, int] = {}
-    bound = bind_all(settings, workers, listener_numbers, upstream_numbers, inherited or {}, ours, problems, notes,
-                     listen=listen)  # fmt: skip
+    bound = bind_all(settings, workers, listener_numbers, upstream_numbers, inherited or {}, problems, notes,
+                     listen=listen, ours=ours)  # fmt: skip
     own = max(sum(len(item.bindings) for item in bound), 1)
     problems += source_problems(settings.dial.source_addresses)
     capacity = (descriptors - RESERVED_DESCRIPTORS - own) // 2
@@ -120,27 +120,26 @@ def bind_all(
     listener_numbers: dict[str, int],
     upstream_numbers: dict[str, int],
     kept: Kept,
-    ours: Collection[Port],
     problems: list[str],
     notes: list[str],
     *,
     listen: bool = True,
+    ours: Collection[Port] = (),
 ) -> list[BoundListener]:
     """Every listener of the settings with its sockets; new listeners and upstreams get the next numbers."""
     tcp = tcp_options(settings)
-    refused = [claim(item, kept, ours, listen=listen) for item in settings.listeners]
     bound = [
         BoundListener(
             listener_numbers.setdefault(item.name, len(listener_numbers)),
             item.name,
-            bind(item, workers, tcp, kept, ours, not_ours, problems, notes, listen=listen),
+            bind(item, workers, tcp, kept, problems, notes, listen=listen, ours=ours),
             tuple(_number(upstream_numbers, text) for text in item.upstream),
             item.max_connections,
             item.sni,
             item.proxy_protocol,
             SEND_PROXY[item.send_proxy_protocol],
         )
-        for item, not_ours in zip(settings.listeners, refused, strict=True)
+        for item in settings.listeners
     ]
     listening = [*endpoints(bound), *http_endpoints(settings)]
     problems += [

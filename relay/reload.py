@@ -18,7 +18,6 @@ from collections.abc import Callable
 from typing import Any
 
 from relay import process
-from relay.binding import Port, port_of
 from relay.plan import Binding, Plan, StartError, limit_plan, rate_plan
 from relay.prepare import bind_all, limit_notes, listener_limits, watchdog_notes
 from relay.settings import Settings, SettingsError, names, value
@@ -38,9 +37,6 @@ FIXED = (
     "log.format",
     "log.access",
 )
-
-
-LEAVING = 5.0  # seconds in which a worker has closed a listening socket that it was to leave, and some
 
 
 LOAD_SECONDS = READ_SECONDS + 3.0  # for reading and checking; `relay reload` waits for ten
@@ -73,7 +69,6 @@ class Reloader:
         self._turn = asyncio.Lock()
         self._answered = -1.0  # whoever asked before that time is answered by the last outcome
         self._last: list[str] = []
-        self._leaving: dict[Port, float] = {}  # until when a worker may have a socket there
 
     async def reload(self, reason: str) -> list[str]:
         """Reload; what is in the way, a line each, or nothing."""
@@ -175,10 +170,7 @@ class Reloader:
         listeners, upstreams = dict(plan.listener_numbers), dict(plan.upstream_numbers)
         problems: list[str] = []
         notes: list[str] = []
-        now = time.monotonic()
-        leaving = {port: until for port, until in self._leaving.items() if now < until}
-        ours = {*leaving, *(port_of(binding.address) for binding in plan.bindings())}
-        bound = bind_all(settings, plan.workers, listeners, upstreams, kept, ours, problems, notes)
+        bound = bind_all(settings, plan.workers, listeners, upstreams, kept, problems, notes)
         new = [binding for one in bound for binding in one.bindings if binding.asked not in here]
         used = {binding.asked for one in bound for binding in one.bindings}
         problems += [
@@ -209,7 +201,6 @@ class Reloader:
             notes + settings_warnings(settings) + limit_notes(settings, plan.descriptors, plan.capacity * plan.workers)
         )
         plan.notes += watchdog_notes(settings, plan.watchdog)
-        self._leaving = leaving | {port_of(binding.address): now + LEAVING for binding in gone}
         for binding in new:
             plan.take_back(binding)
         plan.leave(gone)  # the workers have theirs, and serve who waits there

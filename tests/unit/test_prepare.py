@@ -77,7 +77,7 @@ def test_another_process_that_shares_its_port_is_noticed(tmp_path: Path) -> None
         listener.bind_listener("127.0.0.1", port, TcpOptions()).close()  # the kernel itself would not mind
         for host in ("127.0.0.1", "0.0.0.0"):
             with pytest.raises(OSError, match="in use") as raised:
-                listener.claim_port(host, port)
+                listener.bind_listener(host, port, TcpOptions(), claim=True)
             assert raised.value.errno == errno.EADDRINUSE
         with pytest.raises(StartError) as refused:
             prepare.prepare(loaded(tmp_path, toml([f"127.0.0.1:{port}"])))
@@ -97,7 +97,8 @@ def test_a_port_can_be_claimed_while_old_connections_linger() -> None:
         accepted.close()  # the side that closes first is the one that waits
         first.close()
         assert client.recv(1) == b""
-    assert listener.claim_port("127.0.0.1", port) == port
+    with listener.bind_listener("127.0.0.1", port, TcpOptions(), claim=True) as claimed:
+        assert claimed.getsockname()[1] == port
 
 
 def test_port_0_is_one_free_port_for_all_workers(tmp_path: Path) -> None:
@@ -132,16 +133,17 @@ def test_every_mistake_is_told_and_nothing_is_left_open(tmp_path: Path) -> None:
     assert str(raised.value) == f"{first}; {second}"
 
 
-def no_ipv6(host: str, port: int, *, listen: bool = True) -> int:
-    if ":" in host:
-        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
-    return port
-
-
 def test_a_machine_without_ipv6_is_a_note_while_there_is_another_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listener, "claim_port", no_ipv6)
+    real = listener.bind_listener
+
+    def no_ipv6(host: str, port: int, tcp: TcpOptions, *, claim: bool = False, listen: bool = True) -> socket.socket:
+        if ":" in host:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return real(host, port, tcp, claim=claim, listen=listen)
+
+    monkeypatch.setattr(listener, "bind_listener", no_ipv6)
     with prepared(tmp_path, toml(["127.0.0.1:0", "[::]:8883"])) as plan:
         assert plan.notes == ["listeners.l0.bind: [::]:8883: no IPv6 on this machine; not listening there"]
     with pytest.raises(StartError, match=r"listeners\.l0\.bind: \[::\]:8883: "):
