@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -33,6 +34,7 @@ def endpoint(sock: socket.socket) -> Endpoint:
     return Endpoint(host, port, both)
 
 
+@lru_cache(maxsize=1024)
 def written(text: str, *, both: bool = False) -> Endpoint:
     """That of an address to listen on, as it is written."""
     host, port = parse_hostport(text, allow_name=False)
