@@ -134,9 +134,10 @@ def test_a_bad_file_leaves_everything_as_it_was(echo: Echo, start: Start, tables
 def test_a_file_that_is_gone_and_an_address_that_is_taken(echo: Echo, start: Start, tmp_path: Path) -> None:
     relay = start(settings(listener(echo.address)))
     relay.expected_errors.add("reload failed")
-    taken = "{}:{}".format(*echo.address)
-    code, text = change(relay, settings(listener(echo.address), listener(echo.address, name="more", bind=[taken])))
-    assert (code, "listeners.more.bind" in text) == (409, True)
+    with Echo() as other:
+        taken = "{}:{}".format(*other.address)
+        code, text = change(relay, settings(listener(echo.address), listener(echo.address, name="more", bind=[taken])))
+        assert (code, "listeners.more.bind" in text) == (409, True)
     assert [one["name"] for one in relay.status()["listeners"]] == ["main"]
     relay.config.rename(tmp_path / "elsewhere.toml")
     code, text = relay.post("/reload")
