@@ -99,7 +99,7 @@ SOURCES = "[dial]\nsource_addresses = [{}]\n"
             ["dial.source_addresses: fd00::4: of no use: no upstream is IPv6"],
         ),
         (
-            SOURCES.format('"127.0.0.1", "10.0.0.4"') + listener('"127.0.0.1:1", "10.9.9.9:1"'),
+            SOURCES.format('"127.0.0.1", "10.0.0.4"') + listener('"127.0.0.1:2", "10.9.9.9:1"'),
             [
                 "dial.source_addresses: 127.0.0.1: loopback, from which 10.9.9.9 cannot be reached: every dial from it "
                 "fails"

@@ -16,7 +16,7 @@ from relay.binding import open_sockets
 from relay.engines.contract import TcpOptions
 from tests.programs import ROOT, free_port
 
-ROUNDS = 200
+ROUNDS = 100
 TAKERS = 3
 
 
