@@ -109,7 +109,7 @@ def test_piece_by_piece_gives_the_same(data: bytes, draw: st.DataObject) -> None
     assert result_of(data + b"\x16\x03\x01\x00\x01") == whole or whole is None
 
 
-@MANY
+@settings(MANY, max_examples=EXAMPLES // 5)  # each is as many as it has bytes
 @given(st.one_of(hellos().map(lambda built: built[0]), damaged(), st.binary(max_size=200)))
 def test_a_look_that_is_put_off_comes_in_time(data: bytes) -> None:
     """Before there are as many bytes as the last look asked for, there is nothing to be seen."""
