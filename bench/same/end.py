@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from bench.same.signals import Bell, Errors
 from bench.same.steps import Do, Fill, Part, Pause, Say, SayOn, Step, Until, When
 from bench.script import RESET, expected
+from relay.engines.acknowledged import acknowledged
 
 # What the kernel answers once the other end has reset: the first is told once, the others from then on.
 RESETS = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.ESHUTDOWN})
 PAUSED = 50  # chunks of one Say that have a pause behind them
 FULL = 0.15  # seconds without room after which nothing more is taken
 FILL_MOST = 64 << 20  # bytes after which a Fill gives up: no buffers are that large
+ACKNOWLEDGED = 2.0  # seconds that the next kernel on the way may take to acknowledge all
 SLOW_BYTES = 150_000  # that a slow reader reads slowly
 SMALL_WINDOW = 4096  # bytes of a slow reader's receive buffer
 
@@ -34,6 +36,7 @@ class Seen:
     after_own_end: int = 0  # bytes received after the own FIN was sent
     fin: bool = False
     reset: bool = False
+    owed: bool = False  # all that the other end has sent was with the next kernel on the way, or was received
     untold: bool = False  # it waited to be told of a reset, in vain
     trouble: str = ""  # an error that is no reset, or what was waited for in vain
     told_after: float = 0.0  # seconds from the other end's reset until it was told
@@ -155,6 +158,8 @@ class End:
             await self._ready(writing=False)
         elif step.when is When.TOLD:
             await self._until_told()
+        elif step.when is When.ACKED:
+            await self._until_acknowledged()
         else:
             await self._until_condition(step)
 
@@ -174,6 +179,14 @@ class End:
         except TimeoutError:
             seen.untold = True
 
+    async def _until_acknowledged(self) -> None:
+        assert self.sock is not None
+        until = time.monotonic() + ACKNOWLEDGED
+        # Nobody is told of an acknowledgement: it has to be asked for.
+        while not (acknowledged(self.sock.fileno()) or time.monotonic() > until):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        self.other.seen.owed = acknowledged(self.sock.fileno())
+
     async def _until_condition(self, step: Until) -> None:
         other, seen = self.other, self.seen
         conditions: dict[When, Callable[[], bool]] = {
@@ -182,6 +195,7 @@ class End:
             When.TAKEN: lambda: other.seen.received >= self.sent,
             When.ENDED: lambda: seen.fin,
             When.SEEN: lambda: other.seen.fin,
+            When.GONE: lambda: other.broke > 0,
         }
         condition = conditions[step.when]
         while not condition():
@@ -190,6 +204,8 @@ class End:
             if other.over and step.when in (When.MET, When.TAKEN, When.SEEN):
                 raise Hopeless
             await self.bell.wait()
+        if step.when is When.TAKEN:
+            other.seen.owed = True
 
     def _finish(self) -> None:
         assert self.sock is not None

@@ -39,6 +39,10 @@ class Dice:
         """Mostly none. What lives longer than a second or two is looked at by a proxy's timers."""
         return Pause(self.random.choices((0.0, 0.002, 0.05, 2.2), (50, 25, 20, 5))[0])
 
+    def short_pause(self) -> Pause:
+        """Less than what relay gives the other side of one that is gone for its own end (`lingering.LINGER`)."""
+        return Pause(self.random.choice((0.0, 0.002, 0.05)))
+
 
 Parts = tuple[Part, Part]  # of the end that acts first, and of the other one
 TOLD, ENDED, MET, TAKEN = Until(When.TOLD), Until(When.ENDED), Until(When.MET), Until(When.TAKEN)
@@ -89,6 +93,24 @@ def close_heard(dice: Dice) -> Parts:
     first = Part((ours, Until(When.GOT, theirs.size), TAKEN, Do.CLOSE))
     # Whoever goes on sending to an end that is closed must be told; whoever ends as well must not.
     return first, Part((theirs, ENDED, dice.random.choice((Do.FINISH, dice.on()))))
+
+
+def goodbye(dice: Dice) -> Parts:
+    """The other end says something to one that has closed, and closes: TLS's close_notify."""
+    ours, theirs = dice.say(), dice.say()
+    more = (dice.short_pause(), Say(24, 24))
+    first = Part((ours, Until(When.GOT, theirs.size), TAKEN, Do.CLOSE))
+    last = (Say(24, 24), *(more if dice.random.random() < 0.5 else ()), Do.CLOSE)
+    return first, Part((theirs, ENDED, *last), Sure.WHOLE)
+
+
+def answer_late_read(dice: Dice) -> Parts:
+    """An end that has closed is spoken to before its answer is read."""
+    first = Part((MET, Say(dice.random.randrange(1, 250_000), 65536), Do.FINISH, Until(When.ACKED), Do.CLOSE))
+    # One message only: with a second one HAProxy resets as well, and the rest of the answer is lost.
+    size = dice.random.randrange(1, 1000)
+    late = (Until(When.GONE), Say(size, size), dice.short_pause(), Do.LISTEN, ENDED, Do.FINISH)
+    return first, Part(late, Sure.WHOLE, deaf=True)
 
 
 def close_unread(dice: Dice) -> Parts:
@@ -172,7 +194,7 @@ Kind = Callable[[Dice], Parts]
 KINDS: dict[Kind, int] = {
     end_first: 3, both_at_once: 3, byte_by_byte: 1, slow_reader: 1, late_reader: 1,
     turns_only: 3, says_nothing: 2,
-    close_heard: 3, close_unread: 2, close_sending: 2,
+    close_heard: 3, close_unread: 2, close_sending: 2, goodbye: 3, answer_late_read: 2,
     reset_silent: 1, reset_at_once: 1, reset_heard: 3, reset_sending: 6, reset_after_end: 3, reset_with_end: 2,
     reset_after_theirs: 3, reset_stuck_sender: 1, reset_stuck_reader: 1, reset_both: 1,
 }  # fmt: skip

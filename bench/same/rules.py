@@ -69,6 +69,8 @@ def faults(script: Script, side: str, seen: Seen) -> list[str]:
         wrong.append("was not told of a reset in time")
     if seen.told_after > TOLD:
         wrong.append(f"was told of a reset after {seen.told_after:.1f} s")
+    if script.part(side).sure is Sure.WHOLE and seen.owed and not (seen.fin and seen.received == whole):
+        wrong.append(f"{seen.received} of {whole} bytes" + ("" if seen.fin else ", and no FIN"))
     if seen.trouble:
         wrong.append(seen.trouble)
     return wrong
@@ -78,7 +80,7 @@ def comparable(script: Script, side: str, seen: Seen) -> dict[str, object]:
     """What must be the same each time."""
     part = script.part(side)
     values: dict[str, object] = {}
-    if part.sure is not Sure.BYTES:
+    if part.sure not in (Sure.BYTES, Sure.WHOLE):
         values["told of a reset"] = seen.reset
     if part.sure is Sure.ALL:
         values |= {"bytes": seen.received, "hash": seen.digest, "FIN": seen.fin}

@@ -23,6 +23,8 @@ class When(Word):
     SEEN = "the other end has read this one's FIN"
     UNREAD = "something has come that it does not read"
     TOLD = "the kernel has told it of a reset"
+    ACKED = "the next kernel on the way has acknowledged all, FIN included, or it has taken too long"
+    GONE = "the other end has closed"
 
 
 class Do(Word):
@@ -77,6 +79,9 @@ class Sure(enum.Enum):
     # The other end resets, or closes while this one sends, without waiting for anything. The RST overtakes the bytes
     # that are still with the sender or on their way, so how many of them arrive is chance, also without a proxy.
     RESET = "only whether there was a reset; of the bytes and a FIN before it, any part"
+    # The other end has closed, and is spoken to: its kernel answers with RST. Directly that is told, and takes with it
+    # what did not fit on the way; a proxy that has received everything has to deliver it, and need not tell.
+    WHOLE = "every byte and FIN, if the next kernel on the way had them before the reset"
     # Both ends reset: whether one is still there to be told by the other is chance.
     BYTES = "only that nothing else than what was sent arrives"
 
