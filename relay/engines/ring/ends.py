@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from relay.engines.acknowledged import fin_received
 from relay.engines.actions import FINISHED
@@ -17,6 +18,19 @@ from relay.engines.silence import CHANGED
 End = Callable[[Link, Event, object], None]
 
 
+class Pump(Protocol):
+    """What is needed of the pump."""
+
+    def broken(self, side: Side, number: int | None) -> None:
+        """`side` failed with that errno."""
+
+    def hold(self, side: Side, data: bytes) -> None:
+        """Keep what came from `side` until its peer is writable."""
+
+    def forget(self, side: Side) -> None:
+        """Drop what is held for `side`."""
+
+
 class Ends:
     """Passes ends on; tells `end` when both directions have ended, and `broken` when a side is."""
 
@@ -26,15 +40,14 @@ class Ends:
         waiting: Waiting,
         bulk: Bulk,
         end: End,
-        broken: Callable[[Side, int | None], None],
-        forget: Callable[[Side], None],
+        pump: Pump,
     ) -> None:
-        self._known = reactor.known
-        self._forget = forget
+        self._is_known = reactor.known
+        self._pump = pump
         self._watch = waiting.watch
         self._bulk = bulk
         self._end = end
-        self._broken = broken
+        self._broken = pump.broken
 
     def ended(self, side: Side) -> None:
         """`side` seems to have sent FIN; all before it was passed on or is held."""
@@ -63,7 +76,7 @@ class Ends:
         peer, link = side.peer, side.link
         assert peer is not None
         assert link is not None
-        self._forget(side)
+        self._pump.forget(side)
         side.broken = side.finished = True
         link.seen = CHANGED
         peer.sent, peer.short = NEVER, False
@@ -92,6 +105,19 @@ class Ends:
             self.finish(side, peer)
         else:
             self._watch(side)
+
+    def _known(self, side: Side) -> bool:
+        """Whether the peer has taken everything that came from `side`.
+
+        If not, or if that is to be told yet, the end goes on when the peer is writable.
+        """
+        if self._is_known(side):
+            return True
+        peer = side.peer
+        assert peer is not None
+        if not side.short and peer.held is None:
+            self._pump.hold(side, b"")
+        return False
 
     def finish(self, side: Side, peer: Side) -> None:
         """`side` has ended and its peer has taken everything: pass the FIN on; the second one ends it."""

@@ -50,7 +50,7 @@ class Pump:
         self.watch = self._waiting.watch
         self._buffers = reactor.provide(buffers, BUFFER)
         self._bulk = Bulk(waiting, self)
-        self._ends = Ends(reactor, waiting, self._bulk, end, self.broken, self.forget)
+        self._ends = Ends(reactor, waiting, self._bulk, end, self)
         self.cut = self._ends.cut
         self.outlive = self._ends.outlive
         self._turn = -1  # in which `_chunks` were counted
@@ -194,7 +194,7 @@ class Pump:
     def _message(self, side: Side, buffer: int, size: int) -> None:
         reactor, peer = self._reactor, side.peer
         assert peer is not None
-        if peer.held is None and side.sent < reactor.mark:
+        if peer.held is None and side.sent < reactor.start:
             reactor.send(side, buffer, size)
             return
         if self._turn != reactor.turns:

@@ -13,6 +13,9 @@ Theory of operation
   `Side.sent` is the number of the submission that was its last send: below `start` its result is known.
 - A turn handles all completions that are there when it begins. It looks at no more than CHUNK of them between two looks
   at the submission ring, which therefore cannot overflow; when it is full it is submitted.
+- The completion ring can: what has no room in it the kernel keeps, and tells later, in order. The failure of a send may
+  then come behind messages that must not overtake what it left. So a turn that finds the ring full takes everything out
+  of it and of the kernel first, and looks for such failures, before it handles anything (`_catch_up`).
 - A turn that brings one message is the most frequent one where devices are mostly silent, and it comes out of a sleep,
   with cold caches: what it passes through is one loop that calls nothing but the kernel.
 
@@ -61,6 +64,10 @@ Completed = Callable[[int, int, int], None]
 """Handles a completion: user_data, result, flags."""
 
 
+class Overfull(Exception):
+    """The completion ring is full, so the kernel may keep more. Nothing of this turn has been handled."""
+
+
 class Reactor:
     """The ring with its turn. `sides` are by slot; `handlers` by operation. Raises OSError if there is no ring."""
 
@@ -77,8 +84,10 @@ class Reactor:
         self._wrap = ring.entries - 1
         self.queued = 0  # submissions prepared so far, ever: the number of the next one
         self.mark = 0  # those before are submitted
-        self.start = 0  # those before were submitted by the entry of this turn, or earlier: their results are known
+        self.start = 0  # those before have a result that is known: it was told, or they went whole
         self._used = 0  # buffers taken in the last turn
+        self._kept = 0  # those taken before that did not go back, since the kernel refused an entry
+        self._refused = 0  # the turn whose entry did not take everything
         self.bursts: dict[int, Burst] = {}  # by slot: sends of several messages prepared in this turn
         self.sent_bursts: dict[int, Burst] = {}  # in the turn before: their results come in this one
         self._head = 0
@@ -137,13 +146,24 @@ class Reactor:
             time.sleep(TRY_AGAIN)  # the kernel has no memory for a request
         else:
             raise OSError(errno.EAGAIN, f"the ring takes no submissions: {self.queued - self.mark} are waiting")
-        for index in range(words[ring.cq_tail] - before & 0xFFFFFFFF):
-            position = (before + index & ring.completions - 1) * abi.CQE_SIZE
-            user_data, _, _ = abi.CQE.unpack_from(ring.cqes, position)
+        self._find_short(self._completions(before, words[ring.cq_tail] - before & 0xFFFFFFFF))
+        if not ring.overflowing:
+            self.start = self.mark  # else a failure may be among what the kernel keeps
+
+    def _find_short(self, completions: bytes | bytearray) -> None:
+        """Take note of the sends that failed or fell short, before their completions are handled."""
+        for user_data, _, _ in abi.CQE.iter_unpack(completions):
             if user_data >> SLOT_BITS & OPERATION_MASK in SENDS:
                 side = self.sides[user_data & SLOT_MASK]
                 side.short = True
                 side.sent = NEVER
+
+    def _completions(self, head: int, count: int) -> bytes:
+        """A copy of so many completions from there on."""
+        first = head & self.ring.completions - 1
+        split = min(count, self.ring.completions - first)
+        cqes, size = self.ring.cqes, abi.CQE_SIZE
+        return bytes(cqes[first * size : (first + split) * size]) + bytes(cqes[: (count - split) * size])
 
     def join(self, side: Side, buffer: int, size: int) -> bool:
         """Add a message to the send of the same side that is prepared and not submitted; False if it cannot be."""
@@ -165,10 +185,13 @@ class Reactor:
         return True
 
     def known(self, side: Side) -> bool:
-        """Whether the peer has taken everything that was sent on; submits what is prepared if it has to."""
+        """Whether it is certain that the peer has taken everything; submits what is prepared if it has to.
+
+        If not, and nothing fell short, the next entry will tell.
+        """
         if self.mark <= side.sent < NEVER:
             self.flush()
-        return not side.short
+        return not side.short and not self.start <= side.sent < NEVER
 
     def run(self) -> None:
         """Take turns until one of them sets `returning`. Where it is set beforehand: one turn, without waiting.
@@ -192,37 +215,43 @@ class Reactor:
                     self.mark = self.start = start = number
                 else:
                     start = self._interrupted(taken)
+                    if self.mark != number:  # sends from these buffers are not submitted yet
+                        self._kept, used = self._kept + used, 0
                 self.turns += 1
                 tail, used_before, used = words[cq_tail], used, 0
-                while head != tail:
-                    if number - self.mark >= FULL:
-                        self.flush()
-                    left = tail - head & 0xFFFFFFFF
-                    if left == 1:
-                        part: Iterable[tuple[int, int, int]] = (unpack(cqes, (head & mask) << 4),)
-                        head = tail
-                    else:
-                        part, head = self._chunk(head, left)
-                    for user_data, result, flags in part:
-                        if flags & 3 == 3:  # F_BUFFER and F_MORE: a message, and the receive goes on
-                            side = sides[user_data]
-                            used += 1
-                            if side.sent < start:
-                                side.sent = number
-                                side.received += result
-                                buffer = flags >> 16
-                                # 24 and 40: VALUE and LENGTH.
-                                pack(sqes, (number & wrap) << 6, side.word, 0, address[buffer], QUIET | result,
-                                     user_data | SEND_TAG | buffer << 24 | result << 40)  # fmt: skip
-                                number += 1
-                                continue
-                        elif flags & 1:
-                            used += 1
+                try:
+                    while head != tail:
+                        if number - self.mark >= FULL:
+                            self.flush()
+                        left = tail - head & 0xFFFFFFFF
+                        if left == 1:
+                            part: Iterable[tuple[int, int, int]] = (unpack(cqes, (head & mask) << 4),)
+                            head = tail
+                        else:
+                            part, head = self._chunk(head, left)
+                        for user_data, result, flags in part:
+                            if flags & 3 == 3:  # F_BUFFER and F_MORE: a message, and the receive goes on
+                                side = sides[user_data]
+                                used += 1
+                                if side.sent < start:
+                                    side.sent = number
+                                    side.received += result
+                                    buffer = flags >> 16
+                                    # 24 and 40: VALUE and LENGTH.
+                                    pack(sqes, (number & wrap) << 6, side.word, 0, address[buffer], QUIET | result,
+                                         user_data | SEND_TAG | buffer << 24 | result << 40)  # fmt: skip
+                                    number += 1
+                                    continue
+                            elif flags & 1:
+                                used += 1
+                            self.queued = number
+                            handlers[user_data >> 20 & 15](user_data, result, flags)  # SLOT_BITS, OPERATION_MASK
+                            number = self.queued
                         self.queued = number
-                        handlers[user_data >> 20 & 15](user_data, result, flags)  # SLOT_BITS, OPERATION_MASK
-                        number = self.queued
-                    self.queued = number
-                    self._head = words[cq_head] = head
+                        self._head = words[cq_head] = head
+                except Overfull:
+                    used = self._catch_up()
+                    head, number = self._head, self.queued
                 if self.tidy:
                     self._tidy()
                     number = self.queued
@@ -244,19 +273,58 @@ class Reactor:
         if taken < 0:
             self.ring.check()
         self.returning = True  # this may go on for long, and whoever called has timers of its own
-        self.mark = self.start = self.queued - (self.queued - self.ring.words[self.ring.sq_head] & 0xFFFFFFFF)
+        self.mark = self.queued - (self.queued - self.ring.words[self.ring.sq_head] & 0xFFFFFFFF)
+        if not self.ring.overflowing:
+            self.start = self.mark
+        if self.mark != self.queued:
+            self._refused = self.turns + 1
+            self.tidy = True
         return self.start
 
     def _chunk(self, head: int, count: int) -> tuple[Iterable[tuple[int, int, int]], int]:
-        """The next completions that lie one behind the other, CHUNK at most, and where those behind them begin."""
-        first = head & self.ring.completions - 1
-        count = min(count, CHUNK, self.ring.completions - first)
+        """The next completions that lie one behind the other, CHUNK at most, and where those behind them begin.
+
+        Raises Overfull.
+        """
+        completions = self.ring.completions
+        if count == completions:
+            raise Overfull
+        first = head & completions - 1
+        count = min(count, CHUNK, completions - first)
         part = self.ring.cqes[first * abi.CQE_SIZE : (first + count) * abi.CQE_SIZE]
         return abi.CQE.iter_unpack(part), head + count & 0xFFFFFFFF
 
+    def _catch_up(self) -> int:
+        """Handle a turn that has brought more completions than there is room for; returns how many buffers it took."""
+        ring, words = self.ring, self.ring.words
+        syscall, descriptor, entry_flags = ring.enabled()
+        data, kept = bytearray(), True
+        while kept:
+            count = words[ring.cq_tail] - self._head & 0xFFFFFFFF
+            data += self._completions(self._head, count)
+            self._head = words[ring.cq_head] = self._head + count & 0xFFFFFFFF
+            # It ends: what was told of is not begun anew, and no buffer goes back.
+            kept = ring.overflowing
+            if kept and syscall(abi.SYS_io_uring_enter, descriptor, 0, 0, entry_flags, None) < 0:
+                ring.check()
+        self._find_short(data)
+        used = 0
+        for at in range(0, len(data), CHUNK * abi.CQE_SIZE):
+            if self.queued - self.mark >= FULL:
+                self.flush()
+            for user_data, result, flags in abi.CQE.iter_unpack(data[at : at + CHUNK * abi.CQE_SIZE]):
+                used += flags & abi.IORING_CQE_F_BUFFER
+                self.handlers[user_data >> SLOT_BITS & OPERATION_MASK](user_data, result, flags)
+        return used
+
     def _tidy(self) -> None:
         """What has to be done at the end of some turns only."""
+        if self._refused == self.turns:
+            return  # what is not submitted has its results in a later turn: until then all stays as it is
         self.sent_bursts, self.bursts = self.bursts, {}
+        if self._kept and self.buffers is not None:
+            self.buffers.give_back(self._kept)
+            self._kept = 0
         self.tidy = self.after_turn() or bool(self.sent_bursts)
 
     def leave(self) -> None:

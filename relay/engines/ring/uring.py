@@ -81,6 +81,7 @@ class Uring:
         for i in range(self.entries):
             self.words[sq[abi.SQ_ARRAY] // 4 + i] = i  # entry i of the ring is always SQE i
         self.sq_head, self.sq_tail = sq[abi.SQ_HEAD] // 4, sq[abi.SQ_TAIL] // 4
+        self._sq_flags = sq[abi.SQ_FLAGS] // 4
         self.cq_head, self.cq_tail = cq[abi.CQ_HEAD] // 4, cq[abi.CQ_TAIL] // 4
         self.cqes = self._view(whole[cq[abi.CQ_CQES] : cq[abi.CQ_CQES] + abi.CQE_SIZE * self.completions])
         self.sqes = self._mmap(self.entries * abi.SQE_SIZE, abi.IORING_OFF_SQES)
@@ -111,6 +112,11 @@ class Uring:
     def descriptor(self) -> int:
         """The ring's descriptor, -1 once it is closed."""
         return self._fd
+
+    @property
+    def overflowing(self) -> bool:
+        """The kernel keeps completions that had no room in the ring; an entry that waits brings them, in order."""
+        return bool(self.words[self._sq_flags] & abi.IORING_SQ_CQ_OVERFLOW)
 
     def submit(self, count: int) -> None:
         """Submit `count` entries; completions are not waited for, and deferred work is not run."""

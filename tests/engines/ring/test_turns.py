@@ -6,6 +6,8 @@ short: the upstream's socket has room for a few kilobytes, which are used up a l
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -56,6 +58,22 @@ class Stage:
         assert isinstance(self._engine.engine, RingEngine)
         for _ in range(count):
             self._engine.engine._reactor.turn()
+
+    def refuse(self, entries: int) -> None:
+        """In the engine's thread: the kernel has no memory for submissions, so often, and takes none of them."""
+        assert isinstance(self._engine.engine, RingEngine)
+        ring = self._engine.engine._reactor.ring
+        plain = ring.syscall
+
+        def refuse(*_arguments: object) -> int:
+            nonlocal entries
+            entries -= 1
+            if not entries:
+                ring.syscall = plain
+            ctypes.set_errno(errno.EAGAIN)
+            return -1
+
+        ring.syscall = refuse
 
     def _narrow(self) -> Couple:
         couple = self._line.open()
@@ -119,6 +137,23 @@ def test_a_buffer_is_not_free_before_the_result_of_its_send_is_known(shorts: lis
         stage.turn()
         stage.other.client.sendall(bytes(2 * BUFFER))
         stage.turn()
+
+    assert stage.attempts(act, 2 * BUFFER) > 1
+    assert shorts
+    stage.lab.close()
+
+
+@pytest.mark.parametrize("entries", [1, 2])
+def test_a_buffer_is_not_free_while_its_send_is_not_submitted(shorts: list[int], entries: int) -> None:
+    """The kernel refuses an entry (EAGAIN): what it did not take reads its buffers later."""
+    stage = Stage(buffers=2)
+
+    def act(couple: Couple, data: bytes) -> None:
+        couple.client.sendall(data)
+        stage.turn()
+        stage.other.client.sendall(bytes(2 * BUFFER))
+        stage.refuse(entries)
+        stage.turn(entries + 1)
 
     assert stage.attempts(act, 2 * BUFFER) > 1
     assert shorts
