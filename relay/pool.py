@@ -64,10 +64,11 @@ class Pool:
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start every worker."""
+        """Start every worker, unless a drain that was taken back has done so already."""
         for worker in self.workers:
             worker.unready_since = time.monotonic()
-            self._fill(worker)
+            if worker.watch is None:
+                self._fill(worker)
         self._watching = asyncio.create_task(keep_running("the watch for hangs", self._hangs.watch, self._log))
 
     def look(self) -> list[list[int]]:

@@ -200,6 +200,21 @@ def test_where_the_kernel_has_no_such_score(tmp_path: Path) -> None:
     assert "No such file or directory" in goes_first(4711, tmp_path)
 
 
+async def test_a_drain_that_is_taken_back_before_the_start_starts_no_worker_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = pool_of(tmp_path)
+    starts = Starts()
+    monkeypatch.setattr(pools, "launch", starts)
+    now = asyncio.get_running_loop().time()
+    pool.close_evenly(now, now)
+    pool.resume()
+    async with started(pool):
+        await until(lambda: pool.workers[0].ready)
+        assert len(starts.pids) == 1
+    assert not any(map(alive, starts.pids))
+
+
 @pytest.mark.parametrize("told", [True, False], ids=["pidfd", "no pidfd"])
 async def test_the_end_of_a_process_is_seen(monkeypatch: pytest.MonkeyPatch, told: bool) -> None:
     def refused(_pid: int) -> int:
