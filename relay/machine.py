@@ -41,17 +41,26 @@ def source_ports(proc: Path = Path("/proc/sys/net/ipv4")) -> int:
     return max(1, ports)
 
 
+def has_address(host: str) -> bool:
+    """Whether this machine can bind a literal address."""
+    return not _bind_problem(host)
+
+
+def _bind_problem(host: str) -> str:
+    """Why a socket cannot be bound to a literal address, at any port; empty if it can."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            sock.bind((host, 0))
+    except OSError as error:
+        return bind_error(error, 0)
+    return ""
+
+
 def source_problems(addresses: Sequence[str]) -> list[str]:
     """A line for each source address that this machine does not have."""
-    problems = []
-    for host in addresses:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            with socket.socket(family, socket.SOCK_STREAM) as sock:
-                sock.bind((host, 0))
-        except OSError as error:
-            problems.append(f"dial.source_addresses: {host}: {bind_error(error, 0)}")
-    return problems
+    problems = ((host, _bind_problem(host)) for host in addresses)
+    return [f"dial.source_addresses: {host}: {problem}" for host, problem in problems if problem]
 
 
 def bind_error(error: OSError, port: int) -> str:

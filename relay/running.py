@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from relay.address import format_hostport
+from relay.address import format_hostport, parse_hostport
 from relay.admin_client import NoAdminPort, Unreachable, at_bind, fetch
+from relay.machine import has_address
 from relay.reload import refusal
 from relay.settings import Settings, SettingsError, value
 from relay.settings_schema import PREFIX, leaves_of
@@ -41,9 +42,15 @@ class Running:
 
 
 def ask(settings: Settings) -> Running | None:
-    """The relay that answers at the admin port of these settings. None: there is no such port, or no relay answers."""
+    """The relay that answers at the admin port of these settings. None: there is no such port, or no relay answers.
+
+    Only an address of this machine is asked: at another one some other machine's relay would answer.
+    """
+    bind = settings.admin.bind
+    if bind and not has_address(parse_hostport(bind, allow_name=False)[0]):
+        return None
     try:
-        status = fetch(at_bind(settings.admin.bind))
+        status = fetch(at_bind(bind))
     except (NoAdminPort, Unreachable):
         return None
     return _answered(status)

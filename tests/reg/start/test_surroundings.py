@@ -17,6 +17,7 @@ import pytest
 from tests.namespace import UNSHARE, needs_namespace
 from tests.programs import RELAY, ROOT, START, environment, launched
 from tests.relay_toml import listener, settings
+from tests.upstreams import Upstream, sender
 
 IN_USE = "address already in use; stop what listens there (`ss -ltnp`), or choose another port"
 NO_ADDRESS = "this machine has no such address; see `ip address`"
@@ -59,9 +60,10 @@ def http(table: str, bind: str, toml: str) -> str:
     return toml.replace(f'[{table}]\nbind = "127.0.0.1:0"', f'[{table}]\nbind = "{bind}"')
 
 
-def taken(stack: ExitStack, host: str = "127.0.0.1") -> str:
-    sock = stack.enter_context(socket.create_server((host, 0)))
-    return f"{host}:{sock.getsockname()[1]}"
+def taken(stack: ExitStack) -> str:
+    """A port of another program's, which answers: a check that asks there would wait for one that does not."""
+    host, port = stack.enter_context(Upstream(sender(b"220 some mail server\r\n"))).address
+    return f"{host}:{port}"
 
 
 def shared(stack: ExitStack) -> str:
