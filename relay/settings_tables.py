@@ -14,6 +14,7 @@ from relay.settings_types import (
     BindOrOff,
     Count,
     Duration,
+    HeldBytes,
     HostName,
     Listed,
     ListenerName,
@@ -49,13 +50,11 @@ class LimitSettings(Section):
         description="new connections per second, whole instance, one second's worth at once after a pause; 0 = no "
         "such limit",
     )
-    held_bytes: int = Field(
+    held_bytes: HeldBytes = Field(
         default=67_108_864,
-        ge=0,
-        le=1 << 40,
-        description="bytes that a worker holds at most, received and not yet taken by the other side; at the limit it "
-        "receives no more than can be passed on at once; hellos and PROXY headers that have not come whole take at "
-        "most a quarter as much, then the oldest are refused; 0 = no limit",
+        description="bytes that a worker holds at most, received and not yet taken by the other side, 1048576 or more; "
+        "at the limit it receives no more than can be passed on at once; hellos and PROXY headers that have not come "
+        "whole take at most a quarter as much, then the oldest are refused; 0 = no limit",
     )
     source_prefix_v4: int = Field(
         default=32, ge=1, le=32, description="leading bits of an IPv4 address that make one source"

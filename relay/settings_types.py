@@ -21,6 +21,7 @@ from relay.address import (
 )
 from relay.core.destinations import why_never
 
+LEAST_HELD = 1 << 20  # bytes of `limits.held_bytes`
 _NAME = re.compile(r"[a-z0-9_-]{1,32}")
 
 
@@ -70,6 +71,13 @@ def _per_second(value: float) -> float:
     return value
 
 
+def _held_bytes(value: int) -> int:
+    # With less an engine would have to look at every byte before it takes it, for ever (see `ring.pump`).
+    if 0 < value < LEAST_HELD:
+        raise ValueError(f"is less than {LEAST_HELD} (1 MiB), and not 0")
+    return value
+
+
 def _url(text: str) -> str:
     if re.fullmatch(r"https?://[^/?#\s@]+/?", text) is None:
         raise ValueError("is not like http://169.254.169.254")
@@ -95,6 +103,7 @@ def _listener_name(text: str) -> str:
 Count = Annotated[int, Field(ge=0, le=10_000_000)]
 Duration = Annotated[float, Field(ge=0, le=31_536_000, allow_inf_nan=False)]
 PerSecond = Annotated[float, Field(ge=0, le=10_000_000, allow_inf_nan=False), AfterValidator(_per_second)]
+HeldBytes = Annotated[int, Field(ge=0, le=1 << 40), AfterValidator(_held_bytes)]
 Bind = Annotated[str, AfterValidator(_bind)]
 BindOrOff = Annotated[str, AfterValidator(_bind_or_off)]
 Upstream = Annotated[str, AfterValidator(_upstream)]

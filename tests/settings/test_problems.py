@@ -345,3 +345,9 @@ def test_a_least_ttl_above_the_greatest_is_told(problems: Problems) -> None:
 def test_a_rate_that_no_clock_can_keep_is_told(problems: Problems, rate: str) -> None:
     (problem,) = problems(SHORT + f"[limits]\naccept_rate = {rate}\n")
     assert problem.startswith(f"limits.accept_rate: {float(rate)} is less than one in a thousand seconds, and not 0; ")
+
+
+@pytest.mark.parametrize("size", [1, 4096, 1_048_575])
+def test_a_limit_that_leaves_no_room_for_holding_anything(problems: Problems, size: int) -> None:
+    (problem,) = problems(SHORT + f"[limits]\nheld_bytes = {size}\n")
+    assert problem.startswith(f"limits.held_bytes: {size} is less than 1048576 (1 MiB), and not 0; ")

@@ -62,7 +62,7 @@ VARIABLES: dict[str, st.SearchStrategy[str]] = {
     "RELAY_LIMITS__CONNECT_RATE_PER_SOURCE": RATES.map(repr),
     "RELAY_LIMITS__CONNECT_BURST_PER_SOURCE": st.integers(1, 10_000_000).map(str),
     "RELAY_LIMITS__ACCEPT_RATE": RATES.map(repr),
-    "RELAY_LIMITS__HELD_BYTES": st.integers(0, 1 << 40).map(str),
+    "RELAY_LIMITS__HELD_BYTES": (st.just(0) | st.integers(1 << 20, 1 << 40)).map(str),
     "RELAY_LIMITS__SOURCE_PREFIX_V4": st.integers(1, 32).map(str),
     "RELAY_LIMITS__SOURCE_PREFIX_V6": st.integers(1, 128).map(str),
     "RELAY_ACCESS__ALLOW": st.lists(NETWORKS, max_size=3).map(",".join),

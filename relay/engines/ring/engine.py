@@ -16,8 +16,8 @@ from relay.engines.ring.closing import Closing
 from relay.engines.ring.dialer import Dialer
 from relay.engines.ring.link import Link, Side
 from relay.engines.ring.listening import Listening
-from relay.engines.ring.pump import BUFFERS
 from relay.engines.ring.pump import Pump as BytePump
+from relay.engines.ring.pump import buffer_count
 from relay.engines.ring.reactor import CONNECT, POLL_IN, POLL_OUT, RECV, SEND, SEND_MANY, SLOT_BITS, SLOT_MASK
 from relay.engines.ring.selector import RingLoop
 from relay.engines.ring.slots import Slots
@@ -28,7 +28,10 @@ END_SECONDS = 1.0  # that the last operations may take to report when the engine
 
 
 class RingEngine(Life[Link]):
-    """See `relay.engines.contract.Engine`. Lives on a `RingLoop`. Raises OSError if the kernel refuses a part of it."""
+    """See `relay.engines.contract.Engine`. Lives on a `RingLoop`. Raises OSError if the kernel refuses a part of it.
+
+    `buffers`: how many receives may fill in a turn, a power of two; 0: as many as `held_limit` allows.
+    """
 
     name = "ring"
     link_type = Link
@@ -41,7 +44,7 @@ class RingEngine(Life[Link]):
         *,
         report_source: bool = False,
         held_limit: int = 0,
-        buffers: int = BUFFERS,
+        buffers: int = 0,
         multishot_receive: bool = True,
     ) -> None:
         super().__init__(timeouts, tcp, held_limit)
@@ -51,7 +54,8 @@ class RingEngine(Life[Link]):
         self._reactor = reactor = loop.ring_selector.reactor
         self._slots = Slots(reactor)
         self._waiting = Waiting(reactor, self._slots, self, multishot=multishot_receive)
-        self._pump = BytePump(reactor, self._waiting, self._ended, self._broken, held_limit, buffers)
+        count = buffers or buffer_count(held_limit)
+        self._pump = BytePump(reactor, self._waiting, self._ended, self._broken, held_limit, count)
         self._closing = Closing(reactor, self._slots, self._waiting, self._pump)
         self._close_socket = self._closing.close
         self._acceptor = Listening(reactor, self._slots, self._begin, self._closing.reset_descriptor).acceptor

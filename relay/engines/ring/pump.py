@@ -27,9 +27,21 @@ from relay.engines.silence import CHANGED
 GO = 33  # buffers that one multishot receive takes without a pause: MULTISHOT_MAX_RETRY + 1, io_uring/net.c
 BUFFERS = 2048  # what one turn may bring, and the turn before has not given back
 BUFFER = HELD_BOUND // (2 * 2 * GO) // 64 * 64  # bytes; two directions, two goes each, whole cache lines
+FEWEST = 16  # buffers, however little may be held
 BULK = 16  # messages of one turn, behind the first, that make a direction bulk
 
 Broken = Callable[[Link, bool, int], None]
+
+
+def buffer_count(held_limit: int) -> int:
+    """How many buffers receives may fill in one turn: what they hold is at most half of `held_limit` (0: none).
+
+    A power of two, as the kernel wants it. With fewer of them a crowd's messages take more turns.
+    """
+    count = BUFFERS
+    while held_limit and count > FEWEST and 2 * count * BUFFER > held_limit:
+        count //= 2
+    return count
 
 
 class Pump:
@@ -42,7 +54,7 @@ class Pump:
         end: End,
         broken: Broken,
         held_limit: int,
-        buffers: int = BUFFERS,
+        buffers: int,
     ) -> None:
         self._reactor = reactor
         self._broken = broken
@@ -56,7 +68,7 @@ class Pump:
         self._turn = -1  # in which `_chunks` were counted
         self._chunks: dict[int, int] = {}  # messages of one turn that came behind its first, by slot
         self.held = 0  # bytes, all connections together
-        # What one turn brings may all have to be held.
+        # What one turn brings may all have to be held. No room at all: everything is read by hand, for ever.
         self._held_limit = max(0, held_limit - buffers * BUFFER) if held_limit else NEVER
         self._waiting.careful = self._held_limit == 0
 
@@ -174,8 +186,7 @@ class Pump:
                 self._waiting.watch_out_by_epoll(side)
             return
         side.held = None
-        if self._waiting.careful and self.held <= self._held_limit // 2 < self._held_limit:
-            self._waiting.careful = False
+        self._relax()
         if source.ended:
             self._ends.finish(source, side)
             return
@@ -234,6 +245,11 @@ class Pump:
             if side.peer is not None and side.armed:
                 self.watch(side)
 
+    def _relax(self) -> None:
+        """Something that was held is gone."""
+        if self._waiting.careful and self.held <= self._held_limit // 2 < self._held_limit:
+            self._waiting.careful = False
+
     def _give(self, side: Side, peer: Side, data: bytes) -> bool:
         """Send bytes on that are in hand; what the peer does not take is held. False if the connection is over."""
         try:
@@ -266,3 +282,4 @@ class Pump:
         if side.held is not None:
             self.held -= len(side.held)
             side.held = None
+            self._relax()

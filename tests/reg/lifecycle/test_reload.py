@@ -106,7 +106,7 @@ BAD = [
     ("[timeouts]\nidle = -1", "timeouts.idle"),
     ("workers = [", "relay.toml"),
     ('[admin]\nbind = "127.0.0.1:1"', "admin.bind"),
-    ("[limits]\nheld_bytes = 5", "limits.held_bytes"),
+    ("[limits]\nheld_bytes = 5000000", "limits.held_bytes"),
     ('[log]\nformat = "console"', "log.format"),
 ]
 
