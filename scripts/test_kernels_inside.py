@@ -48,7 +48,7 @@ def output(*arguments: str, **environment: str) -> str:
 
 def check() -> str:
     """The engine that `relay check` chooses, and why."""
-    text = output("-m", "relay", "check", RELAY_UPSTREAM="127.0.0.1")
+    text = output("-m", "relay", "check", RELAY_UPSTREAM="hub.example")
     return next((line.partition(" ")[2] for line in text.splitlines() if line.startswith("engine: ")), text)
 
 
