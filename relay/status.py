@@ -197,10 +197,14 @@ class Status:
         too many to tell apart.
         """
         plan = self._plan
-        counts: failed_dials.Counts = {key: list(values) for key, values in self._pool.retired_dials.items()}
-        for number in range(len(plan.upstreams)):
-            for block in plan.table.blocks:
-                for key, more in failed_dials.counted(block, plan.layout.failed(number)):
+        # Of upstreams that there are: a worker that was taken over may have written to the spare places.
+        numbers = range(len(plan.upstreams))
+        counts: failed_dials.Counts = {
+            key: list(values) for key, values in self._pool.retired_dials.items() if key[0] in numbers
+        }
+        for seen in self._pool.look():
+            for number in numbers:
+                for key, more in failed_dials.counted(seen, plan.layout.failed(number)):
                     failed_dials.add(counts, number, key, more)
         found = {
             (number, address): [0] * failed_dials.KINDS

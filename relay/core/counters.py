@@ -51,8 +51,8 @@ class Layout:
         self._upstream_size = 1 + len(CONNECT_BUCKETS) + 1
         self.sources = sources
         self.gauges = HEADER + listeners * self._listener_size + upstreams * self._upstream_size  # those behind
-        self._failed = self.gauges + upstreams * sources
-        self.size = self._failed + upstreams * failed_dials.SIZE
+        self.end_of_gauges = self.gauges + upstreams * sources
+        self.size = self.end_of_gauges + upstreams * failed_dials.SIZE
 
     def listener(self, index: int) -> int:
         """Where the section of listener number `index` begins."""
@@ -72,7 +72,7 @@ class Layout:
 
     def failed(self, upstream: int) -> int:
         """Where the section of that upstream's failed dials begins."""
-        return self._failed + upstream * failed_dials.SIZE
+        return self.end_of_gauges + upstream * failed_dials.SIZE
 
 
 def bucket(bounds: Sequence[float], seconds: float) -> int:
@@ -100,10 +100,12 @@ def look(layout: Layout, block: Row, seen: Cells, most: int) -> None:
     A worker that was taken over writes what it likes. A counter is never less than it was seen before, and of each
     listener between none and `most` accepted connections are without an outcome.
     """
-    for cell in range(layout.size):
+    for cell in range(layout.end_of_gauges):
         value = block[cell]
         if value > seen[cell] or not GAUGES <= cell < layout.gauges:
             seen[cell] = value
+    for upstream in range(layout.upstreams):
+        failed_dials.look(block, seen, layout.failed(upstream))
     for listener in range(layout.listeners):
         accepted = layout.listener(listener) + ACCEPTED
         ended = seen[accepted] - unfinished(layout, seen, listener)

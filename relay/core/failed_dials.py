@@ -6,7 +6,8 @@ slot is never given to another address; addresses of an upstream beyond sixteen 
 number goes back while it is shown, no message is needed, and what a killed worker counted is still there.
 
 A dial that succeeds costs nothing. Whatever a worker that was taken over writes, there are no more slots than these,
-and any value of their cells is an address.
+any value of their cells is an address, and what was seen of a slot (`look`) stays: its address for ever, its counts at
+least.
 """
 
 from __future__ import annotations
@@ -60,6 +61,23 @@ def claim(block: Cells, start: int, wanted: Key) -> int:
         if (block[slot + HIGH], block[slot + LOW], block[slot + MARK]) == wanted:
             return slot + COUNTS
     return start + SLOTS * SLOT + COUNTS
+
+
+def look(block: Row, seen: Cells, start: int) -> None:
+    """Bring what was `seen` of an upstream's section, zeros at first, up to what a worker's block says now."""
+    for slot in range(start, start + SLOTS * SLOT, SLOT):
+        if not seen[slot + MARK]:
+            if not block[slot + MARK]:
+                break
+            for part in (HIGH, LOW, MARK):
+                seen[slot + part] = block[slot + part]
+        _raise(block, seen, slot)
+    _raise(block, seen, start + SLOTS * SLOT)
+
+
+def _raise(block: Row, seen: Cells, slot: int) -> None:
+    for cell in range(slot + COUNTS, slot + SLOT):
+        seen[cell] = max(seen[cell], block[cell])
 
 
 def counted(block: Row, start: int) -> Iterator[tuple[Key, Sequence[int]]]:

@@ -133,6 +133,15 @@ def test_fold_keeps_every_sum(values: list[int]) -> None:
     assert not any(block)
 
 
+def failed(row: list[int]) -> dict[tuple[int, failed_dials.Key], int]:
+    """Failed dials by upstream and address, all kinds together."""
+    found: dict[tuple[int, failed_dials.Key], int] = {}
+    for upstream in range(LAYOUT.upstreams):
+        for key, counts in failed_dials.counted(row, LAYOUT.failed(upstream)):
+            found[upstream, key] = found.get((upstream, key), 0) + sum(counts)
+    return found
+
+
 CELL = st.one_of(st.integers(0, 3), st.integers(0, (1 << 64) - 1))
 NONSENSE = st.lists(st.lists(CELL, min_size=LAYOUT.size, max_size=LAYOUT.size), min_size=1, max_size=5)
 MOST = 5
@@ -147,7 +156,9 @@ def test_whatever_a_worker_writes_no_counter_goes_back_and_the_accounts_are_righ
         before = list(seen)
         look(LAYOUT, block, seen, MOST)
         assert all(now >= then for now, then in zip(seen[counted], before[counted], strict=True))
-        assert seen[: counters.GAUGES] + seen[LAYOUT.gauges :] == block[: counters.GAUGES] + block[LAYOUT.gauges :]
+        gauges = slice(LAYOUT.gauges, LAYOUT.end_of_gauges)
+        assert seen[: counters.GAUGES] + seen[gauges] == block[: counters.GAUGES] + block[gauges]
+        assert all(failed(seen).get(key, 0) >= count for key, count in failed(before).items())
         assert all(0 <= unfinished(LAYOUT, seen, listener) <= MOST for listener in range(LAYOUT.listeners))
     last = list(seen)
     lost = fold(LAYOUT, seen, retired, LOST)
