@@ -12,7 +12,6 @@ import asyncio
 import errno
 import functools
 import os
-import signal
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,6 +24,7 @@ from relay.hangs import Hangs
 from relay.inbox import Inbox
 from relay.outcome import Outcome
 from relay.plan import Plan
+from relay.process import signal_name
 from relay.tasks import guarded, keep_running
 from relay.worker_process import WorkerProcess, backoff, goes_first, launch
 
@@ -298,10 +298,5 @@ class Pool:
 
 
 def _how(status: int) -> str:
-    """In words. Not every signal has a name: most real-time signals, signal(7), have none."""
-    if status >= 0:
-        return f"status {status}"
-    try:
-        return f"signal {signal.Signals(-status).name}"
-    except ValueError:
-        return f"signal {-status}"
+    """In words."""
+    return f"status {status}" if status >= 0 else f"signal {signal_name(-status)}"

@@ -110,8 +110,11 @@ def held() -> Iterator[None]:
 
 
 def signal_name(number: int) -> str:
-    """SIGUSR2, SIGRTMIN+3: `signal.Signals` knows no real-time signals but the first and the last."""
+    """SIGUSR2, SIGRTMIN+3: `signal.Signals` knows no real-time signals but the first and the last.
+
+    The number, where there is no name at all: the C library has 32 and 33 for itself.
+    """
     try:
         return signal.Signals(number).name
     except ValueError:
-        return f"SIGRTMIN+{number - signal.SIGRTMIN}"
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}" if number > signal.SIGRTMIN else str(number)

@@ -17,7 +17,7 @@ import structlog
 
 from relay import pool as pools
 from relay import tasks
-from relay.control import Resolved, Stop
+from relay.control import Channel, Resolved, Stop, pair
 from relay.core import counters
 from relay.plan import Plan
 from relay.pool import Pool
@@ -65,12 +65,17 @@ class Messages:
 
     def __init__(self) -> None:
         self.said: list[tuple[str, str]] = []
+        self.fields: list[dict[str, Any]] = []  # of each
 
     def bind(self, **_: Any) -> Messages:
         return self
 
     def __getattr__(self, level: str) -> Callable[..., None]:
-        return lambda event, **_: self.said.append((level, event))
+        def say(event: str, **fields: Any) -> None:
+            self.said.append((level, event))
+            self.fields.append(fields)
+
+        return say
 
 
 def pool_of(path: Path, log: Any = None, changed: Callable[[], None] = lambda: None) -> Pool:
@@ -198,6 +203,43 @@ def test_a_worker_goes_before_the_supervisor(tmp_path: Path, inherited: int, exp
 
 def test_where_the_kernel_has_no_such_score(tmp_path: Path) -> None:
     assert "No such file or directory" in goes_first(4711, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("number", "how"),
+    [
+        (signal.SIGKILL, "signal SIGKILL"),
+        (signal.SIGRTMIN, "signal SIGRTMIN"),
+        (signal.SIGRTMIN + 1, "signal SIGRTMIN+1"),
+        (signal.SIGRTMAX - 1, f"signal SIGRTMIN+{signal.SIGRTMAX - 1 - signal.SIGRTMIN}"),
+        (33, "signal 33"),  # the C library's
+    ],
+)
+async def test_a_worker_that_is_killed_by_a_signal_with_or_without_a_name_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, how: str
+) -> None:
+    """A real worker ignores most of them; a process in its place does not."""
+    log = Messages()
+    pool = pool_of(tmp_path, log)
+    starts = Starts()
+
+    def other(_plan: Plan, _index: int) -> Any:
+        monkeypatch.setattr(pools, "launch", starts)
+        ours, theirs = pair()
+        with theirs:  # the process has it as long as it lives
+            child = subprocess.Popen(["sleep", "600"], pass_fds=[theirs.fileno()])
+        return Process(child), Channel(ours)
+
+    monkeypatch.setattr(pools, "launch", other)
+    async with started(pool):
+        await until(lambda: pool.workers[0].pid is not None)
+        victim = pool.workers[0].pid
+        assert victim is not None
+        os.kill(victim, number)
+        await until(lambda: pool.workers[0].ready)
+        (died,) = [fields for (_, event), fields in zip(log.said, log.fields, strict=True) if event == "worker died"]
+        assert (died["pid"], died["how"]) == (victim, how)
+        assert len(starts.pids) == pool.workers[0].restarts == 1
 
 
 async def test_a_drain_that_is_taken_back_before_the_start_starts_no_worker_twice(

@@ -185,20 +185,6 @@ def test_a_worker_that_hangs_is_told_by_livez_until_it_goes_on(pair: Relay) -> N
     assert not pair.events("worker died")
 
 
-@pytest.mark.parametrize(
-    ("number", "how"), [(34, "signal SIGRTMIN"), (35, "signal 35"), (63, "signal 63"), (64, "signal SIGRTMAX")]
-)
-def test_a_worker_that_is_killed_by_a_signal_without_a_name_is_replaced(pair: Relay, number: int, how: str) -> None:
-    victim = pair.worker_pids()[0]
-    os.kill(victim, number)
-    pair.wait_status(
-        lambda status: all(item["ready"] for item in status["workers"]) and victim not in pids(status), what="ready"
-    )
-    (line,) = pair.told("worker died")
-    assert (line["pid"], line["how"]) == (victim, how)
-    assert all(echoes(pair.address()) for _ in range(10))
-
-
 def test_no_descriptor_to_start_a_worker_with(pair: Relay) -> None:
     pair.expected_errors.add("worker not started")
     (victim, _) = pair.worker_pids()
