@@ -12,6 +12,7 @@ import pytest
 
 from tests.clients import connect, crowd, echoes, exchange, refused
 from tests.harness import Relay, Start
+from tests.observe import wait_until
 from tests.programs import free_port
 from tests.relay_toml import listener, settings
 from tests.upstreams import Echo, refusing
@@ -164,6 +165,7 @@ def test_the_level_cuts_the_service_log_and_not_the_access_log(echo: Echo, start
     relay.signal(signal.SIGHUP)
     ends = relay.wait_outcomes({"ok": 1})
     assert ends["log_lines_dropped"] == 0
+    wait_until(lambda: relay.events("reload failed"), what="the reload")
     relay.signal(signal.SIGINT)
     assert relay.wait() == 0
     assert [line["event"] for line in relay.log_lines()] == ["connection", "reload failed"]
