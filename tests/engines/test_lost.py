@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.engines import lingering
 from relay.engines.contract import NEVER, Event, TcpOptions
 from relay.engines.lost import LOOKS, STILL, Debtors, State, state, waits_since
 from tests.engines.lab import Lab
@@ -208,8 +209,11 @@ def test_a_reader_that_pauses_is_not_lost(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("culprit", ["client", "upstream"])
-def test_one_that_vanishes_after_its_end_truncates_nothing(lab: Lab, culprit: str) -> None:
+def test_one_that_vanishes_after_its_end_truncates_nothing(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, culprit: str
+) -> None:
     """It has said everything, and will never acknowledge what the other one still sends."""
+    monkeypatch.setattr(lingering, "LINGER", 600.0)  # however slow the machine is
     engine = lab.start(tcp=SLOW)
     couple = lab.line(engine, buffers=65536).open()
     client, upstream, handler = couple
