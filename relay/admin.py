@@ -78,7 +78,7 @@ def admin_app(
 
     async def drain(_request: web.Request) -> web.StreamResponse:
         orders.drain("admin")
-        return web.json_response(status.snapshot()["drain"], status=202)
+        return web.json_response(status.drain_state(), status=202)
 
     async def undrain(_request: web.Request) -> web.StreamResponse:
         try:

@@ -19,7 +19,6 @@ from relay.settings import Listener
 ADDRESS_MISSING = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 
 Kept = Mapping[str, Binding]  # what is listened on already, by `key`
-Port = tuple[bool, int]  # whether it is IPv6's
 LISTENING = "0A"  # TCP_LISTEN, net/tcp_states.h, as proc(5) has it
 
 # Inodes of the listening sockets that this process has made. A worker's copy has the same inode, and may stay open for
@@ -32,10 +31,19 @@ def key(name: str, text: str) -> str:
     return f"{name} {text}" if text.endswith(":0") else text
 
 
-def port_of(address: str) -> Port:
-    """The port of host:port or [host]:port."""
+def meets(address: str, others: Collection[str]) -> bool:
+    """Whether one of `others` (all host:port or [host]:port) would be in the way of bind(2) to `address`.
+
+    The same address, or a wildcard's port; [::] may take IPv4 as well.
+    """
     host, port = parse_hostport(address, allow_name=False)
-    return ":" in host, port
+    for text in others:
+        other, number = parse_hostport(text, allow_name=False)
+        if number == port and (host == other or "::" in (host, other)):
+            return True
+        if number == port and (":" in host) == (":" in other) and "0.0.0.0" in (host, other):
+            return True
+    return False
 
 
 def open_sockets(host: str, port: int, workers: int, tcp: TcpOptions, *, listen: bool = True) -> list[socket.socket]:
@@ -106,12 +114,12 @@ def bind(
     notes: list[str],
     *,
     listen: bool = True,
-    ours: Collection[Port] = (),
+    ours: Collection[str] = (),
 ) -> list[Binding]:
     """The addresses of one listener, one socket per worker for each that is not in `kept`.
 
     What cannot be bound becomes a problem, or a note if others are left. Without `listen`, sockets are only bound, to
-    see whether they can be; then `ours` are ports of a relay that runs, which this process cannot share.
+    see whether they can be; then `ours` are addresses of a relay that runs, which this process cannot share.
     """
     bindings: list[Binding] = []
     before = len(problems)
@@ -124,7 +132,7 @@ def bind(
         try:
             sockets = open_sockets(host, port, workers, tcp, listen=listen)
         except OSError as error:
-            if not listen and error.errno == errno.EADDRINUSE and port_of(text) in ours:
+            if not listen and error.errno == errno.EADDRINUSE and meets(text, ours):
                 bindings.append(Binding(key(item.name, text), format_hostport(host, port), []))
                 continue
             # A machine without IPv6 is no mistake as long as the listener has another address.

@@ -61,6 +61,10 @@ class Evictions:
         for event_id in self._begun:
             self._spawn(self._events.approve(event_id))
 
+    def taken_back(self) -> None:
+        """An operator has put the instance back into service: events that are known by now do not want it out."""
+        self._begun.clear()
+
     def snapshot(self) -> dict[str, Any]:
         """What /status shows."""
         state = self._events.state

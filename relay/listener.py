@@ -71,6 +71,14 @@ def engine_options(tcp: TcpOptions) -> EngineOptions:
     )
 
 
+def set_inherited(sock: socket.socket, tcp: TcpOptions) -> None:
+    """Set what connections take from the socket that accepts them. Raises OSError."""
+    for option in tcp_options(tcp):
+        # Keepalive itself would start a timer with each connection: engines set it on those that live on.
+        if option != KEEPALIVE:
+            sock.setsockopt(*option)
+
+
 def bind_listener(host: str, port: int, tcp: TcpOptions, *, claim: bool = False, listen: bool = True) -> socket.socket:
     """A listening, non-blocking socket that shares its port with those of the other workers (SO_REUSEPORT).
 
@@ -93,10 +101,7 @@ def bind_listener(host: str, port: int, tcp: TcpOptions, *, claim: bool = False,
         if family == socket.AF_INET6:
             # [::] must not take 0.0.0.0's port as well, and every client has an address of its own family.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        for option in tcp_options(tcp):
-            # Keepalive itself would start a timer with each connection: engines set it on those that live on.
-            if option != KEEPALIVE:
-                sock.setsockopt(*option)
+        set_inherited(sock, tcp)
         sock.bind((host, port))
         if listen:
             sock.listen(BACKLOG)

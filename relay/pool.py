@@ -282,7 +282,7 @@ class Pool:
                 pid=pid,
                 how=_how(status),
                 connections_lost=lost,
-                restart_in_seconds=None if self._stopping.is_set() else backoff(worker.failures),
+                restart_in_seconds=backoff(worker.failures) if self._wanted() else None,
             )
         self._changed()
 

@@ -11,7 +11,7 @@ import os
 import socket
 
 from relay.address import parse_hostport
-from relay.binding import Port, port_of
+from relay.binding import meets
 from relay.cpus import usable_cpus
 from relay.machine import bind_error
 from relay.plan import Binding, Plan, StartError, tcp_options
@@ -39,10 +39,8 @@ def trial(settings: Settings, taken: Listening, watchdog: float, running: Runnin
     `running`: a relay beside which this is tried; its addresses and ports are no obstacle.
     """
     held = running.addresses if running is not None else frozenset()
-    # Of both families: a socket unit may have one socket for the two of them.
-    ours = frozenset((six, port_of(address)[1]) for address in held for six in (False, True))
     kept = {address: Binding(address, address, []) for address in held}
-    plan, http = _preflight(settings, taken, watchdog, kept, ours, listen=False)
+    plan, http = _preflight(settings, taken, watchdog, kept, held, listen=False)
     plan.close_sockets()
     for sock in http.values():
         sock.close()
@@ -54,7 +52,7 @@ def _preflight(
     taken: Listening,
     watchdog: float,
     kept: dict[str, Binding],
-    ours: frozenset[Port],
+    ours: frozenset[str],
     *,
     listen: bool,
 ) -> tuple[Plan, Http]:
@@ -81,7 +79,7 @@ def _preflight(
 
 
 def _inherit(
-    settings: Settings, taken: Listening, kept: dict[str, Binding], ours: frozenset[Port], *, listen: bool
+    settings: Settings, taken: Listening, kept: dict[str, Binding], ours: frozenset[str], *, listen: bool
 ) -> Plan:
     """The plan, with the service manager's sockets where it has handed over any. Raises StartError."""
     matched = match(taken.sockets, [(item.name, item.bind) for item in settings.listeners])
@@ -96,7 +94,7 @@ def _inherit(
     return plan
 
 
-def _bind_http(settings: Settings, ours: frozenset[Port], *, listen: bool) -> Http:
+def _bind_http(settings: Settings, ours: frozenset[str], *, listen: bool) -> Http:
     """The admin and the health port's sockets, those that are on. Raises StartError."""
     sockets: Http = {}
     problems = []
@@ -117,7 +115,7 @@ def _bind_http(settings: Settings, ours: frozenset[Port], *, listen: bool) -> Ht
             sock.setblocking(False)
         except OSError as error:
             sock.close()
-            if listen or error.errno != errno.EADDRINUSE or port_of(text) not in ours:
+            if listen or error.errno != errno.EADDRINUSE or not meets(text, ours):
                 problems.append(f"{name}.bind: {text}: {bind_error(error, port)}")
             continue
         sockets[name] = sock

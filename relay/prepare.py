@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Collection, Sequence
 
 from relay.address import format_hostport, parse_hostport
-from relay.binding import Kept, Port, bind
+from relay.binding import Kept, bind
 from relay.core.counters import Layout
 from relay.cpus import usable_cpus
 from relay.dial import literal
@@ -42,12 +42,12 @@ SEND_PROXY = {"off": 0, "v1": 1, "v2": 2}
 
 
 def prepare(
-    settings: Settings, inherited: Kept | None = None, *, ours: Collection[Port] = (), listen: bool = True
+    settings: Settings, inherited: Kept | None = None, *, ours: Collection[str] = (), listen: bool = True
 ) -> Plan:
     """Raise the descriptor limit, bind every listener, make the table. Raises StartError.
 
     `inherited` are listening sockets that the service manager has handed over. For a trial, that of `relay check`:
-    without `listen` sockets are only bound, `inherited` may be those of a relay that runs, and `ours` its ports.
+    without `listen` sockets are only bound, `inherited` may be those of a relay that runs, and `ours` its addresses.
     """
     workers = settings.workers or usable_cpus()
     notes: list[str] = []
@@ -124,7 +124,7 @@ def bind_all(
     notes: list[str],
     *,
     listen: bool = True,
-    ours: Collection[Port] = (),
+    ours: Collection[str] = (),
 ) -> list[BoundListener]:
     """Every listener of the settings with its sockets; new listeners and upstreams get the next numbers."""
     tcp = tcp_options(settings)

@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from relay import process
-from relay.plan import Binding, Plan, StartError, limit_plan, rate_plan
+from relay import listener, process
+from relay.plan import Binding, Plan, StartError, limit_plan, rate_plan, tcp_options
 from relay.prepare import bind_all, limit_notes, listener_limits, watchdog_notes
 from relay.settings import Settings, SettingsError, names, value
 from relay.settings_file import READ_SECONDS
@@ -192,6 +192,8 @@ class Reloader:
             raise StartError(problems)
         wanted = {binding.asked for one in bound for binding in one.bindings}
         gone = [binding for binding in plan.bindings() if binding.asked not in wanted]
+        tcp = tcp_options(settings)
+        other_tcp = tcp != tcp_options(plan.settings)
         plan.listeners, plan.listener_numbers, plan.upstream_numbers = bound, listeners, upstreams
         plan.settings = settings
         limits = listener_limits(bound, plan.layout.listeners)
@@ -203,6 +205,10 @@ class Reloader:
         plan.notes += watchdog_notes(settings, plan.watchdog)
         for binding in new:
             plan.take_back(binding)
+        if other_tcp:
+            for sock in (sock for binding in plan.bindings() for sock in binding.sockets):
+                with contextlib.suppress(OSError):  # a kernel that refuses one of them is no reason to stop half-way
+                    listener.set_inherited(sock, tcp)
         plan.leave(gone)  # the workers have theirs, and serve who waits there
         return [binding.address for binding in new]
 

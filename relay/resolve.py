@@ -58,7 +58,8 @@ class Resolver:
 
     `complete` are the names that stand for themselves alone, because they were written with a dot at the end. The
     system's file is read again whenever it has changed. One that names no server is as good as the one before it: it
-    may be just being written.
+    may be just being written. From `before`, the resolver of an earlier configuration, what was read of the system's
+    files is taken over.
     """
 
     def __init__(
@@ -66,13 +67,18 @@ class Resolver:
         nameservers: Sequence[tuple[str, int]],
         hosts_file: Path = Path("/etc/hosts"),
         complete: Collection[str] = (),
+        before: Resolver | None = None,
     ) -> None:
         self.complete = frozenset(complete)
-        self._hosts: WatchedFile[dict[str, tuple[str, ...]]] = WatchedFile(hosts_file, parse_hosts, {})
+        self._hosts: WatchedFile[dict[str, tuple[str, ...]]] = (
+            before._hosts if before is not None else WatchedFile(hosts_file, parse_hosts, {})
+        )
         self._from_system: WatchedFile[_System | None] | None = None
         self._current: _System | None = None
         if nameservers:
             self._current = _System(_asking(dns.asyncresolver.Resolver(configure=False), nameservers), SearchList())
+        elif before is not None and before._from_system is not None:
+            self._from_system, self._current = before._from_system, before._current
         else:
             self._from_system = WatchedFile(RESOLV_CONF, _parse_system, None)
 
@@ -350,10 +356,8 @@ class _System(NamedTuple):
 def _parse_system(text: str) -> _System | None:
     """What a resolv.conf(5) says; None if it names no server. Raises ValueError for what cannot be read."""
     made = dns.asyncresolver.Resolver(configure=False)
-    # The search list is not dnspython's affair, and a domain that is no name must not spoil the rest.
-    lines = [line for line in text.splitlines(keepends=True) if line.split()[:1] not in (["search"], ["domain"])]
     try:
-        made.read_resolv_conf(io.StringIO("".join(lines)))
+        made.read_resolv_conf(io.StringIO("".join(filter(_is_for_dnspython, text.splitlines(keepends=True)))))
     except dns.resolver.NoResolverConfiguration:
         return None
     except dns.exception.DNSException as error:
@@ -363,6 +367,17 @@ def _parse_system(text: str) -> _System | None:
     if not servers:
         return None
     return _System(_asking(made, servers), search_list.parse(text, socket.gethostname()))
+
+
+def _is_for_dnspython(line: str) -> bool:
+    """Whether a line of resolv.conf(5) may be left to it: one that it does not take would spoil the rest.
+
+    The search list is not its affair; a name server that is no address is passed over, as the C library does.
+    """
+    keyword, *values = line.split()[:2] or [""]
+    if keyword == "nameserver":
+        return bool(values) and dns.inet.is_address(values[0])
+    return keyword not in ("search", "domain")
 
 
 def _reason(error: Exception) -> str:

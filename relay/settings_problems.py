@@ -258,11 +258,14 @@ def _overlap(one: _Bind, other: _Bind) -> bool:
     """Whether the kernel would refuse the second, or share one listener's connections out to another.
 
     An address beside the wildcard is fine between listeners, which all set SO_REUSEPORT: the kernel prefers the more
-    specific socket. Admin and health do not set it, and bind(2) answers EADDRINUSE.
+    specific socket. Admin and health do not set it, and bind(2) answers EADDRINUSE. Nor do they set IPV6_V6ONLY: theirs
+    at [::] takes IPv4 as well.
     """
     if one.host == other.host:
         return True
     if one.shared and other.shared:
         return False
+    if any(bind.host == "::" and not bind.shared for bind in (one, other)):
+        return True
     same_family = ip_address(one.host).version == ip_address(other.host).version
     return same_family and bool(_WILDCARDS & {one.host, other.host})

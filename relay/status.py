@@ -70,8 +70,11 @@ class Status:
 
         What stands behind the counters is not in it.
         """
+        return self._added(self._pool.look())
+
+    def _added(self, rows: list[list[int]]) -> list[int]:
         end = self._plan.layout.gauges
-        totals = list(map(sum, zip(self._pool.retired[:end], *(row[:end] for row in self._pool.look()), strict=True)))
+        totals = list(map(sum, zip(self._pool.retired[:end], *(row[:end] for row in rows), strict=True)))
         totals[counters.LOG_DROPPED] += self._log_dropped()
         return totals
 
@@ -127,7 +130,8 @@ class Status:
 
     def snapshot(self) -> dict[str, Any]:
         """What /status shows."""
-        plan, totals = self._plan, self.totals()
+        plan, rows = self._plan, self._pool.look()  # once: it goes through all workers' cells
+        totals = self._added(rows)
         ready = self.ready()
         listeners = [self._listener(name, number, totals) for name, number in plan.listener_numbers.items()]
         current = {bound.name for bound in plan.listeners}
@@ -145,7 +149,7 @@ class Status:
             "state": self.state(),
             "reason": ready.reason,
             "live": self.live().ok,
-            "drain": self.drain.snapshot() if self.drain is not None and self.draining else None,
+            "drain": self.drain_state(),
             "max_connections": plan.limits.instance,
             "descriptors": plan.descriptors,
             "connections": {
@@ -162,7 +166,7 @@ class Status:
             "listeners": [one for one in listeners if one["name"] in current or one["active"]],
             "upstreams": [self._upstream(number, plan.upstreams[number]) for number in plan.dialled],
             "dial_queue": self.queued(),
-            "workers": [self._worker(worker, now) for worker in self._pool.workers],
+            "workers": [self._worker(worker, rows[worker.index], now) for worker in self._pool.workers],
             "scheduled_events": self.evictions() if self.evictions is not None else None,
             "http_ports": dict(self.http_ports),
             "reloads": dict(self.reloads),
@@ -170,6 +174,10 @@ class Status:
             "accept_pauses": totals[counters.ACCEPT_PAUSES],
             "log_lines_dropped": totals[counters.LOG_DROPPED],
         }
+
+    def drain_state(self) -> dict[str, Any] | None:
+        """What /status shows of a drain; None while there is none."""
+        return self.drain.snapshot() if self.drain is not None and self.draining else None
 
     def _listener(self, name: str, number: int, totals: list[int]) -> dict[str, Any]:
         plan, start = self._plan, self._plan.layout.listener(number)
@@ -250,9 +258,8 @@ class Status:
             "answer_age_seconds": None if state.answer_age is None else round(state.answer_age, 3),
         }
 
-    def _worker(self, worker: WorkerProcess, now: float) -> dict[str, Any]:
+    def _worker(self, worker: WorkerProcess, block: list[int], now: float) -> dict[str, Any]:
         plan = self._plan
-        block = self._pool.look()[worker.index]
         beat = block[counters.HEARTBEAT]
         return {
             "index": worker.index,

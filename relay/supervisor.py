@@ -97,7 +97,7 @@ class Supervisor:
         ProcessCollector(registry=registry)  # of this process
         servers = []
         if "admin" in self._http_sockets:
-            orders = Orders(self.drain, self._drain.undrain, self.reload)
+            orders = Orders(self.drain, self._undrain, self.reload)
             app = admin_app(self._status, registry, orders, lambda: self._plan.settings.admin.hosts)
             servers.append(HttpServer(app, self._http_sockets["admin"], ADMIN, "admin"))
         if "health" in self._http_sockets:
@@ -146,6 +146,12 @@ class Supervisor:
         settings = self._plan.settings.drain
         self._drain.begin(Order(settings.announce, settings.window, ends, reason, left, lasts))
         self._reporter.update()
+
+    def _undrain(self) -> str:
+        problem = self._drain.undrain()
+        if not problem and self._evictions is not None:
+            self._evictions.taken_back()
+        return problem
 
     def _evict(self, reason: str, left: float) -> None:
         self._begin_drain(reason, left=left, lasts=False)

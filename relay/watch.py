@@ -60,6 +60,7 @@ class UpstreamWatch:
         self._changed = changed
         self._log = log
         self._upstreams = _parsed(upstreams)
+        self._resolver: Resolver | None = None
         self._names = self._name_service(settings, nameservers, None)
         self._checks = _checks(settings)
         self._checker = self._health_checker()
@@ -99,8 +100,9 @@ class UpstreamWatch:
         self, settings: Settings, nameservers: tuple[tuple[str, int], ...], before: NameService | None
     ) -> NameService:
         dns = settings.dns
+        self._resolver = Resolver(nameservers, complete=complete_names(settings), before=self._resolver)
         return NameService(
-            Resolver(nameservers, complete=complete_names(settings)),
+            self._resolver,
             dict.fromkeys(host for host, port in self._upstreams.values() if literal(host, port) is None),
             min_ttl=dns.min_ttl,
             max_ttl=dns.max_ttl,

@@ -86,8 +86,9 @@ class WorkerCollector(Collector):
             "relay_worker_connections_limit", "Connections that the worker's descriptors carry.", labels=labels
         )
         held = GaugeMetricFamily("relay_held_bytes_limit", "How much of relay_held_bytes there may be.", labels=labels)
+        rows = self._pool.look()
         for worker in self._pool.workers:
-            name, block = [str(worker.index)], plan.table.blocks[worker.index]
+            name, block = [str(worker.index)], rows[worker.index]
             used = usage(worker.pid) if worker.pid is not None else None
             cpu.add_metric(name, self._cpu[worker.index].total(worker.pid, used.cpu_seconds if used else 0.0))
             if used is not None:

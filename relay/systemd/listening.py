@@ -15,7 +15,7 @@ from typing import NamedTuple
 from relay.address import format_hostport, parse_hostport
 from relay.binding import key
 from relay.engines.contract import TcpOptions
-from relay.listener import KEEPALIVE, tcp_options
+from relay.listener import set_inherited
 from relay.plan import Binding
 
 FIRST = 3  # SD_LISTEN_FDS_START
@@ -176,9 +176,7 @@ def bindings(served: Sequence[Served], workers: int, tcp: TcpOptions) -> dict[st
     for one in served:
         sock = socket.socket(fileno=one.socket.fd)
         sock.setblocking(False)
-        for option in tcp_options(tcp):
-            if option != KEEPALIVE:  # engines set it on those that live on
-                sock.setsockopt(*option)
+        set_inherited(sock, tcp)
         keys = [key(one.listener, text) for text in one.binds]
         made = Binding(keys[0], one.socket.address, [sock] * workers, sock)
         found.update(dict.fromkeys(keys, made))

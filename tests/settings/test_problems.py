@@ -230,6 +230,12 @@ def test_a_mistake_in_a_listener_names_the_listener(problems: Problems, toml: st
             'admin.bind: "[::1]:443" is already bound by the https listener of upstream',
         ),
         (SHORT + 'admin.bind = "1.2.3.4:8080"', 'health.bind: "0.0.0.0:8080" is already bound by admin.bind'),
+        # Neither of the two sets IPV6_V6ONLY.
+        (SHORT + 'admin.bind = "[::]:8080"', 'health.bind: "0.0.0.0:8080" is already bound by admin.bind'),
+        (
+            listener(bind='"1.2.3.4:9"') + '[admin]\nbind = "[::]:9"',
+            'admin.bind: "[::]:9" is already bound by listeners[0].bind[0]',
+        ),
     ],
 )
 def test_an_address_that_is_bound_twice_is_a_mistake(problems: Problems, toml: str, problem: str) -> None:

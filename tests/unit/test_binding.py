@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from relay.binding import open_sockets
+from relay.binding import meets, open_sockets
 from relay.engines.contract import TcpOptions
 from tests.programs import ROOT, free_port
 
@@ -42,6 +42,24 @@ def taker(host: str = "127.0.0.1", workers: int = 2) -> Iterator[Taker]:
     with subprocess.Popen(line, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield Taker(process)
         process.kill()
+
+
+@pytest.mark.parametrize(
+    ("address", "other", "in_the_way"),
+    [
+        ("127.0.0.1:443", "127.0.0.1:443", True),
+        ("127.0.0.2:443", "127.0.0.1:443", False),
+        ("127.0.0.1:443", "127.0.0.1:444", False),
+        ("127.0.0.1:443", "0.0.0.0:443", True),
+        ("0.0.0.0:443", "127.0.0.1:443", True),
+        ("[::1]:443", "0.0.0.0:443", False),
+        ("[::1]:443", "[::]:443", True),
+        ("127.0.0.1:443", "[::]:443", True),
+        ("[2001:db8::1]:443", "[::1]:443", False),
+    ],
+)
+def test_whose_address_is_in_the_way(address: str, other: str, in_the_way: bool) -> None:
+    assert meets(address, ["192.0.2.1:9", other]) is in_the_way
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1"])

@@ -171,7 +171,8 @@ async def test_what_is_not_told_of_a_long_message_is_told_of_the_others(tmp_path
 async def test_no_worker_is_started_while_there_is_nothing_for_it_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pool = pool_of(tmp_path)
+    log = Messages()
+    pool = pool_of(tmp_path, log)
     starts = Starts()
     monkeypatch.setattr(pools, "launch", starts)
     async with started(pool):
@@ -185,6 +186,8 @@ async def test_no_worker_is_started_while_there_is_nothing_for_it_to_do(
         os.kill(starts.pids[0], signal.SIGKILL)
         assert await pool.wait(10)
         assert len(starts.pids) == 1
+        (died,) = [fields for (_, event), fields in zip(log.said, log.fields, strict=True) if event == "worker died"]
+        assert died["restart_in_seconds"] is None
         pool.resume()
         await until(lambda: pool.workers[0].ready)
         assert len(starts.pids) == 2

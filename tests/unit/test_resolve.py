@@ -27,6 +27,29 @@ async def test_both_families_ipv4_first(server: NameServer, resolver: Resolver) 
     assert lookup.error == ""
 
 
+async def test_what_was_read_of_the_systems_files_outlives_a_reload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts, conf = tmp_path / "hosts", tmp_path / "resolv.conf"
+    hosts.write_text("192.0.2.7 hub.test\n")
+    conf.write_text("nameserver 127.0.0.1\n")
+    monkeypatch.setattr(resolve, "RESOLV_CONF", conf)
+    first = Resolver((), hosts)
+    assert (await first.resolve("hub.test")).addresses == ("192.0.2.7",)
+    hosts.unlink()
+    os.mkfifo(hosts)  # cannot be read any more
+    second = Resolver((), hosts, ["other.test"], first)
+    assert (await second.resolve("hub.test")).addresses == ("192.0.2.7",)
+    assert second.complete == {"other.test"}
+
+
+@pytest.mark.parametrize("bad", ["10.0.0.300", "", "hub.test", "fe80::1%eth0%x"])
+def test_a_name_server_that_is_no_address_does_not_spoil_the_others(bad: str) -> None:
+    system = resolve._parse_system(f"nameserver {bad}\nnameserver 192.0.2.53\noptions ndots:2\n")
+    assert system is not None
+    assert [str(server) for server in system.resolver.nameservers] == [str(resolve._NameServers([("192.0.2.53", 53)]))]
+
+
 async def test_aliases_are_followed(server: NameServer, resolver: Resolver) -> None:
     server.zone[HUB, "CNAME"] = (60, [PRIVATE])
     server.zone[PRIVATE, "A"] = (60, ["10.0.0.4"])

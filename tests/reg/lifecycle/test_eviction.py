@@ -174,6 +174,23 @@ def test_an_undrain_takes_back_an_operators_drain_and_not_the_event_that_began_m
         assert exchange(client) == b"ping"
 
 
+def test_an_event_that_undrain_has_taken_back_keeps_nobody_out(
+    echo: Echo, start: Start, metadata: MetadataServer
+) -> None:
+    first, second = event("Preempt", OWN, left=600.0), event("Redeploy", OWN, left=600.0, EventId="another")
+    relay = start(settings(listener(echo.address), tables=watching(metadata)))
+    wait_known(relay)
+    metadata.events.play(Answer(document(first)))
+    relay.wait_phase("drained")
+    assert relay.post("/undrain")[0] == 200
+    assert echoes(relay.address())
+    metadata.events.play(Answer(document(first, second)))
+    relay.wait_phase("drained")
+    metadata.events.play(Answer(document(first)))
+    relay.wait_status(lambda status: status["drain"] is None, what="back in service")
+    assert echoes(relay.address())
+
+
 def nobody_listens(address: tuple[str, int]) -> bool:
     try:
         connect(address).close()

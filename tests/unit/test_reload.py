@@ -1,0 +1,45 @@
+"""What a reload does to the sockets that stay."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import structlog
+
+from relay.prepare import prepare
+from relay.reload import Reloader
+from relay.settings import load
+
+TOML = """
+workers = 2
+engine = "stream"
+tcp.keepalive_idle = {idle}
+tcp.keepalive_count = {count}
+[[listeners]]
+name = "main"
+bind = ["127.0.0.1:0"]
+upstream = ["127.0.0.1:9"]
+"""
+
+
+async def test_clients_that_come_later_have_the_new_keepalive(tmp_path: Path) -> None:
+    file = tmp_path / "relay.toml"
+    file.write_text(TOML.format(idle=600, count=3))
+    plan = prepare(load(file, {}))
+    try:
+        reloader = Reloader(
+            plan, lambda before: load(file, {}, before=before), lambda _: None, lambda: "", structlog.get_logger()
+        )
+        listening = [sock for binding in plan.bindings() for sock in binding.sockets]
+        file.write_text(TOML.format(idle=20, count=5))
+        assert await reloader.reload("test") == []
+        assert [sock for binding in plan.bindings() for sock in binding.sockets] == listening, "the same ones"
+        for sock in listening:
+            with socket.create_connection(sock.getsockname()):
+                pass
+        for sock in listening:
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 20
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == 5
+    finally:
+        plan.close_sockets()
