@@ -54,7 +54,8 @@ class LimitSettings(Section):
         default=67_108_864,
         description="bytes that a worker holds at most, received and not yet taken by the other side, 1048576 or more; "
         "at the limit it receives no more than can be passed on at once; hellos and PROXY headers that have not come "
-        "whole take at most a quarter as much, then the oldest are refused; 0 = no limit",
+        "whole take at most a quarter as much, then the oldest are refused; whole ones that wait for a connect come on "
+        "top; 0 = no limit",
     )
     source_prefix_v4: int = Field(
         default=32, ge=1, le=32, description="leading bits of an IPv4 address that make one source"

@@ -25,14 +25,15 @@ def fin_received(fd: int, received: int) -> bool:
     """The kernel has received the far end's FIN, though it may lie behind bytes that were not read yet.
 
     `received`: bytes that were read from the socket so far. It can be asked after a reset as well, when TCP's state no
-    longer tells: the FIN counts as a byte in tcp_info.bytes_received (tcp_rcv_nxt_update), and not in SIOCINQ.
+    longer tells: the FIN counts as a byte in tcp_info.bytes_received (tcp_rcv_nxt_update), and not in SIOCINQ. So
+    does a byte of urgent data, which recv(2) does not return: one that sent a single such byte is taken to have ended.
     """
     size = ctypes.c_int(_INFO.size)
     failed = _getsockopt(fd, int(socket.IPPROTO_TCP), socket.TCP_INFO, _pointer, ctypes.byref(size))
     if failed or size.value < _INFO.size:
         return False
     (total,) = _INFO.unpack(_buffer)
-    return bool(total > received + _size(fd, termios.FIONREAD))
+    return bool(total == received + _size(fd, termios.FIONREAD) + 1)
 
 
 def _size(fd: int, request: int) -> int:

@@ -222,6 +222,8 @@ class Actions(ABC, Generic[L]):
     def _sniffed(self, link: L, event: Event) -> None:
         assert link.sniffing is not None
         data = bytes(link.sniffing.data)
+        if event is not SNIFFED:  # which tells of the bytes itself
+            self._report(link)
         action = link.handler.advance(event, data)
         if type(action) is not Sniff or event is SNIFF_TIMEOUT:
             link.sniffing = None
@@ -237,10 +239,19 @@ class Actions(ABC, Generic[L]):
     def _ended(self, link: L, event: Event, value: object) -> None:
         if self._retiring and event is not STOP and link in self._retiring:
             event, value = self._retiring[link].event, None
+        elif event is FINISHED and self._lingering:
+            event, value = self._finished(link)
         upstream = link.upstream
         up, down = link.client.received, upstream.received if upstream is not None else 0
         reset_client, reset_upstream = link.handler.end(event, value, up, down)
         self._close(link, reset_client, reset_upstream)
+
+    def _finished(self, link: L) -> tuple[Event, object]:
+        """The event of a connection both of whose sides have ended; one was lost if it owed an answer to the last."""
+        lingering = self._lingering.get(link)
+        if lingering is None or lingering.value is None:
+            return FINISHED, None
+        return lingering.event, lingering.value
 
     def _broken(self, link: L, is_client: bool, number: int) -> None:
         """One side failed with that errno (0: hung up without one).
@@ -288,6 +299,10 @@ class Actions(ABC, Generic[L]):
             self._aged.discard(link)
         if self._preread.bytes:
             self._preread.forget(link)
+        if self._lingering and (lingering := self._lingering.get(link)) is not None:
+            # One that was taken for lost may come back: what it got is cut short, and must not end as if it were whole.
+            reset_client = reset_client or lingering.is_client
+            reset_upstream = reset_upstream or not lingering.is_client
         self._end(link, reset_client, reset_upstream)
 
     def _report(self, link: L) -> None:

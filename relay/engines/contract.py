@@ -12,7 +12,8 @@ While it pumps, an engine honours half-close in both orders, passes a reset on a
 whose peer does not take what was received, and ends a connection that was silent for too long. A side that is reset or
 lost after its FIN has come truncates nothing: the other side gets all that came before the FIN, then FIN. What the
 other one sends is dropped from then on, uncounted. If it ends as well, until a second after it has acknowledged
-everything, the connection is FINISHED; else it ends with the event of the side that was lost. Nothing here assumes a
+everything, and the first one was reset, the connection is FINISHED; else it ends with the event of the side that was
+lost. That side itself is closed with RST, whatever the handler answers: it may come back. Nothing here assumes a
 transport, a task or a file object per connection: an engine that keeps its connections in arrays fits as well.
 
 A connection holds at most HELD_BOUND bytes, whatever its peers do. An engine may call a handler from within `perform`,

@@ -217,9 +217,10 @@ class Life(Actions[L]):
         """Find peers that have vanished, among the next few; whether there are more to look at."""
         if not self._debtors.begin(now):
             return False
-        for link, is_client in self._debtors.look(TO_ASK, self._goes_on, now):
-            if not self._is_lost(link, is_client):
-                self._guarded(link, self._broken, link, is_client, errno.ETIMEDOUT)
+        for link, is_client in self._debtors.look(TO_ASK, self._goes_on, now, self._is_lost):
+            self._guarded(link, self._broken, link, is_client, errno.ETIMEDOUT)
+            if link in self._links:  # it goes on with the other side, which may be lost as well
+                self._debtors.moved((link,))
         return self._debtors.looking
 
     def _goes_on(self, link: L) -> bool:

@@ -138,8 +138,17 @@ class Debtors(Generic[L]):
             self._to_look_at, self._debts = self._debts, {}
         return self.looking
 
-    def look(self, count: int, alive: Callable[[L], bool], now: float) -> list[tuple[L, bool]]:
-        """Look at so many of them; returns those that have lost a peer, and whether that is the client."""
+    def look(
+        self,
+        count: int,
+        alive: Callable[[L], bool],
+        now: float,
+        known: Callable[[L, bool], bool] = lambda _link, _is_client: False,
+    ) -> list[tuple[L, bool]]:
+        """Look at so many of them; returns those that have lost a peer, and whether that is the client.
+
+        `known` says whether a connection's client (or upstream) is known to be lost; the other one is still looked at.
+        """
         lost = []
         for _ in range(min(count, len(self._to_look_at))):
             link, before = self._to_look_at.popitem()
@@ -151,9 +160,9 @@ class Debtors(Generic[L]):
             still = now - moved >= STILL
             client_since = upstream_since = NEVER
             # While bytes go to and fro, one from whom some came since the last look need not be asked.
-            if still or up == before.client_received:
+            if (still or up == before.client_received) and not known(link, True):
                 client_since = waits_since(before.client_since, self._ask(client.fd), moved, now)
-            if still or down == before.upstream_received:
+            if (still or down == before.upstream_received) and not known(link, False):
                 upstream_since = waits_since(before.upstream_since, self._ask(upstream.fd), moved, now)
             if now - client_since >= self.timeout:
                 lost.append((link, True))

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from relay.engines.contract import Address
 from tests.engines.running import DEADLINE
 
-SO_ATTACH_FILTER = 26  # asm-generic/socket.h
+SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27  # asm-generic/socket.h
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER, zero seconds: close(2) sends RST
 
 
@@ -93,6 +93,11 @@ def vanish(sock: socket.socket) -> None:
     drop = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0))  # struct sock_filter: BPF_RET, 0 bytes
     program = struct.pack("@HP", 1, ctypes.addressof(drop))  # struct sock_fprog
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+
+
+def reappear(sock: socket.socket) -> None:
+    """Undo `vanish`."""
+    sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
 
 
 def end(sock: socket.socket) -> None:

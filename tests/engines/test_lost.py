@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from dataclasses import dataclass, field
 
@@ -13,7 +14,19 @@ from relay.engines import lingering
 from relay.engines.contract import NEVER, Event, TcpOptions
 from relay.engines.lost import LOOKS, STILL, Debtors, State, state, waits_since
 from tests.engines.lab import Lab
-from tests.engines.peers import Sending, end, pattern, push, receive, receive_to_end, repeated, unacknowledged, vanish
+from tests.engines.peers import (
+    Sending,
+    end,
+    pattern,
+    push,
+    reappear,
+    receive,
+    receive_to_end,
+    receive_to_reset,
+    repeated,
+    unacknowledged,
+    vanish,
+)
 from tests.engines.running import RunningEngine
 
 TIMEOUT = 8.0  # seconds
@@ -230,5 +243,53 @@ def test_one_that_vanishes_after_its_end_truncates_nothing(
     assert not handler.endings
     assert receive_to_end(other) == repeated(data, sent)
     end(other)
-    assert engine.ended(handler) == (Event.FINISHED,)
+    assert engine.ended(handler) == (Event.CLIENT_LOST if culprit == "client" else Event.UPSTREAM_LOST, errno.ETIMEDOUT)
+    engine.wait_gone()
+
+
+@pytest.mark.parametrize("culprit", ["client", "upstream"])
+def test_one_that_comes_back_after_it_was_lost_sees_no_clean_end(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, culprit: str
+) -> None:
+    monkeypatch.setattr(lingering, "LINGER", 600.0)  # however slow the machine is
+    engine = lab.start(tcp=SLOW)
+    couple = lab.line(engine, buffers=65536).open()
+    client, upstream, handler = couple
+    this, other = (client, upstream) if culprit == "client" else (upstream, client)
+    this.sendall(b"request")
+    end(this)
+    assert receive_to_end(other) == b"request"
+    engine.wait(lambda: not unacknowledged(this), "the engine's kernel has the end")
+    vanish(this)
+    other.sendall(b"a part of the answer")
+    wait_looks(engine, 2.0)  # by now it is lost
+    assert not handler.endings
+    other.sendall(b"and the rest")
+    end(other)
+    assert engine.ended(handler) == (Event.CLIENT_LOST if culprit == "client" else Event.UPSTREAM_LOST, errno.ETIMEDOUT)
+    engine.wait_gone()
+    reappear(this)
+    this.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # it asks whether anybody is there
+    this.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
+    receive_to_reset(this)
+
+
+@pytest.mark.parametrize("culprit", ["client", "upstream"])
+def test_the_other_one_may_vanish_as_well(lab: Lab, culprit: str) -> None:
+    engine = lab.start(tcp=SLOW)
+    couple = lab.line(engine, buffers=65536).open()
+    client, upstream, handler = couple
+    this, other = (client, upstream) if culprit == "client" else (upstream, client)
+    data, sent = pattern(culprit, 65_537), 0
+    while not engine.engine.held:
+        sent += this.send(data[sent % len(data) :])
+        engine.wait(lambda: not unacknowledged(this), "the engine's kernel has it")
+    end(this)
+    engine.wait(lambda: not unacknowledged(this), "the engine's kernel has the end")
+    vanish(this)
+    other.sendall(b"x")
+    wait_looks(engine, 2.0)  # by now it is lost
+    assert not handler.endings
+    vanish(other)
+    assert engine.ended(handler) == (Event.UPSTREAM_LOST if culprit == "client" else Event.CLIENT_LOST, errno.ETIMEDOUT)
     engine.wait_gone()

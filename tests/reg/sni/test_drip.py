@@ -60,6 +60,24 @@ def exchange_rest(client: socket.socket, whole: bytes) -> bool:
     return receive(client, len(whole)) == whole
 
 
+@pytest.mark.parametrize("leaves", [True, False], ids=["leaves", "stays"])
+def test_all_bytes_of_an_unfinished_hello_are_accounted(echo: Echo, start: Start, leaves: bool) -> None:
+    """Also those that came after the last look at it."""
+    tables = "" if leaves else "[timeouts]\nclient_hello = 1.0"
+    relay = start(settings(listener(echo.address, more=f'sni = ["{NAME}"]'), tables=tables))
+    part = by_openssl(NAME)[:-1]
+    with connect(relay.address()) as client:
+        client.sendall(part[:9])
+        relay.wait_status(lambda status: held(status) == 9, what="the headers are there")
+        client.sendall(part[9:])
+        if not leaves:
+            assert was_reset(client)
+    relay.wait_outcomes({"client_hello_abort" if leaves else "client_hello_timeout": 1})
+    (line,) = relay.access(1)
+    assert line["bytes_up"] == len(part)
+    assert relay.status()["bytes"]["up"] == len(part)
+
+
 def test_thousands_of_extensions_are_refused(echo: Echo, start: Start) -> None:
     relay = start(settings(listener(echo.address, more=f'sni = ["{NAME}"]')))
     many = b"".join(extension(1000 + number, b"") for number in range(3500))
