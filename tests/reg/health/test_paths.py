@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import relay
 from tests.clients import TIMEOUT, connect, echoes, exchange, until
 from tests.harness import Relay, Start
+from tests.observe import wait_until
 from tests.relay_toml import listener, settings
 from tests.upstreams import Echo, Upstream, resetter
 
@@ -137,8 +138,10 @@ def test_metrics(echo: Echo, start: Start, engine: str) -> None:
         with connect(running.address("bad")) as client:
             client.sendall(b"ping")
             running.wait_outcomes({"ok": 1, "upstream_reset": 1})
+        upstream = f"{echo.address[0]}:{echo.address[1]}"
         with connect(running.address()):
             running.wait_active(1)
+            wait_until(lambda: running.metrics().value("relay_connect_seconds_count", upstream=upstream) == 2)
             metrics = running.metrics()
     assert metrics.value("relay_connections_active", listener="main") == 1
     assert metrics.value("relay_connections_accepted_total", listener="main") == 2
@@ -149,7 +152,6 @@ def test_metrics(echo: Echo, start: Start, engine: str) -> None:
     assert metrics.value("relay_bytes_total", listener="main", direction="up") == 1000
     assert metrics.value("relay_bytes_total", listener="main", direction="down") == 1000
     assert metrics.value("relay_bytes_total", listener="bad", direction="up") == 4
-    upstream = f"{echo.address[0]}:{echo.address[1]}"
     assert metrics.value("relay_connect_seconds_count", upstream=upstream) == 2
     assert metrics.value("relay_connect_seconds_bucket", upstream=upstream, le="+Inf") == 2
     assert 0 < metrics.value("relay_connect_seconds_sum", upstream=upstream) < TIMEOUT
