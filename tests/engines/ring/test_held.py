@@ -50,9 +50,10 @@ def test_messages_take_the_fast_way_whatever_the_bound(limit: int) -> None:
     lab.close()
 
 
+@pytest.mark.skipif("ring" not in KINDS, reason="receives are armed one by one here: they never bring so much at once")
 def test_the_fast_way_comes_back_when_those_who_did_not_read_have_gone() -> None:
     """They are reset: nothing of what was held for them is ever taken."""
-    lab = Lab(KINDS.get("ring") or KINDS["ring-single"])
+    lab = Lab(KINDS["ring"])
     engine = lab.start(held_limit=1 << 20)
     line = lab.line(engine, buffers=65536)
     couples = [line.open() for _ in range(30)]
