@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from bench.same.end import Seen
-from bench.same.kinds import Kind, both_at_once, reset_heard, reset_silent, reset_stuck_sender
+from bench.same.kinds import Kind, both_at_once, reset_heard, reset_silent, reset_stuck_sender, says_nothing
 from bench.same.rules import HAPROXY_TELLS, TOLD, judge, patience
 from bench.same.script import CLIENT, UPSTREAM, Script
 
@@ -98,3 +98,16 @@ def test_what_is_allowed_of_haproxy_lets_nothing_else_pass() -> None:
     assert judge(played, CLIENT, ended, direct, haproxy=True).allowed
     assert judge(played, CLIENT, replace(ended, received=8), direct, haproxy=True).wrong
     assert judge(played, CLIENT, ended, direct).wrong
+
+
+def test_haproxy_may_reset_the_upstream_of_a_client_that_says_nothing_and_ends() -> None:
+    played = script(says_nothing)
+    right = whole(played, UPSTREAM)
+    reset = replace(right, fin=False, reset=True, told_after=0.01)
+    verdict = judge(played, UPSTREAM, reset, right, haproxy=True)
+    assert (verdict.wrong, verdict.allowed) == ((), "the client said nothing and ended, and the upstream was reset")
+    assert judge(played, UPSTREAM, reset, right).wrong, "relay may not"
+    assert judge(played, UPSTREAM, replace(reset, received=5), right, haproxy=True).wrong, "nor with bytes from nowhere"
+    spoken = script(both_at_once)
+    assert judge(spoken, UPSTREAM, replace(whole(spoken, UPSTREAM), fin=False, reset=True), whole(spoken, UPSTREAM),
+                 haproxy=True).wrong  # fmt: skip
