@@ -59,13 +59,18 @@ def test_the_fast_way_comes_back_when_those_who_did_not_read_have_gone() -> None
     couples = [line.open() for _ in range(30)]
     assert isinstance(engine.engine, RingEngine)
     waiting = engine.engine._waiting
-    while not waiting.careful:
+    for _ in range(200):
+        if waiting.careful:
+            break
         for couple in couples:
             couple.client.setblocking(False)
             try:
                 couple.client.send(bytes(65536))
             except BlockingIOError:
                 engine.wait_ticks(1)
+    if not waiting.careful:
+        lab.close()
+        pytest.skip("on this machine so little is held of each that the bound was not reached")
     for couple in couples:
         reset(couple.client)
         assert engine.ended(couple.handler) == (Event.CLIENT_RESET,)
