@@ -12,7 +12,7 @@ from relay.engines.ring.link import Link
 from relay.engines.ring.pump import BUFFER, BUFFERS, FEWEST, buffer_count
 from tests.engines.kinds import KINDS
 from tests.engines.lab import Couple, Lab
-from tests.engines.peers import receive, reset
+from tests.engines.peers import push, receive, reset
 from tests.engines.running import RunningEngine
 
 
@@ -59,15 +59,12 @@ def test_the_fast_way_comes_back_when_those_who_did_not_read_have_gone() -> None
     couples = [line.open() for _ in range(30)]
     assert isinstance(engine.engine, RingEngine)
     waiting = engine.engine._waiting
-    for _ in range(200):
+    for _ in range(100):
+        for couple in couples:
+            push(couple.client, bytes(65536))
         if waiting.careful:
             break
-        for couple in couples:
-            couple.client.setblocking(False)
-            try:
-                couple.client.send(bytes(65536))
-            except BlockingIOError:
-                engine.wait_ticks(1)
+        engine.wait_ticks(1)
     if not waiting.careful:
         lab.close()
         pytest.skip("on this machine so little is held of each that the bound was not reached")
