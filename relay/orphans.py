@@ -18,8 +18,8 @@ LOOK = 1.0  # seconds until the next look where one of relay's own processes is 
 class Reaper:
     """Reaps what is not relay's own.
 
-    `own` gives the PIDs of processes whose exit status relay itself waits for, or None while one is being started and
-    its PID is not known yet.
+    `own` gives the PIDs of processes whose exit status relay itself waits for, or None while a thread waits for one
+    whose PID is not known here (the reader of a settings file).
     """
 
     def __init__(self, own: Callable[[], Collection[int] | None]) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from relay.engines import lingering
 from relay.engines.contract import NEVER, Event, TcpOptions
 from relay.engines.lost import LOOKS, STILL, Debtors, State, state, waits_since
-from tests.engines.lab import Lab
+from tests.engines.lab import Couple, Lab
 from tests.engines.peers import (
     Sending,
     end,
@@ -221,14 +221,8 @@ def test_a_reader_that_pauses_is_not_lost(lab: Lab) -> None:
     sending.finish()
 
 
-@pytest.mark.parametrize("culprit", ["client", "upstream"])
-def test_one_that_vanishes_after_its_end_truncates_nothing(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch, culprit: str
-) -> None:
-    """It has said everything, and will never acknowledge what the other one still sends."""
-    monkeypatch.setattr(lingering, "LINGER", 600.0)  # however slow the machine is
-    engine = lab.start(tcp=SLOW)
-    couple = lab.line(engine, buffers=65536).open()
+def lose_after_its_end(engine: RunningEngine, couple: Couple, culprit: str) -> tuple[socket.socket, bytes]:
+    """One side says much, ends and vanishes, until it is lost. Returns the other one, and what it has still to read."""
     client, upstream, handler = couple
     this, other = (client, upstream) if culprit == "client" else (upstream, client)
     data, sent = pattern(culprit, 65_537), 0
@@ -241,9 +235,24 @@ def test_one_that_vanishes_after_its_end_truncates_nothing(
     other.sendall(b"x")
     wait_looks(engine, 2.0)  # by now it is lost
     assert not handler.endings
-    assert receive_to_end(other) == repeated(data, sent)
+    return other, repeated(data, sent)
+
+
+@pytest.mark.parametrize("culprit", ["client", "upstream"])
+def test_one_that_vanishes_after_its_end_truncates_nothing(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, culprit: str
+) -> None:
+    """It has said everything, and will never acknowledge what the other one still sends."""
+    monkeypatch.setattr(lingering, "LINGER", 600.0)  # however slow the machine is
+    engine = lab.start(tcp=SLOW)
+    couple = lab.line(engine, buffers=65536).open()
+    other, said = lose_after_its_end(engine, couple, culprit)
+    assert receive_to_end(other) == said
     end(other)
-    assert engine.ended(handler) == (Event.CLIENT_LOST if culprit == "client" else Event.UPSTREAM_LOST, errno.ETIMEDOUT)
+    assert engine.ended(couple.handler) == (
+        Event.CLIENT_LOST if culprit == "client" else Event.UPSTREAM_LOST,
+        errno.ETIMEDOUT,
+    )
     engine.wait_gone()
 
 
@@ -278,18 +287,10 @@ def test_one_that_comes_back_after_it_was_lost_sees_no_clean_end(
 def test_the_other_one_may_vanish_as_well(lab: Lab, culprit: str) -> None:
     engine = lab.start(tcp=SLOW)
     couple = lab.line(engine, buffers=65536).open()
-    client, upstream, handler = couple
-    this, other = (client, upstream) if culprit == "client" else (upstream, client)
-    data, sent = pattern(culprit, 65_537), 0
-    while not engine.engine.held:
-        sent += this.send(data[sent % len(data) :])
-        engine.wait(lambda: not unacknowledged(this), "the engine's kernel has it")
-    end(this)
-    engine.wait(lambda: not unacknowledged(this), "the engine's kernel has the end")
-    vanish(this)
-    other.sendall(b"x")
-    wait_looks(engine, 2.0)  # by now it is lost
-    assert not handler.endings
+    other, _ = lose_after_its_end(engine, couple, culprit)
     vanish(other)
-    assert engine.ended(handler) == (Event.UPSTREAM_LOST if culprit == "client" else Event.CLIENT_LOST, errno.ETIMEDOUT)
+    assert engine.ended(couple.handler) == (
+        Event.UPSTREAM_LOST if culprit == "client" else Event.CLIENT_LOST,
+        errno.ETIMEDOUT,
+    )
     engine.wait_gone()
