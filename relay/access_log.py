@@ -6,10 +6,10 @@ import errno
 import json
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Protocol
 
-from relay.engines.contract import Address
+from relay.address import Address
+from relay.log_writer import local_timestamp, timestamp
 from relay.outcome import Outcome
 
 
@@ -160,31 +160,6 @@ def format_address(address: Address) -> str:
 def error_name(number: object) -> str:
     """As errno(3) has it, "ETIMEDOUT"; the number itself if that has none."""
     return errno.errorcode.get(number) or str(number) if isinstance(number, int) else ""
-
-
-def timestamp(seconds: float) -> str:
-    """UTC, RFC 3339, milliseconds."""
-    whole = int(seconds)
-    return f"{_to_the_second(whole)}.{int((seconds - whole) * 1000):03d}Z"
-
-
-@lru_cache(maxsize=2)
-def _to_the_second(whole: int) -> str:
-    """The part that all lines of one second share."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
-
-
-def local_timestamp(seconds: float) -> str:
-    """For people: the time where this runs, milliseconds, and its offset from UTC, "2026-11-24 03:19:10.925 +0100"."""
-    whole = int(seconds)
-    before, offset = _local_second(whole)
-    return f"{before}.{int((seconds - whole) * 1000):03d} {offset}"
-
-
-@lru_cache(maxsize=2)
-def _local_second(whole: int) -> tuple[str, str]:
-    local = time.localtime(whole)
-    return time.strftime("%Y-%m-%d %H:%M:%S", local), time.strftime("%z", local)
 
 
 def span(seconds: float) -> str:

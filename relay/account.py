@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from relay.access_log import Record
+from relay.address import Address
 from relay.core import counters, failed_dials
 from relay.core.counters import CONNECT_BUCKETS, DURATION_BUCKETS, Layout
 from relay.core.limit_table import Cells
-from relay.engines.contract import Address
 from relay.outcome import DIAL_FAILURES, Outcome
 
 MICRO, NANO = 1_000_000, 1_000_000_000

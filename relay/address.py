@@ -10,7 +10,10 @@ are not converted, and IPv6 zone ids (RFC 4007) are refused: what they mean diff
 from __future__ import annotations
 
 import re
-from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_network
+from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address, ip_network
+
+# (host, port) or (host, port, flowinfo, scope): what accept(2) gave, hosts always literal addresses.
+Address = tuple[str, int] | tuple[str, int, int, int]
 
 MAX_PORT = 65535
 MAX_NAME = 253  # characters, without the trailing dot: RFC 1035 section 2.3.4 less the length octets
@@ -160,3 +163,12 @@ def _name(text: str) -> str:
     if labels[-1].isdigit():
         raise AddressError("is not an IPv4 address, and a host name cannot end in a number")
     return name
+
+
+def literal(host: str, port: int) -> Address | None:
+    """The socket address of a literal IPv4 or IPv6 address; None for a name."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return None
+    return (host, port) if address.version == 4 else (host, port, 0, 0)

@@ -10,10 +10,10 @@ import hashlib
 import socket
 from functools import lru_cache
 
+from relay.address import Address
 from relay.core.access import MAPPED, AccessList
 from relay.core.limits import Lease, Limits, Refusal
 from relay.core.rates import Rates
-from relay.engines.contract import Address
 from relay.outcome import Outcome
 
 

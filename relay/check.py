@@ -13,8 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from relay.address import format_hostport, parse_hostport
-from relay.dial import literal
+from relay.address import format_hostport, literal, parse_hostport
 from relay.machine import IN_USE
 from relay.own_addresses import OWN, Endpoint, is_own, written
 from relay.plan import Plan, StartError, complete_names, nameservers

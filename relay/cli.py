@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     missing = process.begin()  # first of all: imports take time, and open files
     try:
-        from relay.logs import mark_output
+        from relay.log_writer import mark_output
 
         mark_output()
         parser = _parser()

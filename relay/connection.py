@@ -20,13 +20,14 @@ from typing import Any
 
 from relay import steps
 from relay.account import Ledger
+from relay.address import Address
 from relay.admit import REFUSAL_OUTCOMES, Admission, Denied
 from relay.core.balance import Balance
 from relay.core.client_hello import ClientHello
 from relay.core.limits import Lease, Refusal
 from relay.core.proxy_header import ProxyHeader
 from relay.dial import Target
-from relay.engines.contract import NEVER, Action, Address, Close, Event
+from relay.engines.contract import NEVER, Action, Close, Event
 from relay.outcome import Outcome
 from relay.pacing import Pacer
 from relay.sniff import Gate

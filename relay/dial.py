@@ -2,32 +2,12 @@
 
 from __future__ import annotations
 
-import errno
-import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from relay.address import Address
 from relay.core.balance import Backend
-from relay.engines.contract import Address, Dial
-from relay.outcome import Outcome
-
-# Errors of socket(2) and connect(2) by what they mean for the connection; all others are Outcome.DIAL_FAILED.
-DIAL_OUTCOMES: dict[int, Outcome] = {
-    errno.ECONNREFUSED: Outcome.DIAL_REFUSED,
-    errno.ECONNRESET: Outcome.DIAL_REFUSED,
-    errno.ETIMEDOUT: Outcome.DIAL_TIMEOUT,
-    # The relay's own machine has run out of something.
-    errno.EMFILE: Outcome.NO_RESOURCES,
-    errno.ENFILE: Outcome.NO_RESOURCES,
-    errno.ENOBUFS: Outcome.NO_RESOURCES,
-    errno.ENOMEM: Outcome.NO_RESOURCES,
-    errno.EAGAIN: Outcome.NO_RESOURCES,
-    # connect(2): "all port numbers in the ephemeral port range are currently in use".
-    errno.EADDRNOTAVAIL: Outcome.NO_SOURCE_PORT,
-}
-
-# Of this machine, not of the upstream.
-OWN_FAULTS = frozenset({Outcome.NO_RESOURCES, Outcome.NO_SOURCE_PORT})
+from relay.engines.contract import Dial
 
 
 @dataclass(slots=True, eq=False)
@@ -57,12 +37,3 @@ class Attempts(list[Target]):
     def __init__(self, targets: Iterable[Target], until: float) -> None:
         super().__init__(targets)
         self.until = until
-
-
-def literal(host: str, port: int) -> Address | None:
-    """The socket address of a literal IPv4 or IPv6 address; None for a name."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return None
-    return (host, port) if address.version == 4 else (host, port, 0, 0)

@@ -16,9 +16,8 @@ import struct
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from relay.address import format_hostport
-from relay.dial import DIAL_OUTCOMES, OWN_FAULTS
-from relay.engines.contract import Address
+from relay.address import Address, format_hostport
+from relay.outcome import DIAL_OUTCOMES, OWN_FAULTS
 from relay.tasks import keep_running
 
 HURRY = 1.0  # seconds at least between the begin of two checks of one address, where `check_now` asked for the second

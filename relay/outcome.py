@@ -11,6 +11,7 @@ This file names endings; deciding which one applies is `connection`'s, counting 
 from __future__ import annotations
 
 import enum
+import errno
 
 
 class Outcome(enum.Enum):
@@ -75,3 +76,21 @@ class Outcome(enum.Enum):
 DIAL_FAILURES = (Outcome.DIAL_REFUSED, Outcome.DIAL_TIMEOUT, Outcome.DIAL_FAILED)
 
 OUTCOMES: tuple[Outcome, ...] = tuple(Outcome)
+
+# Errors of socket(2) and connect(2) by what they mean for the connection; all others are Outcome.DIAL_FAILED.
+DIAL_OUTCOMES: dict[int, Outcome] = {
+    errno.ECONNREFUSED: Outcome.DIAL_REFUSED,
+    errno.ECONNRESET: Outcome.DIAL_REFUSED,
+    errno.ETIMEDOUT: Outcome.DIAL_TIMEOUT,
+    # The relay's own machine has run out of something.
+    errno.EMFILE: Outcome.NO_RESOURCES,
+    errno.ENFILE: Outcome.NO_RESOURCES,
+    errno.ENOBUFS: Outcome.NO_RESOURCES,
+    errno.ENOMEM: Outcome.NO_RESOURCES,
+    errno.EAGAIN: Outcome.NO_RESOURCES,
+    # connect(2): "all port numbers in the ephemeral port range are currently in use".
+    errno.EADDRNOTAVAIL: Outcome.NO_SOURCE_PORT,
+}
+
+# Of this machine, not of the upstream.
+OWN_FAULTS = frozenset({Outcome.NO_RESOURCES, Outcome.NO_SOURCE_PORT})

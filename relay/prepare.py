@@ -10,11 +10,10 @@ import os
 import secrets
 from collections.abc import Collection, Sequence
 
-from relay.address import format_hostport, parse_hostport
+from relay.address import format_hostport, literal, parse_hostport
 from relay.binding import Kept, bind
 from relay.core.counters import Layout
 from relay.cpus import usable_cpus
-from relay.dial import literal
 from relay.engines.choice import Choice, choose
 from relay.machine import raise_descriptor_limit, source_ports, source_problems
 from relay.outcome import OUTCOMES

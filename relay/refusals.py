@@ -11,7 +11,8 @@ import json
 import time
 from collections.abc import Callable
 
-from relay.access_log import Record, local_timestamp, timestamp
+from relay.access_log import Record
+from relay.log_writer import local_timestamp, timestamp
 from relay.outcome import Outcome
 
 PERIOD = 10.0  # seconds

@@ -17,12 +17,13 @@ from collections.abc import Callable, Sequence
 from relay import connection, steps
 from relay.access_log import AccessLog
 from relay.account import Ledger
+from relay.address import Address
 from relay.admit import Admission, SourceHash
 from relay.core.access import AccessList
 from relay.core.balance import Balance
 from relay.core.rates import Rates
 from relay.engines.choice import make_engine
-from relay.engines.contract import Action, Address, Engine
+from relay.engines.contract import Action, Engine
 from relay.pacing import Pacer
 from relay.rate_table import RateTable
 from relay.refusals import RefusalLog

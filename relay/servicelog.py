@@ -13,8 +13,7 @@ from typing import Any
 
 import structlog
 
-from relay.access_log import local_timestamp, timestamp
-from relay.logs import CRITICAL, DEBUG, ERROR, INFO, WARNING, LogWriter
+from relay.log_writer import CRITICAL, DEBUG, ERROR, INFO, WARNING, LogWriter, local_timestamp, timestamp
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from relay import process, servicelog
-from relay.logs import LogWriter
+from relay.log_writer import LogWriter
 from relay.preflight import preflight
 from relay.settings import Settings
 from relay.supervisor import Supervisor

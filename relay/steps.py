@@ -13,12 +13,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from relay.address import Address
 from relay.admit import REFUSAL_OUTCOMES
 from relay.core import client_hello, proxy_header
 from relay.core.limits import Lease
-from relay.dial import DIAL_OUTCOMES, OWN_FAULTS, Attempts
-from relay.engines.contract import NEVER, Action, Address, Close, Dial, Event, Pump, Refuse, Wait
-from relay.outcome import Outcome
+from relay.dial import Attempts
+from relay.engines.contract import NEVER, Action, Close, Dial, Event, Pump, Refuse, Wait
+from relay.outcome import DIAL_OUTCOMES, OWN_FAULTS, Outcome
 from relay.sniff import Gate
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from relay.core.drain import Order, Phase
 from relay.drain import Drainer
 from relay.eviction import Evictions
 from relay.http_server import ADMIN, HEALTH, HttpServer
-from relay.logs import LogWriter
+from relay.log_writer import LogWriter
 from relay.metrics import RelayCollector
 from relay.orphans import Reaper
 from relay.outcome import OUTCOMES

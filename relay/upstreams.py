@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from relay.address import Address, literal
 from relay.core.balance import Balance
-from relay.dial import Target, literal
-from relay.engines.contract import Address, Dial
+from relay.dial import Target
+from relay.engines.contract import Dial
 from relay.sources import Sources
 
 FIRST_ASK = -60.0  # seconds before the beginning of time

@@ -11,10 +11,8 @@ import contextlib
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from relay.address import format_hostport, parse_hostport
+from relay.address import Address, format_hostport, literal, parse_hostport
 from relay.control import AllUp, Barred, Checked, Message, Resolved
-from relay.dial import literal
-from relay.engines.contract import Address
 from relay.health_check import HealthChecker
 from relay.names import Answer, NameService
 from relay.own_addresses import OWN

@@ -43,7 +43,7 @@ from relay.core.counters import Layout
 from relay.core.drain import AgePace, Pace
 from relay.engines.choice import make_loop
 from relay.engines.contract import Event
-from relay.logs import LogWriter, mark_output
+from relay.log_writer import LogWriter, mark_output
 from relay.outcome import OUTCOMES
 from relay.rate_table import RateTable
 from relay.service import Service

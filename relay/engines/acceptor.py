@@ -15,7 +15,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import NamedTuple
 
-from relay.engines.contract import Accepted, Action, Address, Handler, Refuse
+from relay.address import Address
+from relay.engines.contract import Accepted, Action, Handler, Refuse
 from relay.listener import ACCEPT_CAPACITY_ERRNOS, answer_again, answer_no_more
 
 logger = logging.getLogger("relay.engine")

@@ -13,10 +13,11 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
+from relay.address import Address
 from relay.engines import silence
 from relay.engines.acknowledged import fin_received
 from relay.engines.ages import Ages
-from relay.engines.contract import NEVER, Action, Address, Close, Dial, Event, Pump, Refuse, Sniff, Wait
+from relay.engines.contract import NEVER, Action, Close, Dial, Event, Pump, Refuse, Sniff, Wait
 from relay.engines.lingering import Lingering
 from relay.engines.preread import Preread
 

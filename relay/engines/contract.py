@@ -31,9 +31,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-# (host, port) or (host, port, flowinfo, scope): what accept(2) gave, hosts always literal addresses.
-Address = tuple[str, int] | tuple[str, int, int, int]
-
+from relay.address import Address
 
 NEVER = float("inf")  # a time that does not come
 HELD_BOUND = 256 * 1024  # bytes received and not yet taken by the other side, per connection

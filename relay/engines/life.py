@@ -12,11 +12,12 @@ import socket
 from abc import abstractmethod
 from time import monotonic
 
+from relay.address import Address
 from relay.engines import silence
 from relay.engines.acceptor import Acceptor
 from relay.engines.acknowledged import acknowledged
 from relay.engines.actions import FINISHED, Actions, L, Retirement
-from relay.engines.contract import Accepted, Action, Address, Event, Handler, TcpOptions, Timeouts
+from relay.engines.contract import Accepted, Action, Event, Handler, TcpOptions, Timeouts
 from relay.engines.lost import Debtors
 
 # Connections that are looked at before others have their turn: each for some 0.15 ms in all. An end takes longer.

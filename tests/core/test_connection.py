@@ -18,9 +18,9 @@ from relay.core import counters, proxy_header
 from relay.core.counters import unfinished
 from relay.core.limit_table import LimitPlan
 from relay.core.rates import Rate, RatePlan
-from relay.dial import DIAL_OUTCOMES, Target
+from relay.dial import Target
 from relay.engines.contract import Close, Dial, Event, Pump, Sniff, Wait
-from relay.outcome import Outcome
+from relay.outcome import DIAL_OUTCOMES, Outcome
 from relay.sniff import ProxyProtocol
 from relay.steps import Found
 from tests.core.hellos import hello, records, server_name

@@ -11,6 +11,7 @@ from itertools import count
 from relay import steps
 from relay.access_log import Record
 from relay.account import Ledger
+from relay.address import Address, literal
 from relay.admit import Admission
 from relay.connection import Connection, Frontend, accept
 from relay.core import counters
@@ -19,8 +20,7 @@ from relay.core.counters import Layout
 from relay.core.limit_table import LimitPlan
 from relay.core.limits import Limits
 from relay.core.rates import NANO, SINGLES, Late, RatePlan, Rates
-from relay.dial import literal
-from relay.engines.contract import Action, Address, Close, Dial, Event, Pump, Refuse, Sniff, Wait
+from relay.engines.contract import Action, Close, Dial, Event, Pump, Refuse, Sniff, Wait
 from relay.outcome import OUTCOMES, Outcome
 from relay.sniff import Gate, ProxyProtocol
 from relay.sources import Sources

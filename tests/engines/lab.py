@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 from typing import NamedTuple
 
-from relay.engines.contract import Address, Dial, Event, TcpOptions, Timeouts
+from relay.address import Address
+from relay.engines.contract import Dial, Event, TcpOptions, Timeouts
 from tests.engines import peers
 from tests.engines.kinds import Kind
 from tests.engines.peers import push

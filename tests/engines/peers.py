@@ -16,7 +16,7 @@ import termios
 import threading
 from collections.abc import Iterable, Iterator
 
-from relay.engines.contract import Address
+from relay.address import Address
 from tests.engines.running import DEADLINE
 
 SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27  # asm-generic/socket.h

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any, TypeVar
 
-from relay.engines.contract import Accepted, Action, Address, Event, Handler, TcpOptions, Timeouts
+from relay.address import Address
+from relay.engines.contract import Accepted, Action, Event, Handler, TcpOptions, Timeouts
 from tests.engines.kinds import Kind
 from tests.engines.script import Script, ScriptedHandler
 from tests.programs import PATIENCE

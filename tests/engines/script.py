@@ -10,7 +10,8 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from relay.engines.contract import NEVER, Action, Address, Close, Event, Pump, Wait
+from relay.address import Address
+from relay.engines.contract import NEVER, Action, Close, Event, Pump, Wait
 
 ANSWERS: Mapping[Event, Action] = {
     Event.SNIFF_ENDED: Close(True, True),

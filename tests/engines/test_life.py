@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from relay.engines.contract import Action, Address, Close, Event, Handler, Pump, Refuse
+from relay.address import Address
+from relay.engines.contract import Action, Close, Event, Handler, Pump, Refuse
 from tests.engines.lab import IPV4, IPV6, Lab
 from tests.engines.peers import address_of, end, listening, push, receive, receive_to_reset, repeated, reset
 from tests.engines.script import Script

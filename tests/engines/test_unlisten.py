@@ -6,7 +6,8 @@ import socket
 
 import pytest
 
-from relay.engines.contract import Accepted, Address
+from relay.address import Address
+from relay.engines.contract import Accepted
 from tests.engines.lab import IPV4, Lab
 from tests.engines.peers import accepted, address_of, connected, listening, receive
 from tests.engines.running import DEADLINE, RunningEngine

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from relay import health_check
-from relay.engines.contract import Address
+from relay.address import Address
 from relay.health_check import HealthChecker
 from tests.observe import PATIENCE
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from relay.logs import LogWriter
+from relay.log_writer import LogWriter
 
 
 def main() -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.access_log import local_timestamp, span
+from relay.access_log import span
+from relay.log_writer import local_timestamp
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from relay import health_check
-from relay.engines.contract import Address
+from relay.address import Address
 from relay.health_check import HealthChecker
 from tests.observe import PATIENCE, descriptors
 from tests.unit.health_rig import FAST, NEVER, A, B, Rig, Server, text

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay import health_check
-from relay.engines.contract import Address
+from relay.address import Address
 from relay.health_check import HURRY, HealthChecker
 from tests.unit.health_rig import NEVER, SHORT, A, B, Log, text
 

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay import servicelog
-from relay.logs import CHUNK, ERROR, QUEUE, WARNING, LogWriter, _Prefixing, is_journal
+from relay.log_writer import CHUNK, ERROR, QUEUE, WARNING, LogWriter, _Prefixing, is_journal
 from tests.observe import PATIENCE, wait_until
 
 ROOT = Path(__file__).parents[2]

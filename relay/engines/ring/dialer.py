@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from relay.engines.contract import Address, Dial
+from relay.address import Address
+from relay.engines.contract import Dial
 from relay.engines.ring import sockets
 from relay.engines.ring.abi import IORING_OP_CONNECT
 from relay.engines.ring.closing import Closing

@@ -7,8 +7,9 @@ import contextlib
 import errno
 from time import monotonic
 
+from relay.address import Address
 from relay.engines.actions import CLIENT_RESET, CONNECTED, RESET_ERRNOS, UPSTREAM_RESET, Sniffing
-from relay.engines.contract import Action, Address, Dial, Event, Handler, Pump, Sniff, TcpOptions, Timeouts
+from relay.engines.contract import Action, Dial, Event, Handler, Pump, Sniff, TcpOptions, Timeouts
 from relay.engines.life import Life
 from relay.engines.ring import sockets
 from relay.engines.ring.abi import IORING_CQE_F_MORE

@@ -16,7 +16,8 @@ import struct
 import time
 from collections.abc import Awaitable, Callable
 
-from relay.engines.contract import NEVER, Action, Address, Close, Dial, Event, Handler, Pump, TcpOptions, Timeouts
+from relay.address import Address
+from relay.engines.contract import NEVER, Action, Close, Dial, Event, Handler, Pump, TcpOptions, Timeouts
 from relay.engines.ring import kernels
 from relay.engines.ring.engine import RingEngine
 from relay.engines.ring.explain import KERNEL_TOO_OLD, SELF_TEST_FAILED, cause, explain

@@ -13,7 +13,7 @@ import socket
 import struct
 from collections.abc import Sequence
 
-from relay.engines.contract import Address
+from relay.address import Address
 from relay.engines.ring import abi
 from relay.listener import Option
 

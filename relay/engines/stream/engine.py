@@ -8,9 +8,10 @@ import select
 import socket
 from collections import deque
 
+from relay.address import Address
 from relay.engines.acceptor import Acceptor
 from relay.engines.actions import CONNECTED, Sniffing
-from relay.engines.contract import Action, Address, Dial, Event, Handler, TcpOptions, Timeouts
+from relay.engines.contract import Action, Dial, Event, Handler, TcpOptions, Timeouts
 from relay.engines.life import Life
 from relay.engines.stream.dialer import pending_error, start_dial
 from relay.engines.stream.link import RESET_ON_CLOSE, Link, Side

@@ -20,6 +20,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TextIO
 
 QUEUE = 10_000  # lines; at some 350 bytes each 3.5 MB
@@ -181,3 +182,28 @@ def _is_file(descriptor: int) -> bool:
         return stat.S_ISREG(os.fstat(descriptor).st_mode)
     except OSError:
         return False  # closed: every line will be lost, and counted
+
+
+def timestamp(seconds: float) -> str:
+    """UTC, RFC 3339, milliseconds."""
+    whole = int(seconds)
+    return f"{_to_the_second(whole)}.{int((seconds - whole) * 1000):03d}Z"
+
+
+@lru_cache(maxsize=2)
+def _to_the_second(whole: int) -> str:
+    """The part that all lines of one second share."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
+
+
+def local_timestamp(seconds: float) -> str:
+    """For people: the time where this runs, milliseconds, and its offset from UTC, "2026-11-24 03:19:10.925 +0100"."""
+    whole = int(seconds)
+    before, offset = _local_second(whole)
+    return f"{before}.{int((seconds - whole) * 1000):03d} {offset}"
+
+
+@lru_cache(maxsize=2)
+def _local_second(whole: int) -> tuple[str, str]:
+    local = time.localtime(whole)
+    return time.strftime("%Y-%m-%d %H:%M:%S", local), time.strftime("%z", local)
