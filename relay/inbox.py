@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from relay.control import BadMessage, Channel, Failing, Log, Message, Ready
+from relay.ipc.channel import Channel
+from relay.ipc.messages import BadMessage, Failing, Log, Message, Ready
 from relay.tasks import guarded
 
 TURN = 16  # messages taken before others get their turn

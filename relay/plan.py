@@ -17,13 +17,12 @@ from relay.core.limit_table import LimitPlan, source_buckets
 from relay.core.rates import Rate, RatePlan
 from relay.engines.acceptor import LINGER
 from relay.engines.contract import TcpOptions, Timeouts
+from relay.ipc.shared_rates import RateTable
+from relay.ipc.shared_table import Table
+from relay.ipc.worker_spec import ListenerSpec, ProxyProtocol, WorkerSpec
 from relay.listener import answer_again, answer_no_more
 from relay.own_addresses import Endpoint, endpoint, written
-from relay.rate_table import RateTable
 from relay.settings import Settings
-from relay.sniff import ProxyProtocol
-from relay.spec import ListenerSpec, WorkerSpec
-from relay.table import Table
 
 EJECT_SECONDS = 10.0  # without checks: how long an address is left alone after failures
 # What a reload may add to the listeners and upstreams of the start, over the life of the process.

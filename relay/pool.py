@@ -17,11 +17,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from relay.binding import bind_again
-from relay.control import Apply, Channel, ChannelFull, Drain, Message, Outbox, Stop
 from relay.core import counters, failed_dials
 from relay.core.limit_table import clear_column
 from relay.hangs import Hangs
 from relay.inbox import Inbox
+from relay.ipc.channel import Channel, ChannelFull
+from relay.ipc.messages import Apply, Drain, Message, Stop
+from relay.ipc.outbox import Outbox
 from relay.outcome import Outcome
 from relay.plan import Plan
 from relay.process import signal_name

@@ -15,6 +15,8 @@ from relay.binding import Kept, bind
 from relay.core.counters import Layout
 from relay.cpus import usable_cpus
 from relay.engines.choice import Choice, choose
+from relay.ipc.shared_rates import RateTable
+from relay.ipc.shared_table import Table
 from relay.machine import raise_descriptor_limit, source_ports, source_problems
 from relay.outcome import OUTCOMES
 from relay.own_addresses import OWN, Endpoint, is_own, written
@@ -29,10 +31,8 @@ from relay.plan import (
     rate_plan,
     tcp_options,
 )
-from relay.rate_table import RateTable
 from relay.settings import Settings
 from relay.settings_warnings import settings_warnings
-from relay.table import Table
 
 RESERVED_DESCRIPTORS = 64  # of a process: event loop, log, control, resolver; its listening sockets come on top
 PER_WORKER = 2  # descriptors of the supervisor for each worker besides: its end of the channel, and what tells its end

@@ -24,13 +24,13 @@ from relay.core.balance import Balance
 from relay.core.rates import Rates
 from relay.engines.choice import make_engine
 from relay.engines.contract import Action, Engine
+from relay.ipc.shared_rates import RateTable
+from relay.ipc.shared_table import Table
+from relay.ipc.worker_spec import ListenerSpec, WorkerSpec
 from relay.pacing import Pacer
-from relay.rate_table import RateTable
 from relay.refusals import RefusalLog
 from relay.sniff import Gate
 from relay.sources import Sources
-from relay.spec import ListenerSpec, WorkerSpec
-from relay.table import Table
 from relay.upstreams import Upstreams
 
 

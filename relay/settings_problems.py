@@ -17,8 +17,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from relay.address import format_hostport, parse_host, parse_hostport
-from relay.control import MAX_DESCRIPTORS, START_DESCRIPTORS
 from relay.core.destinations import why_never
+from relay.ipc.channel import MAX_DESCRIPTORS
+from relay.ipc.messages import START_DESCRIPTORS
 from relay.own_addresses import OWN, Endpoint, is_certainly_own
 from relay.settings_schema import Kind, Setting, find, leaves_of
 from relay.settings_sources import EnvironSource, FileSource, printable, show

@@ -6,13 +6,11 @@ Decides; touches no socket. Behind a PROXY protocol header, the bytes are passed
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from relay.core import client_hello, proxy_header
 from relay.core.client_hello import ClientHello
 from relay.engines.contract import Sniff
-
-ProxyProtocol = Literal["off", "accept", "require"]
+from relay.ipc.worker_spec import ProxyProtocol
 
 
 class Gate:

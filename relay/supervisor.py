@@ -27,11 +27,11 @@ import relay
 from relay import process, servicelog
 from relay.address import format_hostport
 from relay.admin import Orders, admin_app, health_app
-from relay.control import Message
 from relay.core.drain import Order, Phase
 from relay.drain import Drainer
 from relay.eviction import Evictions
 from relay.http_server import ADMIN, HEALTH, HttpServer
+from relay.ipc.messages import Message
 from relay.log_writer import LogWriter
 from relay.metrics import RelayCollector
 from relay.orphans import Reaper

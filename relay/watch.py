@@ -12,8 +12,8 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from relay.address import Address, format_hostport, literal, parse_hostport
-from relay.control import AllUp, Barred, Checked, Message, Resolved
 from relay.health_check import HealthChecker
+from relay.ipc.messages import AllUp, Barred, Checked, Message, Resolved
 from relay.names import Answer, NameService
 from relay.own_addresses import OWN
 from relay.plan import complete_names

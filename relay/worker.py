@@ -22,33 +22,19 @@ from collections.abc import Sequence
 
 from relay import process
 from relay.address import parse_hostport
-from relay.control import (
-    AllUp,
-    Apply,
-    Barred,
-    Channel,
-    ChannelFull,
-    Checked,
-    Drain,
-    Failing,
-    Log,
-    Message,
-    Ready,
-    Resolved,
-    Start,
-    Stop,
-)
 from relay.core import counters
 from relay.core.counters import Layout
 from relay.core.drain import AgePace, Pace
 from relay.engines.choice import make_loop
 from relay.engines.contract import Event
+from relay.ipc.channel import Channel, ChannelFull
+from relay.ipc.messages import AllUp, Apply, Barred, Checked, Drain, Failing, Log, Message, Ready, Resolved, Start, Stop
+from relay.ipc.shared_rates import RateTable
+from relay.ipc.shared_table import Table
+from relay.ipc.worker_spec import WorkerSpec
 from relay.log_writer import LogWriter, mark_output
 from relay.outcome import OUTCOMES
-from relay.rate_table import RateTable
 from relay.service import Service
-from relay.spec import WorkerSpec
-from relay.table import Table
 
 TICK = 0.5  # seconds; waking a processor that sleeps is what silent connections cost
 DRAIN_TICK = 0.1  # seconds

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import relay
-from relay import control
-from relay.control import Channel, Outbox, Start
 from relay.inbox import Inbox
+from relay.ipc.channel import Channel, pair
+from relay.ipc.messages import Start
+from relay.ipc.outbox import Outbox
 from relay.plan import Plan
 from relay.process import held
 
@@ -137,7 +138,7 @@ def goes_first(pid: int | str, proc: Path = Path("/proc")) -> str:
 
 def launch(plan: Plan, index: int) -> tuple[Process, Channel]:
     """Start worker number `index`; its process, and the channel to it. Raises OSError."""
-    ours, theirs = control.pair()
+    ours, theirs = pair()
     channel = Channel(ours)
     try:
         # The message waits in the socket until the process reads it, its descriptors with it.

@@ -19,7 +19,7 @@ import sys
 from relay.core.counters import Layout
 from relay.core.limit_table import LimitPlan
 from relay.core.limits import Lease
-from relay.table import Table
+from relay.ipc.shared_table import Table
 
 PLAN = LimitPlan(workers=4, instance=5, capacity=4, listeners=(3, 0), per_source=2, source_buckets=64)
 LAYOUT = Layout(2, 1, 1)

@@ -20,8 +20,8 @@ from relay.core.limit_table import LimitPlan
 from relay.core.rates import Rate, RatePlan
 from relay.dial import Target
 from relay.engines.contract import Close, Dial, Event, Pump, Sniff, Wait
+from relay.ipc.worker_spec import ProxyProtocol
 from relay.outcome import DIAL_OUTCOMES, Outcome
-from relay.sniff import ProxyProtocol
 from relay.steps import Found
 from tests.core.hellos import hello, records, server_name
 from tests.core.world import ALWAYS, LEGAL, LITERAL, NAME, OTHER_NAME, World

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from relay.core.limit_table import total_held
 from relay.core.limits import Lease, Refusal
-from relay.table import Table
+from relay.ipc.shared_table import Table
 from tests.core.hammer import LAYOUT, PLAN, WITNESS_SIZE, WORDS, Witness
 
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,8 @@ from relay.core.access import AccessList
 from relay.core.limit_table import LimitPlan
 from relay.core.rates import Rate, RatePlan
 from relay.engines.contract import Close, Event, Refuse
+from relay.ipc.worker_spec import ProxyProtocol
 from relay.outcome import OUTCOMES, Outcome
-from relay.sniff import ProxyProtocol
 from tests.core.hellos import hello, records, server_name
 from tests.core.world import CLIENT, LITERAL, NAME, World
 

@@ -21,8 +21,9 @@ from relay.core.limit_table import LimitPlan
 from relay.core.limits import Limits
 from relay.core.rates import NANO, SINGLES, Late, RatePlan, Rates
 from relay.engines.contract import Action, Close, Dial, Event, Pump, Refuse, Sniff, Wait
+from relay.ipc.worker_spec import ProxyProtocol
 from relay.outcome import OUTCOMES, Outcome
-from relay.sniff import Gate, ProxyProtocol
+from relay.sniff import Gate
 from relay.sources import Sources
 from relay.steps import Found
 from relay.upstreams import Upstreams

@@ -13,7 +13,7 @@ import sys
 import time
 
 from relay.core.rates import Rate, RatePlan
-from relay.rate_table import RateTable
+from relay.ipc.shared_rates import RateTable
 
 PLAN = RatePlan(accept=Rate(20_000.0, 500.0), source=Rate(1_000.0, 100.0))
 SOURCE = 12345

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from relay.core.limits import Lease
-from relay.table import Table
+from relay.ipc.shared_table import Table
 from tests.unit.tables import LAYOUT, PLAN
 
 

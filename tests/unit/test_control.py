@@ -16,31 +16,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.control import (
+from relay.ipc.channel import MAX_DESCRIPTORS, MAX_MESSAGE, Channel, ChannelFull, discard, pair
+from relay.ipc.messages import (
     KINDS,
-    MAX_DESCRIPTORS,
-    MAX_MESSAGE,
-    MOST_OWED,
     AllUp,
     Apply,
     BadMessage,
     Barred,
-    Channel,
-    ChannelFull,
     Checked,
     Drain,
     Failing,
     Log,
     Message,
-    Outbox,
     Ready,
     Resolved,
     Start,
     Stop,
     decode,
-    discard,
-    pair,
 )
+from relay.ipc.outbox import MOST_OWED, Outbox
 from tests.observe import descriptors
 
 

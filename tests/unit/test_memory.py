@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from relay import memory
 from relay.core.rates import RatePlan
-from relay.rate_table import RateTable
-from relay.table import Table
+from relay.ipc import memory
+from relay.ipc.shared_rates import RateTable
+from relay.ipc.shared_table import Table
 from tests.observe import descriptors
 from tests.unit.tables import LAYOUT, PLAN
 

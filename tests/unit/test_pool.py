@@ -17,8 +17,9 @@ import structlog
 
 from relay import pool as pools
 from relay import tasks
-from relay.control import Channel, Resolved, Stop, pair
 from relay.core import counters
+from relay.ipc.channel import Channel, pair
+from relay.ipc.messages import Resolved, Stop
 from relay.plan import Plan
 from relay.pool import Pool
 from relay.prepare import prepare

@@ -16,9 +16,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from relay import rate_table
 from relay.core.rates import ACCEPT
-from relay.rate_table import PATIENCE, RateTable, RecordLock
+from relay.ipc import shared_rates
+from relay.ipc.shared_rates import PATIENCE, RateTable, RecordLock
 from tests.observe import wait_until
 from tests.unit.rate_taker import PLAN
 
@@ -28,7 +28,7 @@ SECONDS = 0.5
 
 HOLDER = """
 import sys
-from relay.rate_table import RecordLock
+from relay.ipc.shared_rates import RecordLock
 assert RecordLock(int(sys.argv[1])).acquire(0)
 print("held", flush=True)
 sys.stdin.readline()
@@ -100,7 +100,7 @@ def test_a_lock_of_a_stopped_process_is_not_waited_for_and_that_of_a_dead_one_is
 
 SLOW = """
 import sys, time
-from relay.rate_table import RecordLock
+from relay.ipc.shared_rates import RecordLock
 lock = RecordLock(int(sys.argv[1]))
 assert lock.acquire(0)
 print("held", flush=True)
@@ -142,7 +142,7 @@ def test_a_lock_that_was_held_for_long_once_is_waited_for_again() -> None:
 
 def test_a_lock_that_stays_held_costs_less_and_less_time(monkeypatch: pytest.MonkeyPatch) -> None:
     times = itertools.count()  # a millisecond passes with each look at the clock
-    monkeypatch.setattr(rate_table, "time", SimpleNamespace(monotonic=lambda: next(times) / 1000))
+    monkeypatch.setattr(shared_rates, "time", SimpleNamespace(monotonic=lambda: next(times) / 1000))
     table = RateTable.create(PLAN)
     with holding(HOLDER, table):
         lock = RecordLock(table.descriptor)
@@ -158,7 +158,7 @@ def test_a_lock_that_is_had_is_given_back() -> None:
     lock = RecordLock(table.descriptor)
     assert lock.acquire(ACCEPT)
     lock.release(ACCEPT)
-    probe = "import sys; from relay.rate_table import RecordLock; print(RecordLock(int(sys.argv[1])).acquire(0))"
+    probe = "import sys; from relay.ipc.shared_rates import RecordLock; print(RecordLock(int(sys.argv[1])).acquire(0))"
     done = subprocess.run(
         [sys.executable, "-c", probe, str(table.descriptor)],
         cwd=ROOT,

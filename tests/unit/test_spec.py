@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from relay.core.limit_table import LimitPlan
 from relay.core.rates import Rate, RatePlan
 from relay.engines.contract import TcpOptions, Timeouts
-from relay.spec import ListenerSpec, WorkerSpec
+from relay.ipc.worker_spec import ListenerSpec, WorkerSpec
 
 NUMBERS = st.integers(0, 1 << 40)
 SECONDS = st.floats(0, 1e9)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from relay.core.counters import Layout
 from relay.core.limit_table import LimitPlan, clear_column
 from relay.core.limits import Lease, Refusal
-from relay.table import PAGE, Fence, Table
+from relay.ipc.shared_table import PAGE, Fence, Table
 from tests.unit.tables import LAYOUT, PLAN
 
 ROOT = Path(__file__).parents[2]

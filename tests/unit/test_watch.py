@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from relay.control import AllUp, Barred, Checked, Message, Resolved
+from relay.ipc.messages import AllUp, Barred, Checked, Message, Resolved
 from relay.settings import load
 from relay.watch import UpstreamWatch
 from tests.dns_server import NameServer

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from relay import control
+from relay.ipc.channel import pair
 from tests.clients import echoes
 from tests.harness import Start
 from tests.programs import RELAY, ROOT, START, environment, free_port
@@ -93,7 +93,7 @@ def test_one_look_at_a_running_relay_without_them(echo: Echo, start: Start) -> N
 @subsets
 def test_a_worker_starts_without_them(subset: tuple[int, ...]) -> None:
     """It ends well when its supervisor has nothing to say."""
-    ours, theirs = control.pair()
+    ours, theirs = pair()
     # A number that no closed descriptor makes free.
     high = socket.socket(fileno=os.dup2(theirs.fileno(), 200))
     theirs.close()

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Literal
 
-from relay import memory
 from relay.core.limit_table import LimitPlan
 from relay.core.rates import Rate, RatePlan
 from relay.engines.contract import TcpOptions, Timeouts
-from relay.sniff import ProxyProtocol
+from relay.ipc import memory
+
+ProxyProtocol = Literal["off", "accept", "require"]
 
 
 @dataclass(frozen=True, slots=True)

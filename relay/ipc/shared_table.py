@@ -9,10 +9,10 @@ from __future__ import annotations
 import mmap
 import threading
 
-from relay import memory
 from relay.core.counters import Layout
 from relay.core.limit_table import LimitPlan
 from relay.core.limits import Limits
+from relay.ipc import memory
 
 PAGE = 4096
 

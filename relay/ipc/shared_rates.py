@@ -12,8 +12,8 @@ import mmap
 import os
 import time
 
-from relay import memory
 from relay.core.rates import SINGLES, RatePlan, Rates
+from relay.ipc import memory
 
 PAGE = 4096
 PATIENCE = 0.05  # seconds that a lock is tried for: several time slices of a busy machine

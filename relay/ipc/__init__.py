@@ -1,0 +1,1 @@
+"""What supervisor and workers share: messages, a channel, and memory. Imports neither of them."""
