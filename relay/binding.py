@@ -14,7 +14,7 @@ from relay.address import format_hostport, parse_hostport
 from relay.engines.contract import TcpOptions
 from relay.machine import bind_error
 from relay.plan import Binding, Plan, StartError, tcp_options
-from relay.settings import Listener
+from relay.settings.model import Listener
 
 ADDRESS_MISSING = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 

@@ -21,7 +21,7 @@ from relay.preflight import trial
 from relay.prepare import http_endpoints
 from relay.resolve import Resolver
 from relay.running import Running, ask, look, reload_problems
-from relay.settings import Settings
+from relay.settings.model import Settings
 from relay.sources import most_in_use
 from relay.systemd.listening import take_listening
 from relay.systemd.notify import Notifier

@@ -113,43 +113,45 @@ _pid.__name__ = "process number"  # what argparse calls it in its message
 
 
 def _run(options: argparse.Namespace) -> int:
-    from relay import settings, start
+    from relay import start
     from relay.plan import StartError
-    from relay.settings_file import read_apart
+    from relay.settings import model
+    from relay.settings.file_reader import read_apart
 
-    def load(before: settings.Settings | None) -> settings.Settings:
-        return settings.load(options.config, os.environ, before=before, read=read_apart)
+    def load(before: model.Settings | None) -> model.Settings:
+        return model.load(options.config, os.environ, before=before, read=read_apart)
 
     try:
         return start.run(load, options.missing)
-    except settings.SettingsError as error:
+    except model.SettingsError as error:
         return _complain(error.problems, 1 if error.absent else 2)
     except StartError as error:
         return _complain(error.problems, 1)
 
 
 def _check(options: argparse.Namespace) -> int:
-    from relay import check, settings
-    from relay.settings_file import read_apart
+    from relay import check
+    from relay.settings import model
+    from relay.settings.file_reader import read_apart
 
     try:
         return check.run(
-            lambda environ: settings.load(options.config, environ, read=read_apart),
+            lambda environ: model.load(options.config, environ, read=read_apart),
             connect=options.connect,
             pid=options.running,
         )
-    except settings.SettingsError as error:
+    except model.SettingsError as error:
         return _complain(error.problems, 1 if error.absent else 2)
 
 
 def _config(options: argparse.Namespace) -> int:
-    from relay import settings
-    from relay.settings_file import read_apart
+    from relay.settings import model
+    from relay.settings.file_reader import read_apart
 
     try:
-        loaded = settings.load(options.config, os.environ, require_listeners=False, read=read_apart)
-        print(settings.render(loaded), end="")
-    except settings.SettingsError as error:
+        loaded = model.load(options.config, os.environ, require_listeners=False, read=read_apart)
+        print(model.render(loaded), end="")
+    except model.SettingsError as error:
         return _complain(error.problems, 1 if error.absent else 2)
     return 0
 
@@ -194,12 +196,12 @@ def _ask(options: argparse.Namespace, command: Callable[[str], int]) -> int:
         if options.config is None and "RELAY_ADMIN__BIND" not in os.environ:
             return command(DEFAULT)  # without the settings' models, which take longer to import than to ask
 
-        from relay import settings
-        from relay.settings_file import read_apart
+        from relay.settings import model
+        from relay.settings.file_reader import read_apart
 
         try:
-            bind = settings.admin_bind(options.config, os.environ, read=read_apart)
-        except settings.SettingsError as error:
+            bind = model.admin_bind(options.config, os.environ, read=read_apart)
+        except model.SettingsError as error:
             return _complain(error.problems, 1 if error.absent else 2)
         return command(at_bind(bind))
     except NoAdminPort as error:

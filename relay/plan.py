@@ -22,7 +22,7 @@ from relay.ipc.shared_table import Table
 from relay.ipc.worker_spec import ListenerSpec, ProxyProtocol, WorkerSpec
 from relay.listener import answer_again, answer_no_more
 from relay.own_addresses import Endpoint, endpoint, written
-from relay.settings import Settings
+from relay.settings.model import Settings
 
 EJECT_SECONDS = 10.0  # without checks: how long an address is left alone after failures
 # What a reload may add to the listeners and upstreams of the start, over the life of the process.

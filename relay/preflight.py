@@ -17,7 +17,7 @@ from relay.machine import bind_error
 from relay.plan import Binding, Plan, StartError, tcp_options
 from relay.prepare import prepare, watchdog_notes
 from relay.running import Running
-from relay.settings import Settings
+from relay.settings.model import Settings
 from relay.systemd.listening import Listening, bindings, match
 
 BACKLOG = 128  # of the admin and the health port

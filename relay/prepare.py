@@ -31,8 +31,8 @@ from relay.plan import (
     rate_plan,
     tcp_options,
 )
-from relay.settings import Settings
-from relay.settings_warnings import settings_warnings
+from relay.settings.model import Settings
+from relay.settings.warnings import settings_warnings
 
 RESERVED_DESCRIPTORS = 64  # of a process: event loop, log, control, resolver; its listening sockets come on top
 PER_WORKER = 2  # descriptors of the supervisor for each worker besides: its end of the channel, and what tells its end

@@ -20,9 +20,9 @@ from typing import Any
 from relay import listener, process
 from relay.plan import Binding, Plan, StartError, limit_plan, rate_plan, tcp_options
 from relay.prepare import bind_all, limit_notes, listener_limits, watchdog_notes
-from relay.settings import Settings, SettingsError, names, value
-from relay.settings_file import READ_SECONDS
-from relay.settings_warnings import settings_warnings
+from relay.settings.file_reader import READ_SECONDS
+from relay.settings.model import Settings, SettingsError, names, value
+from relay.settings.warnings import settings_warnings
 
 # What memory, processes and ports were made for at the start.
 FIXED = (

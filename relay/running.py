@@ -19,9 +19,9 @@ from relay.address import format_hostport, parse_hostport
 from relay.admin_client import NoAdminPort, Unreachable, at_bind, fetch
 from relay.machine import has_address
 from relay.reload import refusal
-from relay.settings import Settings, SettingsError, value
-from relay.settings_schema import PREFIX, leaves_of
-from relay.settings_sources import printable
+from relay.settings.model import Settings, SettingsError, value
+from relay.settings.schema import PREFIX, leaves_of
+from relay.settings.sources import printable
 
 PROC = Path("/proc")
 MAX_SHOWN = 60  # characters of a variable's value in a message

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from relay import process, servicelog
 from relay.log_writer import LogWriter
 from relay.preflight import preflight
-from relay.settings import Settings
+from relay.settings.model import Settings
 from relay.supervisor import Supervisor
 from relay.systemd.listening import take_listening
 from relay.systemd.notify import Notifier

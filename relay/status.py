@@ -21,7 +21,7 @@ from relay.outcome import OUTCOMES
 from relay.plan import BoundListener, Plan
 from relay.pool import Pool
 from relay.reload import FIXED
-from relay.settings import value as setting
+from relay.settings.model import value as setting
 from relay.sources import most_in_use
 from relay.watch import UpstreamWatch
 from relay.worker_process import WorkerProcess

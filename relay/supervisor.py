@@ -40,7 +40,7 @@ from relay.own_addresses import endpoint, is_own
 from relay.plan import Plan, nameservers
 from relay.pool import Pool
 from relay.reload import Reloader
-from relay.settings import Settings
+from relay.settings.model import Settings
 from relay.status import Status
 from relay.systemd.notify import Look, Notifier, Reporter
 from relay.tasks import keep_running

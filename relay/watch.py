@@ -18,7 +18,7 @@ from relay.names import Answer, NameService
 from relay.own_addresses import OWN
 from relay.plan import complete_names
 from relay.resolve import Resolver
-from relay.settings import Settings
+from relay.settings.model import Settings
 from relay.tasks import keep_running
 
 

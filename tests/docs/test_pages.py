@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from relay import settings
 from relay.cli import _parser
+from relay.settings import model
 from tests.docs import blocks
 from tests.docs.blocks import PAGES, Block, Command
 from tests.programs import ROOT
@@ -33,7 +33,7 @@ def of(program: str) -> list[Command]:
 def test_settings_load(block: Block, tmp_path: Path) -> None:
     file = tmp_path / "relay.toml"
     file.write_text(block.text)
-    settings.load(file, {}, require_listeners=False)
+    model.load(file, {}, require_listeners=False)
 
 
 def test_there_are_settings_and_commands_at_all() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from relay.core.drain import GRACE, LATE
 from relay.listener import BACKLOG
-from relay.settings_tables import DrainSettings, TcpSettings
+from relay.settings.tables import DrainSettings, TcpSettings
 from relay.start import LOG_FLUSH
 from relay.supervisor import END_GRACE
 from tests.programs import ROOT

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.settings import Settings, SettingsError, load
+from relay.settings.model import Settings, SettingsError, load
 
 LISTENER = '[[listeners]]\nname = "mqtt"\nbind = ["0.0.0.0:8883"]\nupstream = ["hub.example:8883"]\n'
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from relay.settings import Listener, Settings, load
+from relay.settings.model import Listener, Settings, load
 
 Load = Callable[..., Settings]
 SHORT = 'upstream = ["hub.example"]\n'

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.settings import SettingsError, load
+from relay.settings.model import SettingsError, load
 
 Problems = Callable[..., list[str]]
 SHORT = 'upstream = ["hub.example"]\n'

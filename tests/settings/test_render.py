@@ -16,9 +16,9 @@ from pydantic import BaseModel
 
 from relay.address import format_hostport
 from relay.core.destinations import why_never
-from relay.settings import Listener, Settings, load, render
-from relay.settings_doc import document
-from relay.settings_schema import Kind, find, leaves_of, to_toml
+from relay.settings.model import Listener, Settings, load, render
+from relay.settings.reference import document
+from relay.settings.schema import Kind, find, leaves_of, to_toml
 
 Load = Callable[..., Settings]
 
@@ -194,7 +194,7 @@ def test_a_setting_is_found_by_its_path_and_nothing_else_is() -> None:
 def test_the_reference_is_current() -> None:
     reference = Path(__file__).parents[2] / "docs" / "configuration.md"
     assert reference.read_text(encoding="utf-8") == document(Settings), (
-        "run: python -m relay.settings_doc > docs/configuration.md"
+        "run: python -m relay.settings.reference > docs/configuration.md"
     )
 
 

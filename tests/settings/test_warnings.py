@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.core.access import AccessList
-from relay.settings import Settings
-from relay.settings_tables import AccessSettings
-from relay.settings_warnings import settings_warnings
+from relay.settings.model import Settings
+from relay.settings.tables import AccessSettings
+from relay.settings.warnings import settings_warnings
 
 Load = Callable[..., Settings]
 SHORT = 'upstream = ["hub.example"]\n'

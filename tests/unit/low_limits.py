@@ -14,7 +14,7 @@ from pathlib import Path
 
 from relay.plan import StartError
 from relay.prepare import prepare
-from relay.settings import load
+from relay.settings.model import load
 
 
 def main() -> None:

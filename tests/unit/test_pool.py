@@ -23,7 +23,7 @@ from relay.ipc.messages import Resolved, Stop
 from relay.plan import Plan
 from relay.pool import Pool
 from relay.prepare import prepare
-from relay.settings import load
+from relay.settings.model import load
 from relay.worker_process import BACKOFF_LIMIT, Process, backoff, goes_first, launch
 from tests.observe import PATIENCE, alive, descriptors
 

@@ -19,8 +19,8 @@ from relay import listener, machine, prepare
 from relay.engines.contract import TcpOptions
 from relay.plan import Plan, StartError
 from relay.prepare import RESERVED_DESCRIPTORS, watchdog_notes
-from relay.settings import Settings, load
-from relay.settings_problems import MOST_ADDRESSES
+from relay.settings.model import Settings, load
+from relay.settings.problems import MOST_ADDRESSES
 
 ROOT = Path(__file__).parents[2]
 IPV6 = Path("/proc/net/if_inet6")

@@ -9,7 +9,7 @@ import structlog
 
 from relay.prepare import prepare
 from relay.reload import Reloader
-from relay.settings import load
+from relay.settings.model import load
 
 TOML = """
 workers = 2

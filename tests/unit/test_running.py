@@ -13,7 +13,7 @@ import pytest
 
 from relay import running
 from relay.address import format_hostport
-from relay.settings import Settings, load
+from relay.settings.model import Settings, load
 from tests.programs import ROOT, START
 
 LISTENER = '[{"name": "x", "bind": ["127.0.0.1:1"], "upstream": ["a.example:1"]}]'

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from relay.settings_file import MAX_FILE, Unreadable, read, read_apart
+from relay.settings.file_reader import MAX_FILE, Unreadable, read, read_apart
 from tests.hung_file import hung
 from tests.observe import PATIENCE, wait_until
 
@@ -95,7 +95,7 @@ def test_the_child_has_nothing_of_its_parents(tmp_path: Path, monkeypatch: pytes
         answer = pool.submit(read_apart, path, 30.0)
         child = started.get(timeout=PATIENCE)
         program = Path(f"/proc/{child.pid}/cmdline")
-        wait_until(lambda: b"settings_file.py" in program.read_bytes(), what="the program begun")
+        wait_until(lambda: b"settings/file_reader.py" in program.read_bytes(), what="the program begun")
         kept = [link.readlink() for link in Path(f"/proc/{child.pid}/fd").iterdir()]
         child.kill()
         with pytest.raises(Unreadable, match="was killed"):

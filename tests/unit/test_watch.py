@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from relay.ipc.messages import AllUp, Barred, Checked, Message, Resolved
-from relay.settings import load
+from relay.settings.model import load
 from relay.watch import UpstreamWatch
 from tests.dns_server import NameServer
 from tests.upstreams import Echo, refusing

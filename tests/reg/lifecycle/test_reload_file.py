@@ -43,7 +43,7 @@ def is_being_read(relay: Relay) -> bool:
             line = path.read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if b"settings_file.py" in line and os.fsencode(relay.config) in line:
+        if b"settings/file_reader.py" in line and os.fsencode(relay.config) in line:
             return True
     return False
 

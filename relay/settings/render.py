@@ -1,6 +1,6 @@
 """Settings as TOML with their meaning beside them: what `relay config` prints, and a file that can be loaded again.
 
-Works on any model that `settings_schema` can walk. It formats what it is given and validates nothing.
+Works on any model that `settings.schema` can walk. It formats what it is given and validates nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel
 
-from relay.settings_schema import Kind, Setting, fields_of, to_toml
+from relay.settings.schema import Kind, Setting, fields_of, to_toml
 
 _HEADER = """\
 # Settings of relay, defaults included. Durations are in seconds, sizes in bytes; 0 or empty is off.

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from relay.settings_types import (
+from relay.settings.values import (
     Bind,
     BindOrOff,
     Count,

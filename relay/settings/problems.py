@@ -21,8 +21,8 @@ from relay.core.destinations import why_never
 from relay.ipc.channel import MAX_DESCRIPTORS
 from relay.ipc.messages import START_DESCRIPTORS
 from relay.own_addresses import OWN, Endpoint, is_certainly_own
-from relay.settings_schema import Kind, Setting, find, leaves_of
-from relay.settings_sources import EnvironSource, FileSource, printable, show
+from relay.settings.schema import Kind, Setting, find, leaves_of
+from relay.settings.sources import EnvironSource, FileSource, printable, show
 
 Location = tuple[str | int, ...]
 

@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collap
 from typing import TypeVar
 
 from relay.address import parse_hostport
-from relay.settings import Listener, Settings
+from relay.settings.model import Listener, Settings
 
 # Of an IoT Hub, Azure's clouds: azure-devices.net (global), .us (US Government), .cn (21Vianet).
 HUB_DOMAINS = ("azure-devices.net", "azure-devices.us", "azure-devices.cn")

@@ -1,4 +1,4 @@
-"""Writes the configuration reference: `python -m relay.settings_doc > docs/configuration.md`.
+"""Writes the configuration reference: `python -m relay.settings.reference > docs/configuration.md`.
 
 Everything about single settings comes from the models; only the introduction and the words between the tables are
 written here. A test compares the file with this module's output, so that the two cannot drift apart. Not used by a
@@ -12,13 +12,13 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel
 
-from relay.settings import Settings
-from relay.settings_schema import Kind, Setting, fields_of
+from relay.settings.model import Settings
+from relay.settings.schema import Kind, Setting, fields_of
 
 _INTRODUCTION = """\
 # Configuration
 
-<!-- Generated: python -m relay.settings_doc > docs/configuration.md -->
+<!-- Generated: python -m relay.settings.reference > docs/configuration.md -->
 
 One setting is enough to start:
 

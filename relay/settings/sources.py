@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
-from relay.settings_file import MAX_FILE, Unreadable
-from relay.settings_schema import NESTING, PREFIX, Kind, Setting, fields_of, leaves_of
+from relay.settings.file_reader import MAX_FILE, Unreadable
+from relay.settings.schema import NESTING, PREFIX, Kind, Setting, fields_of, leaves_of
 
 MAX_SHOWN = 60  # characters of a value that a message repeats
 

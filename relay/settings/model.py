@@ -1,4 +1,4 @@
-"""The settings of relay, put together and loaded. What may be set in each table is in `settings_tables`.
+"""The settings of relay, put together and loaded. What may be set in each table is in `settings.tables`.
 
 The models are the only place that says what may be set; the environment variables, `relay config`, the messages and
 docs/configuration.md follow from them. Precedence: defaults, then the TOML file, then RELAY_… variables. Only what is
@@ -15,12 +15,12 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from relay import settings_file
 from relay.address import format_hostport
-from relay.settings_problems import Whole, field_problems
-from relay.settings_render import render
-from relay.settings_sources import EnvironSource, FileSource, build, show
-from relay.settings_tables import (
+from relay.settings import file_reader
+from relay.settings.problems import Whole, field_problems
+from relay.settings.render import render
+from relay.settings.sources import EnvironSource, FileSource, build, show
+from relay.settings.tables import (
     AccessSettings,
     AdminSettings,
     AzureSettings,
@@ -36,7 +36,7 @@ from relay.settings_tables import (
     TcpSettings,
     TimeoutSettings,
 )
-from relay.settings_types import Listed, ShorthandUpstream
+from relay.settings.values import Listed, ShorthandUpstream
 
 __all__ = ["SHORTHAND_PORTS", "Listener", "Settings", "SettingsError", "admin_bind", "load", "names", "render", "value"]
 
@@ -114,7 +114,7 @@ def value(settings: Settings, name: str) -> object:
 
 
 def admin_bind(
-    config: Path | None, environ: Mapping[str, str], *, read: Callable[[Path], bytes] = settings_file.read
+    config: Path | None, environ: Mapping[str, str], *, read: Callable[[Path], bytes] = file_reader.read
 ) -> str:
     """The effective `admin.bind` alone, as it was given, for commands that ask the relay that runs with these settings.
 
@@ -139,7 +139,7 @@ def load(
     *,
     require_listeners: bool = True,
     before: Settings | None = None,
-    read: Callable[[Path], bytes] = settings_file.read,
+    read: Callable[[Path], bytes] = file_reader.read,
 ) -> Settings:
     """The effective settings of the file `config`, if any, and of the RELAY_… variables in `environ`.
 
