@@ -41,7 +41,7 @@ class State(enum.Enum):
 
     __hash__ = object.__hash__  # by identity: Enum's own hashes the name, in Python, at each look-up in the table
 
-    SNIFFING = "sniffing"
+    PREREADING = "preread"
     ROUTING = "routing"
     RESOLVING = "resolving"
     QUEUED = "queued"
@@ -51,7 +51,7 @@ class State(enum.Enum):
 
 
 # Read from the classes once: on Python 3.11 each look at an enumeration's member goes through its metaclass.
-_SNIFFING, _ROUTING, _RESOLVING = State.SNIFFING, State.ROUTING, State.RESOLVING
+_PREREADING, _ROUTING, _RESOLVING = State.PREREADING, State.ROUTING, State.RESOLVING
 _QUEUED, _DIALING, _PUMPING, _CLOSED = State.QUEUED, State.DIALING, State.PUMPING, State.CLOSED
 _REFUSED, _READ, _ADDRESS = Found.REFUSED, Found.READ, Found.ADDRESS
 
@@ -87,6 +87,7 @@ class Connection:
         "connected",
         "dialed",
         "error",
+        "expires_at",
         "failure",
         "first",
         "frontend",
@@ -97,7 +98,6 @@ class Connection:
         "offset",
         "outcome",
         "port_of",
-        "retire_at",
         "source",
         "started",
         "state",
@@ -121,7 +121,7 @@ class Connection:
         self.port_of = -1  # number of the source address that it holds a port of, towards the target; -1: none
         self.dialed = 0.0
         self.connected = 0.0  # monotonic seconds; 0: never
-        self.retire_at = NEVER  # monotonic seconds: when it has lived for long enough
+        self.expires_at = NEVER  # monotonic seconds: when it has lived for long enough
         self.failure: Outcome | None = None  # of the last attempt to dial
         self.error: object = None  # errno of what failed last, an int, if that is why it ends
         self.outcome: Outcome | None = None  # once it is accounted for
@@ -197,7 +197,7 @@ def accept(frontend: Frontend, client: Address) -> tuple[Connection, Action]:
             return connection, connection.advance(_REFUSED)
         connection.lease = result
         if gate is not None:
-            connection.state = _SNIFFING
+            connection.state = _PREREADING
             return connection, gate.sniff
         return connection, _go_on(connection)
     except BaseException:
@@ -209,11 +209,11 @@ def accept(frontend: Frontend, client: Address) -> tuple[Connection, Action]:
 TRANSITIONS: dict[tuple[State, Event | Found], tuple[State, Step | Action, Outcome | None]] = {
     # in this state, when this happened      → be in this state, take this step, or end with this action and outcome
     (_ROUTING, Found.REFUSED): (_CLOSED, REFUSE, None),  # what was in the way is its outcome
-    (_SNIFFING, Event.SNIFFED): (_SNIFFING, steps.read_first, None),
-    (_SNIFFING, Event.SNIFF_ENDED): (_CLOSED, RESET_BOTH, Outcome.CLIENT_HELLO_ABORT),
-    (_SNIFFING, Event.SNIFF_TIMEOUT): (_CLOSED, RESET_BOTH, Outcome.CLIENT_HELLO_TIMEOUT),
-    (_SNIFFING, Found.REFUSED): (_CLOSED, RESET_BOTH, None),
-    (_SNIFFING, Found.READ): (_ROUTING, steps.route, None),
+    (_PREREADING, Event.PREREAD): (_PREREADING, steps.read_first, None),
+    (_PREREADING, Event.PREREAD_ENDED): (_CLOSED, RESET_BOTH, Outcome.CLIENT_HELLO_ABORT),
+    (_PREREADING, Event.PREREAD_TIMEOUT): (_CLOSED, RESET_BOTH, Outcome.CLIENT_HELLO_TIMEOUT),
+    (_PREREADING, Found.REFUSED): (_CLOSED, RESET_BOTH, None),
+    (_PREREADING, Found.READ): (_ROUTING, steps.route, None),
     (_ROUTING, Found.ADDRESS): (_DIALING, steps.dial, None),
     (_ROUTING, Found.UNRESOLVED): (_RESOLVING, steps.wait, None),
     (_ROUTING, Found.EXHAUSTED): (_CLOSED, RESET_BOTH, None),  # the last failure is its outcome
@@ -243,9 +243,9 @@ TRANSITIONS: dict[tuple[State, Event | Found], tuple[State, Step | Action, Outco
     (_PUMPING, Event.DEFECT): (_CLOSED, RESET_BOTH, Outcome.INTERNAL_ERROR),
     (_CLOSED, Event.DEFECT): (_CLOSED, RESET_BOTH, Outcome.INTERNAL_ERROR),
 }
-for _state in (_SNIFFING, _ROUTING, _RESOLVING, _QUEUED, _DIALING):
+for _state in (_PREREADING, _ROUTING, _RESOLVING, _QUEUED, _DIALING):
     # The client went away, or the relay has to, before there was an upstream.
-    _abort = Outcome.CLIENT_HELLO_ABORT if _state is _SNIFFING else Outcome.CLIENT_ABORT
+    _abort = Outcome.CLIENT_HELLO_ABORT if _state is _PREREADING else Outcome.CLIENT_ABORT
     TRANSITIONS[_state, Event.CLIENT_RESET] = (_CLOSED, RESET_UPSTREAM, _abort)
     TRANSITIONS[_state, Event.CLIENT_LOST] = (_CLOSED, RESET_BOTH, _abort)
     TRANSITIONS[_state, Event.STOP] = (_CLOSED, RESET_BOTH, Outcome.SHUTDOWN_DIAL)

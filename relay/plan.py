@@ -15,12 +15,11 @@ from relay.address import is_complete, parse_hostport
 from relay.core.counters import Layout
 from relay.core.limit_table import LimitPlan, source_buckets
 from relay.core.rates import Rate, RatePlan
-from relay.engines.acceptor import LINGER
+from relay.engines.acceptor import LINGER, answer_again, answer_no_more
 from relay.engines.contract import TcpOptions, Timeouts
 from relay.ipc.shared_rates import RateTable
 from relay.ipc.shared_table import Table
 from relay.ipc.worker_spec import ListenerSpec, ProxyProtocol, WorkerSpec
-from relay.listener import answer_again, answer_no_more
 from relay.own_addresses import Endpoint, endpoint, written
 from relay.settings.model import Settings
 

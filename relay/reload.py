@@ -17,7 +17,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from relay import listener, process
+from relay import process
+from relay.engines.options import set_inherited
 from relay.plan import Binding, Plan, StartError, limit_plan, rate_plan, tcp_options
 from relay.prepare import bind_all, limit_notes, listener_limits, watchdog_notes
 from relay.settings.file_reader import READ_SECONDS
@@ -208,7 +209,7 @@ class Reloader:
         if other_tcp:
             for sock in (sock for binding in plan.bindings() for sock in binding.sockets):
                 with contextlib.suppress(OSError):  # a kernel that refuses one of them is no reason to stop half-way
-                    listener.set_inherited(sock, tcp)
+                    set_inherited(sock, tcp)
         plan.leave(gone)  # the workers have theirs, and serve who waits there
         return [binding.address for binding in new]
 

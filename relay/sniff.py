@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from relay.core import client_hello, proxy_header
 from relay.core.client_hello import ClientHello
-from relay.engines.contract import Sniff
+from relay.engines.contract import Preread
 from relay.ipc.worker_spec import ProxyProtocol
 
 
@@ -26,7 +26,7 @@ class Gate:
         self.wants_hello = bool(names)
         self.reads_proxy = proxy_protocol != "off"
         self.requires_proxy = proxy_protocol == "require"
-        self.sniff = Sniff(client_hello.LIMIT + (proxy_header.LIMIT if self.reads_proxy else 0), timeout)
+        self.sniff = Preread(client_hello.LIMIT + (proxy_header.LIMIT if self.reads_proxy else 0), timeout)
 
     def allows(self, hello: ClientHello) -> bool:
         """Whether a connection with this hello may go on. One without a name may not."""

@@ -276,7 +276,7 @@ def pump(connection: Connection, value: Address | None, _outcome: Outcome | None
     frontend.balance.connected(target)
     frontend.ledger.connected(target.upstream, connection.connected - connection.dialed)
     if frontend.ages is not None:
-        connection.retire_at = connection.started + frontend.ages()
+        connection.expires_at = connection.started + frontend.ages()
     first, connection.first = connection.first, b""
     if frontend.send_proxy:
         first = _proxy_header(connection) + first

@@ -96,7 +96,7 @@ class Worker:
         # Those that are connected late go with the last of them.
         count = self._pace.due(now) if now < order.closed_at else self._engine.connections
         if count:
-            self._engine.retire(count, Event.DRAINED)
+            self._engine.close_gracefully(count, Event.DRAINED)
         self._loop.call_later(DRAIN_TICK, self._tick_drain)
 
     def end(self) -> None:
@@ -131,10 +131,10 @@ class Worker:
 
     def _tick_ages(self) -> None:
         """End those that have lived long enough: no faster than a drain would, and all of them in its time."""
-        waiting = self._engine.retire_aged(0, Event.AGED)
+        waiting = self._engine.close_expired(0, Event.AGED)
         count = self._age_pace.due(self._engine.connections, waiting, TICK, self._spec.drain_window)
         if count:
-            self._engine.retire_aged(count, Event.AGED)
+            self._engine.close_expired(count, Event.AGED)
 
     def _publish(self, now: float) -> None:
         block = self._block

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from bench.same.signals import Bell, Errors
 from bench.same.steps import Do, Fill, Part, Pause, Say, SayOn, Step, Until, When
 from bench.script import RESET, expected
-from relay.engines.acknowledged import acknowledged
+from relay.engines.tcp_state import acknowledged
 
 # What the kernel answers once the other end has reset: the first is told once, the others from then on.
 RESETS = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.ESHUTDOWN})

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 ANNOUNCED = 0.2  # of the time that is left may go to the announcement
 MARGIN = 0.1  # of it is kept for connections that take a while to close
 # Seconds for those, at most and at least: somewhat more than an engine gives a client to answer its end
-# (`engines.life.RETIRE_GRACE`), so that it is the engine that closes it.
+# (`engines.base.GRACEFUL_CLOSE_TIMEOUT`), so that it is the engine that closes it.
 GRACE, LEAST_GRACE = 6.5, 1.0
 # Seconds for those that were about to connect when the last SYN was answered: they are let in, and whether all are gone
 # is not known before. More than an engine's `acceptor.LINGER` and a worker's tick.

@@ -8,16 +8,37 @@ it waits for the worker's successor.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import logging
 import os
 import socket
+import struct
 from collections.abc import Callable
 from time import monotonic
 from typing import NamedTuple
 
 from relay.address import Address
 from relay.engines.contract import Accepted, Action, Handler, Refuse
-from relay.listener import ACCEPT_CAPACITY_ERRNOS, answer_again, answer_no_more
+from relay.engines.options import BACKLOG
+
+# accept(2) errors that mean the machine is short of something: the connection stays in the queue, and asking again at
+# once would spin. (Other errors concern the one connection that died in the queue.)
+ACCEPT_CAPACITY_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+# A socket filter, linux/filter.h: classic BPF, run on each segment for the listener from its TCP header on. Those that
+# only have SYN of SYN and ACK are dropped: whoever begins to connect is not answered, and nobody else is disturbed.
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
+
+_SYN, _SYN_ACK = 0x02, 0x12
+
+_FILTER = (
+    (0x30, 0, 0, 13),  # BPF_LD | BPF_B | BPF_ABS: the flags
+    (0x54, 0, 0, _SYN_ACK),  # BPF_ALU | BPF_AND
+    (0x15, 0, 1, _SYN),  # BPF_JMP | BPF_JEQ: the next one if equal, else the one after it
+    (0x06, 0, 0, 0),  # BPF_RET: nothing of it
+    (0x06, 0, 0, 0xFFFFFFFF),  # BPF_RET: all of it
+)
 
 logger = logging.getLogger("relay.engine")
 
@@ -179,3 +200,25 @@ class Acceptor:
         self.pauses += 1
         if self.pauses & (self.pauses - 1) == 0:  # 1, 2, 4, 8, …: a long shortage is told of, the log is not flooded
             logger.warning("accept paused: %s (pause %d)", os.strerror(error.errno or 0), self.pauses)
+
+
+def answer_no_more(sock: socket.socket) -> bool:
+    """Whoever begins to connect there from now on is not answered, whoever has begun can still come in.
+
+    That holds for every copy of the listening socket. (The sockets that are accepted inherit the filter, which drops
+    nothing that belongs to a connection.) False: the kernel does not do it, and all is as before.
+    """
+    code = b"".join(struct.pack("HBBI", *instruction) for instruction in _FILTER)
+    buffer = ctypes.create_string_buffer(code, len(code))
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_FILTER), ctypes.addressof(buffer)))
+    except OSError:
+        return False
+    return True
+
+
+def answer_again(sock: socket.socket) -> None:
+    """Whoever begins to connect there is answered again, and has a queue of full length to wait in."""
+    with contextlib.suppress(OSError):  # ENOENT: there was no filter
+        sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+    sock.listen(BACKLOG)

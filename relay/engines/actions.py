@@ -1,6 +1,6 @@
 """One connection of an engine: what its handler answers is carried out, and what happens to it is told.
 
-An engine inherits from `life.Life`, which inherits from this and adds what is due for all connections now and then.
+An engine inherits from `base.BaseEngine`, which inherits from this class and adds what is due for all connections.
 What is here touches no socket and knows no event loop: the engine adds that.
 """
 
@@ -11,15 +11,15 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from time import monotonic
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple
 
 from relay.address import Address
-from relay.engines import silence
-from relay.engines.acknowledged import fin_received
-from relay.engines.ages import Ages
-from relay.engines.contract import NEVER, Action, Close, Dial, Event, Pump, Refuse, Sniff, Wait
+from relay.engines.contract import NEVER, Action, Close, Dial, Event, Preread, Pump, Refuse, Wait
+from relay.engines.expiry_queue import ExpiryQueue
 from relay.engines.lingering import Lingering
-from relay.engines.preread import Preread
+from relay.engines.link import L
+from relay.engines.preread import PrereadBudget, PrereadBuffer
+from relay.engines.tcp_state import fin_received
 
 logger = logging.getLogger("relay.engine")
 
@@ -27,54 +27,7 @@ logger = logging.getLogger("relay.engine")
 RESET_ERRNOS = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.ESHUTDOWN, errno.ECONNABORTED})
 
 
-class Sniffing:
-    """What was received from a client before anything was dialled."""
-
-    __slots__ = ("data", "least", "limit")
-
-    def __init__(self, limit: int) -> None:
-        self.data: bytes | bytearray = b""  # nearly all hellos come in one piece, and are kept as it came
-        self.limit = limit  # bytes in all
-        self.least = 0  # bytes in all that the handler wants to see
-
-    def add(self, part: bytes) -> bool:
-        """Keep what has come; whether the handler is to be told."""
-        if not self.data:
-            self.data = part
-        elif type(self.data) is bytearray:
-            self.data += part
-        else:
-            self.data = bytearray(self.data) + part
-        return len(self.data) >= min(self.least, self.limit)
-
-    @property
-    def room(self) -> int:
-        """Bytes that may still come."""
-        return self.limit - len(self.data)
-
-
-class Side(silence.Side, Protocol):
-    """What is needed of one of a connection's two sides."""
-
-    fd: int
-    dropping: bool  # `ended`, though its FIN has not come: what comes is dropped
-    finished: bool  # FIN sent
-
-
-class Link(silence.Link, Protocol):
-    """What is needed of an engine's record of a connection."""
-
-    settled: bool | None  # seen by a tick: None not yet, False with no bytes flowing yet, True and settled
-    deadline: float  # of the dial or sniff under way, monotonic seconds; infinite while the handler is waited for
-    sniffing: Sniffing | None
-
-    @property
-    def client(self) -> Side: ...
-    @property
-    def upstream(self) -> Side | None: ...
-
-
-class Retirement(NamedTuple):
+class GracefulClose(NamedTuple):
     """A graceful end under way."""
 
     event: Event  # what the handler is to be told, however it ends
@@ -82,23 +35,23 @@ class Retirement(NamedTuple):
 
 
 # Read from the class once: on Python 3.11 each look at an enumeration's member goes through its metaclass.
-CONNECTED, FINISHED, SNIFFED, SNIFF_TIMEOUT = Event.CONNECTED, Event.FINISHED, Event.SNIFFED, Event.SNIFF_TIMEOUT
+CONNECTED, FINISHED, PREREAD, PREREAD_TIMEOUT = Event.CONNECTED, Event.FINISHED, Event.PREREAD, Event.PREREAD_TIMEOUT
 CLIENT_RESET, UPSTREAM_RESET, STOP = Event.CLIENT_RESET, Event.UPSTREAM_RESET, Event.STOP
-
-L = TypeVar("L", bound=Link)
 
 
 class Actions(ABC, Generic[L]):
     """The engine-independent part of what happens to one connection."""
 
     def __init__(self, held_limit: int = 0) -> None:
-        self._preread: Preread[L] = Preread(held_limit)
-        self._links: dict[L, None] = {}  # as accepted; those that are being retired have been moved to the end
+        self._preread_budget: PrereadBudget[L] = PrereadBudget(held_limit)
+        self._links: dict[L, None] = {}  # as accepted; those that are closed gracefully have been moved to the end
         self._new: list[L] = []  # since the last tick; most are over by the next one
         self._early: set[L] = set()  # those that lived to see a tick and no bytes flow yet: waiting or dialling
-        self._retiring: dict[L, Retirement] = {}
+        self._closing_gracefully: dict[L, GracefulClose] = {}
         self._lingering: dict[L, Lingering] = {}  # those that are over are forgotten at the next tick
-        self._aged: Ages[L] = Ages()  # those that have lived long enough, and are not being retired yet
+        self._aged: ExpiryQueue[L] = (
+            ExpiryQueue()
+        )  # those that have lived long enough, and are not closed gracefully yet
 
     # --- what the engine adds -------------------------------------------------------------------------------------
 
@@ -107,8 +60,8 @@ class Actions(ABC, Generic[L]):
         """Begin to connect; the handler is told CONNECTED, or `_failed` called, later or at once."""
 
     @abstractmethod
-    def _sniff(self, link: L, sniffing: Sniffing) -> None:
-        """Receive from the client; `_sniffed` comes later, or at once."""
+    def _receive_early(self, link: L, preread: PrereadBuffer) -> None:
+        """Receive from the client; `_tell_preread` comes later, or at once."""
 
     @abstractmethod
     def _start(self, link: L, first: bytes) -> None:
@@ -168,14 +121,14 @@ class Actions(ABC, Generic[L]):
             self._dial(link, action)
         elif type(action) is Pump:
             link.active = monotonic()
-            if self._preread.whole:
-                self._preread.forget(link)
+            if self._preread_budget.whole:
+                self._preread_budget.forget(link)
             if link.settled is False:
                 self._early.discard(link)
                 self._new.append(link)
             self._start(link, action.first)
-        elif type(action) is Sniff:
-            self._begin_sniff(link, action)
+        elif type(action) is Preread:
+            self._begin_preread(link, action)
         elif type(action) is Close:
             self._close(link, action.reset_client, action.reset_upstream)
         elif type(action) is Refuse:
@@ -185,51 +138,51 @@ class Actions(ABC, Generic[L]):
         else:
             raise TypeError(f"not an action: {action!r}")
 
-    def _begin_sniff(self, link: L, action: Sniff) -> None:
+    def _begin_preread(self, link: L, action: Preread) -> None:
         if link.client.ended:
-            raise TypeError("there is nothing more to sniff: the client has ended")
-        sniffing = link.sniffing
-        if sniffing is None:
-            sniffing = link.sniffing = Sniffing(action.limit)
+            raise TypeError("there is nothing more to preread: the client has ended")
+        preread = link.preread
+        if preread is None:
+            preread = link.preread = PrereadBuffer(action.limit)
             link.deadline = monotonic() + action.timeout if action.timeout else NEVER
-        sniffing.limit, sniffing.least = action.limit, action.least
-        if sniffing.limit <= len(sniffing.data):
-            raise TypeError(f"there is nothing more to sniff: {action.limit} bytes were received")
-        self._sniff(link, sniffing)
+        preread.limit, preread.least = action.limit, action.least
+        if preread.limit <= len(preread.data):
+            raise TypeError(f"there is nothing more to preread: {action.limit} bytes were received")
+        self._receive_early(link, preread)
 
     def _received_early(self, link: L, part: bytes) -> None:
-        """Something came from a client that is sniffed; nothing: it has ended its direction."""
-        sniffing = link.sniffing
-        assert sniffing is not None
+        """Something came from a client before its upstream was dialled; nothing: it has ended its direction."""
+        preread = link.preread
+        assert preread is not None
         if part:
             link.client.received += len(part)
-            if sniffing.add(part):
-                self._sniffed(link, SNIFFED)
+            if preread.add(part):
+                self._tell_preread(link, PREREAD)
             else:
-                self._sniff(link, sniffing)
-            if link.sniffing is sniffing and link in self._links:
+                self._receive_early(link, preread)
+            if link.preread is preread and link in self._links:
                 self._unfinished(link, len(part))
         else:
             link.client.ended = True
-            self._sniffed(link, Event.SNIFF_ENDED)
+            self._tell_preread(link, Event.PREREAD_ENDED)
 
     def _unfinished(self, link: L, size: int) -> None:
         """So many bytes have come of what is not whole; if that is too much in all, the oldest have no time left."""
-        self._preread.grow(link, size)
-        while (oldest := self._preread.too_much()) is not None:
-            self._preread.forget(oldest)
-            self._guarded(oldest, self._sniffed, oldest, SNIFF_TIMEOUT)
+        self._preread_budget.grow(link, size)
+        while (oldest := self._preread_budget.too_much()) is not None:
+            self._preread_budget.forget(oldest)
+            self._guarded(oldest, self._tell_preread, oldest, PREREAD_TIMEOUT)
 
-    def _sniffed(self, link: L, event: Event) -> None:
-        assert link.sniffing is not None
-        data = bytes(link.sniffing.data)
-        if event is not SNIFFED:  # which tells of the bytes itself
+    def _tell_preread(self, link: L, event: Event) -> None:
+        assert link.preread is not None
+        data = bytes(link.preread.data)
+        if event is not PREREAD:  # which tells of the bytes itself
             self._report(link)
         action = link.handler.advance(event, data)
-        if type(action) is not Sniff or event is SNIFF_TIMEOUT:
-            link.sniffing = None
+        if type(action) is not Preread or event is PREREAD_TIMEOUT:
+            link.preread = None
             if data and type(action) is not Close:
-                self._preread.finish(link, len(data))
+                self._preread_budget.finish(link, len(data))
         self._perform(link, action)
 
     def _failed(self, link: L, event: Event, number: int | None) -> None:
@@ -238,8 +191,8 @@ class Actions(ABC, Generic[L]):
         self._perform(link, link.handler.advance(event, number))
 
     def _ended(self, link: L, event: Event, value: object) -> None:
-        if self._retiring and event is not STOP and link in self._retiring:
-            event, value = self._retiring[link].event, None
+        if self._closing_gracefully and event is not STOP and link in self._closing_gracefully:
+            event, value = self._closing_gracefully[link].event, None
         elif event is FINISHED and self._lingering:
             event, value = self._finished(link)
         upstream = link.upstream
@@ -294,12 +247,12 @@ class Actions(ABC, Generic[L]):
         link.handler.link = None
         if link.settled is False:
             self._early.discard(link)
-        if self._retiring:
-            self._retiring.pop(link, None)
+        if self._closing_gracefully:
+            self._closing_gracefully.pop(link, None)
         if self._aged.waiting:
             self._aged.discard(link)
-        if self._preread.bytes:
-            self._preread.forget(link)
+        if self._preread_budget.bytes:
+            self._preread_budget.forget(link)
         if self._lingering and (lingering := self._lingering.get(link)) is not None:
             # One that was taken for lost may come back: what it got is cut short, and must not end as if it were whole.
             reset_client = reset_client or lingering.is_client

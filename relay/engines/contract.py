@@ -3,8 +3,8 @@
 An engine owns a worker's client sockets from accept to close and moves their bytes; it decides nothing. For every
 connection it tells a `Handler` what happened (`Event`) and carries out the `Action` that it is answered with:
 
-    accepted → Refuse | Wait | Sniff | Dial  (Wait: the answer comes later, through `Engine.perform`)
-    SNIFFED → Sniff (more) | Wait | Dial | Close, SNIFF_ENDED / SNIFF_TIMEOUT → Wait | Dial | Close
+    accepted → Refuse | Wait | Preread | Dial  (Wait: the answer comes later, through `Engine.perform`)
+    PREREAD → Preread (more) | Wait | Dial | Close, PREREAD_ENDED / PREREAD_TIMEOUT → Wait | Dial | Close
     CONNECTED → Pump, DIAL_FAILED / DIAL_TIMEOUT → Dial (the next address) | Close
     anything that ends it → Close
 
@@ -42,9 +42,9 @@ class Event(enum.Enum):
 
     __hash__ = object.__hash__  # by identity; Enum's own is written in Python, and events are looked up in tables
 
-    SNIFFED = "sniffed"  # everything received so far, bytes
-    SNIFF_ENDED = "sniff_ended"  # the same; the client has ended its direction, no more will come
-    SNIFF_TIMEOUT = "sniff_timeout"  # the same
+    PREREAD = "preread"  # everything received so far, bytes
+    PREREAD_ENDED = "preread_ended"  # the same; the client has ended its direction, no more will come
+    PREREAD_TIMEOUT = "preread_timeout"  # the same
     CONNECTED = "connected"  # local Address of the upstream side, or None if nobody asked for it
     DIAL_FAILED = "dial_failed"  # errno
     DIAL_TIMEOUT = "dial_timeout"
@@ -57,8 +57,8 @@ class Event(enum.Enum):
     CLIENT_HALF_CLOSE = "client_half_close"  # the upstream ended, the client is silent and does not end
     UPSTREAM_HALF_CLOSE = "upstream_half_close"
     STOP = "stop"  # the engine was told to stop
-    DRAINED = "drained"  # it was retired, see `Engine.retire`: the relay gets rid of its connections
-    AGED = "aged"  # the same, see `Engine.retire_aged`: it has lived for long enough
+    DRAINED = "drained"  # closed gracefully, see `Engine.close_gracefully`: the relay gets rid of its connections
+    AGED = "aged"  # the same, see `Engine.close_expired`: it has lived for long enough
     DEFECT = "defect"  # an exception: a bug in the relay
 
 
@@ -70,11 +70,11 @@ class Wait(NamedTuple):
     """Keep the accepted socket as it is; somebody will call `Engine.perform`."""
 
 
-class Sniff(NamedTuple):
-    """Receive from the client, `limit` bytes in all at most; answered with SNIFFED whenever something has come.
+class Preread(NamedTuple):
+    """Receive from the client, `limit` bytes in all at most; answered with PREREAD whenever something has come.
 
-    A further Sniff in answer goes on with it. With `least`, SNIFFED is told once there are so many bytes in all, or as
-    many as there may be. The engine may tell SNIFF_TIMEOUT early, when all that is sniffed takes too much memory.
+    A further Preread in answer goes on with it. With `least`, PREREAD is told once there are so many bytes in all, or as
+    many as there may be. The engine may tell PREREAD_TIMEOUT early, when all prereads take too much.
 
     What was received is the handler's from then on: it goes to the upstream as `Pump.first`, as far as it is to go
     there. It counts as received from the client. `timeout` seconds are for all that comes until another action (0:
@@ -97,7 +97,7 @@ class Dial(NamedTuple):
 class Pump(NamedTuple):
     """Pass bytes both ways until the connection ends.
 
-    `first` goes to the upstream before anything else; it does not count as received from the client (what was sniffed
+    `first` goes to the upstream before anything else; it does not count as received from the client (what was preread
     has been counted).
     """
 
@@ -115,14 +115,14 @@ class Close(NamedTuple):
     reset_upstream: bool = False
 
 
-Action = Refuse | Wait | Sniff | Dial | Pump | Close
+Action = Refuse | Wait | Preread | Dial | Pump | Close
 
 
 class Handler(Protocol):
     """What an engine needs of a connection. `link` is the engine's own; it is None before and after."""
 
     link: object | None
-    retire_at: float  # monotonic seconds; from then on `Engine.retire_aged` finds it. NEVER: it does not
+    expires_at: float  # monotonic seconds; from then on `Engine.close_expired` finds it. NEVER: it does not
 
     def advance(self, event: Event, value: object = None) -> Action:
         """Take the next step. After an answer of Refuse or Close the engine forgets the handler."""
@@ -133,7 +133,7 @@ class Handler(Protocol):
     def end(self, event: Event, value: object, up: int, down: int) -> Close:
         """`moved` for the last time and `advance` in one: for every event that can have no other answer than Close.
 
-        Those are all that come from outside or by timeout once it was let in, but a sniff's and a dial's own.
+        Those are all that come from outside or by timeout once it was let in, but a preread's and a dial's own.
         """
 
 
@@ -205,10 +205,10 @@ class Engine(Protocol):
     def stop_listening(self) -> None:
         """Do so for all listening sockets."""
 
-    def retire(self, count: int, event: Event) -> int:
+    def close_gracefully(self, count: int, event: Event) -> int:
         """Begin to end the `count` oldest connections gracefully, by the order of accepting; returns how many it were.
 
-        Those that pump are meant, and are not being retired yet. The client is told first, so that nothing is lost of
+        Those that pump are meant, and are not being closed yet. The client is told first, so that nothing is lost of
         what it sends: it gets what was received for it, and then FIN, as if the upstream had sent one. Its own bytes go
         on to the upstream, and so does its FIN; what the upstream sends meanwhile is dropped, uncounted. The connection
         is over when the upstream has ended as well, or has everything. If that takes longer than a few seconds, or if
@@ -216,8 +216,8 @@ class Engine(Protocol):
         (but STOP and DEFECT, which come first if they come), and its answer is carried out.
         """
 
-    def retire_aged(self, count: int, event: Event) -> int:
-        """The same for at most `count` of those whose `Handler.retire_at` has passed, the earliest first.
+    def close_expired(self, count: int, event: Event) -> int:
+        """The same for at most `count` of those whose `Handler.expires_at` has passed, the earliest first.
 
         Returns how many of them are left. It may take a second until such a connection is found.
         """

@@ -9,28 +9,11 @@ everything: a reset would overtake what is under way.
 
 from __future__ import annotations
 
-from typing import Protocol
-
-from relay.engines.acknowledged import acknowledged
 from relay.engines.contract import NEVER, Event
+from relay.engines.link import Link
+from relay.engines.tcp_state import acknowledged
 
 LINGER = 1.0  # seconds that a survivor has for its own FIN once it has everything
-
-
-class Side(Protocol):
-    """What is needed of the survivor."""
-
-    fd: int
-    finished: bool  # FIN sent
-
-
-class Link(Protocol):
-    """What is needed of a connection."""
-
-    @property
-    def client(self) -> Side: ...
-    @property
-    def upstream(self) -> Side | None: ...
 
 
 class Lingering:

@@ -14,7 +14,7 @@ SHARE = 4  # part of `limits.held_bytes` that hellos which are not whole may tak
 T = TypeVar("T")
 
 
-class Preread(Generic[T]):
+class PrereadBudget(Generic[T]):
     """Bytes of connections that have no upstream yet. `held_limit` is in bytes, 0 for none."""
 
     def __init__(self, held_limit: int) -> None:
@@ -51,3 +51,29 @@ class Preread(Generic[T]):
         if self._unfinished_bytes <= self._most or len(self._unfinished) < 2:
             return None
         return next(iter(self._unfinished))
+
+
+class PrereadBuffer:
+    """What was received from a client before anything was dialled."""
+
+    __slots__ = ("data", "least", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.data: bytes | bytearray = b""  # nearly all hellos come in one piece, and are kept as it came
+        self.limit = limit  # bytes in all
+        self.least = 0  # bytes in all that the handler wants to see
+
+    def add(self, part: bytes) -> bool:
+        """Keep what has come; whether the handler is to be told."""
+        if not self.data:
+            self.data = part
+        elif type(self.data) is bytearray:
+            self.data += part
+        else:
+            self.data = bytearray(self.data) + part
+        return len(self.data) >= min(self.least, self.limit)
+
+    @property
+    def room(self) -> int:
+        """Bytes that may still come."""
+        return self.limit - len(self.data)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from relay.address import format_hostport, parse_hostport
 from relay.binding import key
 from relay.engines.contract import TcpOptions
-from relay.listener import set_inherited
+from relay.engines.options import set_inherited
 from relay.plan import Binding
 
 FIRST = 3  # SD_LISTEN_FDS_START

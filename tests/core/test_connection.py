@@ -19,7 +19,7 @@ from relay.core.counters import unfinished
 from relay.core.limit_table import LimitPlan
 from relay.core.rates import Rate, RatePlan
 from relay.dial import Target
-from relay.engines.contract import Close, Dial, Event, Pump, Sniff, Wait
+from relay.engines.contract import Close, Dial, Event, Preread, Pump, Wait
 from relay.ipc.worker_spec import ProxyProtocol
 from relay.outcome import DIAL_OUTCOMES, Outcome
 from relay.steps import Found
@@ -28,12 +28,12 @@ from tests.core.world import ALWAYS, LEGAL, LITERAL, NAME, OTHER_NAME, World
 
 HELLO = records(hello(server_name(b"hub.example")))
 PROXIED = proxy_header.build(2, ("192.0.2.77", 1234), ("192.0.2.200", 8883))
-SNIFFED = [
+PREREAD = [
     *[PROXIED, PROXIED[:14], PROXIED + HELLO, PROXIED[:-1] + b"!", b"PROXY TCP9 "],
     *[HELLO, HELLO[:20], records(hello(server_name(b"other.example"))), records(hello(None)), b"GET / HTTP/1.1"],
 ]
 VALUES: dict[Event, list[object]] = {
-    Event.SNIFFED: [*SNIFFED],
+    Event.PREREAD: [*PREREAD],
     Event.CONNECTED: [None, ("10.0.0.4", 50000), ("fd00::4", 50000, 0, 0)],
     Event.DIAL_FAILED: [*DIAL_OUTCOMES, errno.ENETUNREACH, errno.EACCES, None],
 }
@@ -96,7 +96,7 @@ def test_every_connection_has_one_outcome_whatever_happens(data: st.DataObject, 
 # --- the table -------------------------------------------------------------------------------------------------------
 
 STATES = {
-    State.SNIFFING: Sniff,
+    State.PREREADING: Preread,
     State.RESOLVING: Wait,
     State.QUEUED: Wait,
     State.DIALING: Dial,
@@ -116,7 +116,7 @@ def test_the_table_has_what_an_engine_may_send_and_nothing_else() -> None:
 
 def test_the_short_way_is_what_the_table_says() -> None:
     """`connection._go_on` does not look up what nearly every connection does."""
-    assert TRANSITIONS[State.SNIFFING, Found.READ] == (State.ROUTING, steps.route, None)
+    assert TRANSITIONS[State.PREREADING, Found.READ] == (State.ROUTING, steps.route, None)
     assert TRANSITIONS[State.ROUTING, Found.ADDRESS] == (State.DIALING, steps.dial, None)
 
 
@@ -135,7 +135,7 @@ def test_a_defect_after_the_end_is_no_second_outcome() -> None:
 
 
 def test_every_state_can_be_reached() -> None:
-    reached = {State.SNIFFING}
+    reached = {State.PREREADING}
     while True:
         following = reached | {following for (state, _), (following, _, _) in TRANSITIONS.items() if state in reached}
         if following == reached:

@@ -9,7 +9,7 @@ from relay.admit import Admission, SourceHash
 from relay.core import proxy_header
 from relay.core.access import AccessList
 from relay.core.limit_table import LimitPlan
-from relay.engines.contract import Close, Dial, Event, Pump, Sniff
+from relay.engines.contract import Close, Dial, Event, Preread, Pump
 from relay.outcome import Outcome
 from tests.core.hellos import hello, records, server_name
 from tests.core.world import CLIENT, LITERAL, SERVED, World
@@ -26,8 +26,8 @@ def test_the_client_of_the_header_is_the_client_and_what_follows_is_passed_on(he
     world = World([LITERAL], proxy="require")
     connection = world.accept()
     for end in (1, 5, len(header) - 1):
-        assert isinstance(world.send(connection, Event.SNIFFED, header[:end]), Sniff)
-    assert isinstance(world.send(connection, Event.SNIFFED, header + b"data"), Dial)
+        assert isinstance(world.send(connection, Event.PREREAD, header[:end]), Preread)
+    assert isinstance(world.send(connection, Event.PREREAD, header + b"data"), Dial)
     assert connection.client == BEHIND
     assert world.send(connection, Event.CONNECTED) == Pump(b"data")
 
@@ -37,8 +37,8 @@ def test_header_and_hello_in_pieces() -> None:
     connection = world.accept()
     whole = V2 + HELLO
     for end in range(1, len(whole)):
-        assert isinstance(world.send(connection, Event.SNIFFED, whole[:end]), Sniff)
-    assert isinstance(world.send(connection, Event.SNIFFED, whole), Dial)
+        assert isinstance(world.send(connection, Event.PREREAD, whole[:end]), Preread)
+    assert isinstance(world.send(connection, Event.PREREAD, whole), Dial)
     assert world.send(connection, Event.CONNECTED) == Pump(HELLO)
     assert connection.hello is not None
     assert connection.hello.server_name == "hub.example"
@@ -47,20 +47,20 @@ def test_header_and_hello_in_pieces() -> None:
 def test_without_a_header_it_is_let_in_where_one_is_accepted_and_refused_where_it_is_required() -> None:
     world = World([LITERAL], proxy="accept")
     connection = world.accept()
-    assert isinstance(world.send(connection, Event.SNIFFED, b"P"), Sniff), "it may become one"
-    assert isinstance(world.send(connection, Event.SNIFFED, b"PI"), Dial)
+    assert isinstance(world.send(connection, Event.PREREAD, b"P"), Preread), "it may become one"
+    assert isinstance(world.send(connection, Event.PREREAD, b"PI"), Dial)
     assert connection.client == CLIENT
     assert world.send(connection, Event.CONNECTED) == Pump(b"PI")
     world = World([LITERAL], proxy="require")
     connection = world.accept()
-    assert world.send(connection, Event.SNIFFED, b"PI") == Close(True, True)
+    assert world.send(connection, Event.PREREAD, b"PI") == Close(True, True)
     assert world.outcome(connection) is Outcome.REFUSED_PROXY
 
 
 def test_what_a_proxy_says_of_itself_is_of_its_own_address() -> None:
     world = World([LITERAL], proxy="require", send_proxy=2)
     connection = world.accept()
-    assert isinstance(world.send(connection, Event.SNIFFED, LOCAL), Dial)
+    assert isinstance(world.send(connection, Event.PREREAD, LOCAL), Dial)
     assert connection.client == CLIENT
     assert world.send(connection, Event.CONNECTED) == Pump(LOCAL)
 
@@ -72,11 +72,11 @@ def test_access_and_limits_are_of_the_client_behind_the_proxy() -> None:
     world.frontend.admission = Admission(world.limits, SourceHash(b"key", 32, 64), access)
     first, second, other, stranger = (world.accept() for _ in range(4))
     assert world.limits.held() == 4, "nobody is known yet, and each has a place"
-    assert isinstance(world.send(first, Event.SNIFFED, V2), Dial)
-    assert world.send(second, Event.SNIFFED, V2) == Close(True, True)
+    assert isinstance(world.send(first, Event.PREREAD, V2), Dial)
+    assert world.send(second, Event.PREREAD, V2) == Close(True, True)
     assert world.outcome(second) is Outcome.REFUSED_SOURCE
-    assert isinstance(world.send(other, Event.SNIFFED, proxy_header.build(2, ("203.0.113.8", 1), SERVED)), Dial)
-    assert world.send(stranger, Event.SNIFFED, LOCAL) == Close(True, True)
+    assert isinstance(world.send(other, Event.PREREAD, proxy_header.build(2, ("203.0.113.8", 1), SERVED)), Dial)
+    assert world.send(stranger, Event.PREREAD, LOCAL) == Close(True, True)
     assert world.outcome(stranger) is Outcome.REFUSED_ACCESS
     assert world.limits.held() == 2
 
@@ -85,7 +85,7 @@ def test_who_says_nothing_takes_a_place_and_no_upstream() -> None:
     world = World([LITERAL], plan=LimitPlan(1, 1, 9, (0,)), proxy="require")
     first = world.accept()
     assert world.outcome(world.accept()) is Outcome.REFUSED_INSTANCE
-    assert world.send(first, Event.SNIFF_TIMEOUT) == Close(True, True)
+    assert world.send(first, Event.PREREAD_TIMEOUT) == Close(True, True)
     assert world.outcome(first) is Outcome.CLIENT_HELLO_TIMEOUT
     assert world.in_use() == 0
 
@@ -106,5 +106,5 @@ def test_what_came_with_a_header_goes_on_with_one() -> None:
     world = World([LITERAL], proxy="require", send_proxy=1)
     connection = world.accept()
     destination: Address = ("203.0.113.200", 443)
-    world.send(connection, Event.SNIFFED, proxy_header.build(2, BEHIND, destination) + b"data")
+    world.send(connection, Event.PREREAD, proxy_header.build(2, BEHIND, destination) + b"data")
     assert world.send(connection, Event.CONNECTED) == Pump(proxy_header.build(1, BEHIND, destination) + b"data")

@@ -20,7 +20,7 @@ from relay.core.counters import Layout
 from relay.core.limit_table import LimitPlan
 from relay.core.limits import Limits
 from relay.core.rates import NANO, SINGLES, Late, RatePlan, Rates
-from relay.engines.contract import Action, Close, Dial, Event, Pump, Refuse, Sniff, Wait
+from relay.engines.contract import Action, Close, Dial, Event, Preread, Pump, Refuse, Wait
 from relay.ipc.worker_spec import ProxyProtocol
 from relay.outcome import OUTCOMES, Outcome
 from relay.sniff import Gate
@@ -33,7 +33,7 @@ LEGAL: dict[type[Action], tuple[Event, ...]] = {
     Refuse: (),
     Close: (),
     Wait: ALWAYS,
-    Sniff: (*ALWAYS, Event.SNIFFED, Event.SNIFF_ENDED, Event.SNIFF_TIMEOUT),
+    Preread: (*ALWAYS, Event.PREREAD, Event.PREREAD_ENDED, Event.PREREAD_TIMEOUT),
     Dial: (*ALWAYS, Event.CONNECTED, Event.DIAL_FAILED, Event.DIAL_TIMEOUT),
     Pump: (
         *ALWAYS,

@@ -162,9 +162,9 @@ class RunningEngine:
         """Accept on a listening socket, with any callback."""
         self.call(lambda: self.engine.listen(sock, accepted, shared=shared))
 
-    def retire(self, count: int, event: Event = Event.DRAINED) -> int:
+    def close_gracefully(self, count: int, event: Event = Event.DRAINED) -> int:
         """Begin to end the oldest ones gracefully."""
-        return self.call(self.engine.retire, count, event)
+        return self.call(self.engine.close_gracefully, count, event)
 
     def perform(self, handler: ScriptedHandler, action: Action) -> None:
         """Answer late."""

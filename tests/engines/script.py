@@ -14,8 +14,8 @@ from relay.address import Address
 from relay.engines.contract import NEVER, Action, Close, Event, Pump, Wait
 
 ANSWERS: Mapping[Event, Action] = {
-    Event.SNIFF_ENDED: Close(True, True),
-    Event.SNIFF_TIMEOUT: Close(True, True),
+    Event.PREREAD_ENDED: Close(True, True),
+    Event.PREREAD_TIMEOUT: Close(True, True),
     Event.CONNECTED: Pump(),
     Event.DIAL_FAILED: Close(True, True),
     Event.DIAL_TIMEOUT: Close(True, True),
@@ -32,9 +32,9 @@ ANSWERS: Mapping[Event, Action] = {
     Event.AGED: Close(),
     Event.DEFECT: Close(True, True),
 }
-SNIFFS = frozenset({Event.SNIFFED, Event.SNIFF_ENDED, Event.SNIFF_TIMEOUT})
+PREREADS = frozenset({Event.PREREAD, Event.PREREAD_ENDED, Event.PREREAD_TIMEOUT})
 STEPS = frozenset(
-    {*SNIFFS, Event.CONNECTED, Event.DIAL_FAILED, Event.DIAL_TIMEOUT}
+    {*PREREADS, Event.CONNECTED, Event.DIAL_FAILED, Event.DIAL_TIMEOUT}
 )  # every other event ends the connection
 
 Answer = Action | Callable[["ScriptedHandler", object], Action]
@@ -60,7 +60,7 @@ class ScriptedHandler:
 
     def __init__(self, script: Script, client: Address, changed: threading.Condition) -> None:
         self.link: object | None = None
-        self.retire_at = NEVER
+        self.expires_at = NEVER
         self.client = client
         self.events: list[tuple[Event, object]] = []
         self.up = 0  # bytes, as last told by the engine

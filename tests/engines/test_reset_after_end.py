@@ -229,7 +229,7 @@ def test_what_came_before_the_reset_is_delivered_in_a_graceful_end_as_well(lab: 
     sent = answer_and_close(engine, this, data)
     other.sendall(b"x")
     engine.wait_ticks(2)
-    assert engine.retire(1) == 1
+    assert engine.close_gracefully(1) == 1
     received = receive_to_end(other)
     # Of an upstream what was received is delivered, of a client everything.
     assert received == repeated(data, sent if culprit == "client" else len(received))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from relay.core.drain import GRACE, LATE
-from relay.listener import BACKLOG
+from relay.engines.options import BACKLOG
 from relay.settings.tables import DrainSettings, TcpSettings
 from relay.start import LOG_FLUSH
 from relay.supervisor import END_GRACE

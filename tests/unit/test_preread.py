@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.engines.preread import SHARE, Preread
+from relay.engines.preread import SHARE, PrereadBudget
 
 STEPS = st.lists(
     st.tuples(st.sampled_from(["grow", "grow", "grow", "finish", "forget"]), st.integers(0, 5), st.integers(1, 50)),
@@ -15,7 +15,7 @@ STEPS = st.lists(
 
 @given(STEPS, st.integers(0, 400))
 def test_what_is_counted_and_who_has_to_go(steps: list[tuple[str, int, int]], limit: int) -> None:
-    preread: Preread[int] = Preread(limit)
+    preread: PrereadBudget[int] = PrereadBudget(limit)
     unfinished: dict[int, int] = {}
     whole: dict[int, int] = {}
     for what, item, size in steps:

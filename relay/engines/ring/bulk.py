@@ -10,8 +10,8 @@ import ctypes
 from typing import Protocol
 
 from relay.engines.ring import abi, sockets
-from relay.engines.ring.link import Side
-from relay.engines.ring.waiting import Waiting
+from relay.engines.ring.interest import Interest
+from relay.engines.ring.records import Side
 
 READ = 65536  # bytes of one read
 ROUNDS = 16  # reads of one side before the others get their turn
@@ -34,8 +34,8 @@ class Keeper(Protocol):
 class Bulk:
     """Reads sides by hand."""
 
-    def __init__(self, waiting: Waiting, keeper: Keeper) -> None:
-        self._waiting = waiting
+    def __init__(self, interest: Interest, keeper: Keeper) -> None:
+        self._interest = interest
         self._keeper = keeper
         self._memory = bytearray(READ)
         self._address = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(self._memory)))
@@ -46,7 +46,9 @@ class Bulk:
         for _ in range(ROUNDS):
             try:
                 # In a tight place the bytes stay in the kernel until the peer has taken them.
-                size = sockets.receive(side.fd, self._address, READ, abi.MSG_PEEK if self._waiting.careful else 0)
+                size = sockets.receive(
+                    side.fd, self._address, READ, abi.MSG_PEEK if self._interest.under_pressure else 0
+                )
                 if size is None:
                     break
                 if not size:
@@ -62,7 +64,7 @@ class Bulk:
                 break
         if total < SMALL and peer.held is None:
             side.bulk = False
-        self._waiting.watch(side)
+        self._interest.watch(side)
         return True
 
     def drop(self, side: Side) -> None:
@@ -82,17 +84,17 @@ class Bulk:
             if not size:
                 self._keeper.ended(side)
                 return
-        self._waiting.watch(side)
+        self._interest.watch(side)
 
     def _pass_on(self, side: Side, peer: Side, size: int) -> bool:
         """Send what was read; False if the connection is over."""
         try:
             sent = sockets.send_from(peer.fd, self._address, size)
         except OSError as error:
-            side.received += 0 if self._waiting.careful else size
+            side.received += 0 if self._interest.under_pressure else size
             self._keeper.broken(peer, error.errno)
             return False
-        if self._waiting.careful:
+        if self._interest.under_pressure:
             side.received += sent
             if sent:
                 try:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from relay.address import Address
 from relay.engines.contract import Dial
+from relay.engines.options import Option
 from relay.engines.ring import sockets
 from relay.engines.ring.abi import IORING_OP_CONNECT
-from relay.engines.ring.closing import Closing
-from relay.engines.ring.link import Link
+from relay.engines.ring.closer import Closer
 from relay.engines.ring.reactor import Reactor
+from relay.engines.ring.records import Link
 from relay.engines.ring.slots import CONNECT_TAG, Slots
-from relay.listener import Option
 
 TARGETS = 1024  # upstream addresses that are kept
 
@@ -20,7 +20,7 @@ TARGETS = 1024  # upstream addresses that are kept
 class Dialer:
     """Begins to connect. `options` are set on every socket before that."""
 
-    def __init__(self, reactor: Reactor, slots: Slots, closing: Closing) -> None:
+    def __init__(self, reactor: Reactor, slots: Slots, closing: Closer) -> None:
         self.options: Sequence[Option] = ()
         self._reactor = reactor
         self._slots = slots

@@ -8,27 +8,28 @@ import errno
 from time import monotonic
 
 from relay.address import Address
-from relay.engines.actions import CLIENT_RESET, CONNECTED, RESET_ERRNOS, UPSTREAM_RESET, Sniffing
-from relay.engines.contract import Action, Dial, Event, Handler, Pump, Sniff, TcpOptions, Timeouts
-from relay.engines.life import Life
+from relay.engines.actions import CLIENT_RESET, CONNECTED, RESET_ERRNOS, UPSTREAM_RESET
+from relay.engines.base import BaseEngine
+from relay.engines.contract import Action, Dial, Event, Handler, Preread, Pump, TcpOptions, Timeouts
+from relay.engines.options import engine_options
+from relay.engines.preread import PrereadBuffer
 from relay.engines.ring import sockets
 from relay.engines.ring.abi import IORING_CQE_F_MORE
-from relay.engines.ring.closing import Closing
+from relay.engines.ring.closer import Closer
 from relay.engines.ring.dialer import Dialer
-from relay.engines.ring.link import Link, Side
+from relay.engines.ring.interest import READABLE, Interest
 from relay.engines.ring.listening import Listening
 from relay.engines.ring.pump import Pump as BytePump
 from relay.engines.ring.pump import buffer_count
 from relay.engines.ring.reactor import CONNECT, POLL_IN, POLL_OUT, RECV, SEND, SEND_MANY, SLOT_BITS, SLOT_MASK
+from relay.engines.ring.records import Link, Side
 from relay.engines.ring.selector import RingLoop
 from relay.engines.ring.slots import Slots
-from relay.engines.ring.waiting import READABLE, Waiting
-from relay.listener import engine_options
 
 END_SECONDS = 1.0  # that the last operations may take to report when the engine closes
 
 
-class RingEngine(Life[Link]):
+class RingEngine(BaseEngine[Link]):
     """See `relay.engines.contract.Engine`. Lives on a `RingLoop`. Raises OSError if the kernel refuses a part of it.
 
     `buffers`: how many receives may fill in a turn, a power of two; 0: as many as `held_limit` allows.
@@ -54,10 +55,10 @@ class RingEngine(Life[Link]):
         self._report_source = report_source
         self._reactor = reactor = loop.ring_selector.reactor
         self._slots = Slots(reactor)
-        self._waiting = Waiting(reactor, self._slots, self, multishot=multishot_receive)
+        self._interest = Interest(reactor, self._slots, self, multishot=multishot_receive)
         count = buffers or buffer_count(held_limit)
-        self._pump = BytePump(reactor, self._waiting, self._ended, self._broken, held_limit, count)
-        self._closing = Closing(reactor, self._slots, self._waiting, self._pump)
+        self._pump = BytePump(reactor, self._interest, self._ended, self._broken, held_limit, count)
+        self._closing = Closer(reactor, self._slots, self._interest, self._pump)
         self._close_socket = self._closing.close
         self._acceptor = Listening(reactor, self._slots, self._begin, self._closing.reset_descriptor).acceptor
         self._sides = reactor.sides
@@ -74,7 +75,7 @@ class RingEngine(Life[Link]):
 
     @property
     def held(self) -> int:
-        return self._pump.held + self._preread.bytes
+        return self._pump.held + self._preread_budget.bytes
 
     def close(self) -> None:
         self._acceptor.close()
@@ -83,7 +84,7 @@ class RingEngine(Life[Link]):
         while self._slots.open and monotonic() < deadline:
             self._reactor.turn()
         self._reactor.leave()
-        self._waiting.close()
+        self._interest.close()
 
     # --- completions ----------------------------------------------------------------------------------------------
 
@@ -124,8 +125,8 @@ class RingEngine(Life[Link]):
             self._slots.release(side)
             return
         try:
-            if was == READABLE and link.sniffing is not None:
-                self._read_early(link, link.sniffing)
+            if was == READABLE and link.preread is not None:
+                self._read_early(link, link.preread)
             else:
                 self._pump.readable(side, was, result)
         except Exception:
@@ -141,13 +142,13 @@ class RingEngine(Life[Link]):
             self.writable(side)
 
     def writable(self, side: Side) -> None:
-        """See `waiting.Told`."""
+        """See `interest.Watcher`."""
         link = side.link
         if link is not None:
             self._guarded(link, self._pump.writable, side)
 
     def hung_up(self, side: Side) -> None:
-        """See `waiting.Told`."""
+        """See `interest.Watcher`."""
         link = side.link
         if link is not None:
             self._guarded(link, self._pump.hung_up, side)
@@ -167,10 +168,10 @@ class RingEngine(Life[Link]):
             action = link.handler.advance(CONNECTED, source)
             if type(action) is Pump and link.settled is None:  # by far the most frequent
                 link.active = monotonic()
-                if self._preread.whole:
-                    self._preread.forget(link)
+                if self._preread_budget.whole:
+                    self._preread_budget.forget(link)
                 client = link.client
-                if client.poll_in or client.ended or self._waiting.careful:
+                if client.poll_in or client.ended or self._interest.under_pressure:
                     self._pump.start(client, side, action.first)
                 else:
                     self._pump.begin(client, side, action.first)
@@ -193,21 +194,21 @@ class RingEngine(Life[Link]):
             if type(action) is Dial:  # by far the most frequent
                 link.deadline = monotonic() + action.timeout
                 self._dial(link, action)
-            elif type(action) is Sniff:
-                self._begin_sniff(link, action)
+            elif type(action) is Preread:
+                self._begin_preread(link, action)
             else:
                 self._perform(link, action)
         except Exception:
             self._defect(link)
 
-    # --- what `Life` asks for -------------------------------------------------------------------------------------
+    # --- what `BaseEngine` asks for -----------------------------------------------------------------------------------
 
     def _resume(self) -> None:
         self._acceptor.resume()
         # A dial, or a look-up before it, that has not ended since the last tick: the client may reset meanwhile.
         for link in self._early:
             self._pump.watch(link.client)
-        self._waiting.tick()
+        self._interest.tick()
 
     def _set_options(self, tcp: TcpOptions) -> None:
         options = engine_options(tcp)
@@ -221,17 +222,17 @@ class RingEngine(Life[Link]):
         except OSError as error:
             self._failed(link, Event.DIAL_FAILED, error.errno or errno.EINVAL)
 
-    def _sniff(self, link: Link, sniffing: Sniffing) -> None:
+    def _receive_early(self, link: Link, preread: PrereadBuffer) -> None:
         client = link.client
         if client.poll_in:
             self._pump.watch(client)
         else:
-            self._waiting.poll_in(client)
+            self._interest.poll_in(client)
 
-    def _read_early(self, link: Link, sniffing: Sniffing) -> None:
-        """A client that is sniffed has sent something, or has ended its direction."""
+    def _read_early(self, link: Link, preread: PrereadBuffer) -> None:
+        """A client has sent something before its upstream was dialled, or has ended its direction."""
         try:
-            part = sockets.receive_bytes(link.client.fd, sniffing.room)
+            part = sockets.receive_bytes(link.client.fd, preread.room)
         except OSError as error:
             self._pump.broken(link.client, error.errno)
             return
@@ -289,7 +290,7 @@ class RingEngine(Life[Link]):
         for side in (link.client, link.upstream):
             if side is not None and side.armed:
                 side.bulk = True  # the next message is read by hand, and a receive armed after it
-                self._waiting.watch(side)
+                self._interest.watch(side)
 
     def _end(self, link: Link, reset_client: bool, reset_upstream: bool) -> None:
         self._close_socket(link.client, reset_client)

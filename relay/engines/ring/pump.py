@@ -2,7 +2,7 @@
 
 A direction leaves the fast way when its peer does not take everything (what is left is held, and the side not read
 until the peer has taken it), and when it proves to be bulk (read in large pieces, whenever a poll says that there is
-something; see `bulk`). What is waited for on a side, `waiting` decides.
+something; see `bulk`). What is waited for on a side, `interest` decides.
 
 How much is held: a receive gives at most GO buffers in one go, at most two goes come before it is cancelled, and a read
 of bulk is at most READ bytes; all that is less than half of `contract.HELD_BOUND` for each direction. When all
@@ -13,16 +13,17 @@ first).
 from __future__ import annotations
 
 import errno
+import sys
 from collections.abc import Callable
 
 from relay.engines.contract import HELD_BOUND
+from relay.engines.link import CHANGED
 from relay.engines.ring import abi, sockets
 from relay.engines.ring.bulk import Bulk
-from relay.engines.ring.ends import End, Ends
-from relay.engines.ring.link import ARMED, Link, Side
-from relay.engines.ring.reactor import BUFFER_MASK, LENGTH, NEVER, SEND_WORD, VALUE, Reactor
-from relay.engines.ring.waiting import READABLE, Waiting
-from relay.engines.silence import CHANGED
+from relay.engines.ring.half_close import End, HalfClose
+from relay.engines.ring.interest import READABLE, Interest
+from relay.engines.ring.reactor import BUFFER_MASK, LENGTH, SEND_WORD, VALUE, Reactor
+from relay.engines.ring.records import ARMED, NO_SUBMISSION, Link, Side
 
 GO = 33  # buffers that one multishot receive takes without a pause: MULTISHOT_MAX_RETRY + 1, io_uring/net.c
 BUFFERS = 2048  # what one turn may bring, and the turn before has not given back
@@ -50,7 +51,7 @@ class Pump:
     def __init__(
         self,
         reactor: Reactor,
-        waiting: Waiting,
+        interest: Interest,
         end: End,
         broken: Broken,
         held_limit: int,
@@ -58,19 +59,19 @@ class Pump:
     ) -> None:
         self._reactor = reactor
         self._broken = broken
-        self._waiting = waiting
-        self.watch = self._waiting.watch
+        self._interest = interest
+        self.watch = self._interest.watch
         self._buffers = reactor.provide(buffers, BUFFER)
-        self._bulk = Bulk(waiting, self)
-        self._ends = Ends(reactor, waiting, self._bulk, end, self)
-        self.cut = self._ends.cut
-        self.outlive = self._ends.outlive
+        self._bulk = Bulk(interest, self)
+        self._half_close = HalfClose(reactor, interest, self._bulk, end, self)
+        self.cut = self._half_close.cut
+        self.outlive = self._half_close.outlive
         self._turn = -1  # in which `_chunks` were counted
         self._chunks: dict[int, int] = {}  # messages of one turn that came behind its first, by slot
         self.held = 0  # bytes, all connections together
         # What one turn brings may all have to be held. No room at all: everything is read by hand, for ever.
-        self._held_limit = max(0, held_limit - buffers * BUFFER) if held_limit else NEVER
-        self._waiting.careful = self._held_limit == 0
+        self._held_limit = max(0, held_limit - buffers * BUFFER) if held_limit else sys.maxsize
+        self._interest.under_pressure = self._held_limit == 0
 
     def start(self, client: Side, upstream: Side, first: bytes) -> None:
         """Both sides are connected: let bytes flow, `first` towards the upstream before anything else."""
@@ -80,7 +81,7 @@ class Pump:
         if first and not self._give(client, upstream, first):
             return
         if client.ended and upstream.held is None:
-            self._ends.finish(client, upstream)
+            self._half_close.finish(client, upstream)
             if client.link is None:
                 return
         self.watch(client)
@@ -100,7 +101,7 @@ class Pump:
         client.armed = upstream.armed = ARMED
         client.busy += 1
         upstream.busy += 1
-        receive = self._waiting.receive
+        receive = self._interest.receive
         self._reactor.push_pair(
             receive | client.fd << 32, 0, 0, client.slot, receive | upstream.fd << 32, upstream.slot
         )
@@ -117,7 +118,7 @@ class Pump:
                 self._message(side, flags >> abi.IORING_CQE_BUFFER_SHIFT, result)
             if not side.armed and side.fd >= 0:
                 # A receive of one message, or one that ended with it. More than fits is likely to go on.
-                side.bulk = side.bulk or (self._waiting.one_by_one and result == BUFFER)
+                side.bulk = side.bulk or (self._interest.one_by_one and result == BUFFER)
                 self.watch(side)
         elif result == 0:
             self.ended(side)
@@ -132,7 +133,7 @@ class Pump:
         side.short = False
         assert side.peer is not None
         if side.peer.broken:  # lost after its FIN, and the connection goes on: nothing is kept for it
-            self._ends.over_to_lost(side)
+            self._half_close.over_to_lost(side)
             return
         if result < 0 and result != -errno.EAGAIN:
             self.broken(side.peer, -result)
@@ -181,14 +182,14 @@ class Pump:
         if size < len(held):
             side.held = held[size:]
             if size:
-                self._waiting.watch_out(side)
+                self._interest.watch_out(side)
             else:
-                self._waiting.watch_out_by_epoll(side)
+                self._interest.watch_out_by_epoll(side)
             return
         side.held = None
         self._relax()
         if source.ended:
-            self._ends.finish(source, side)
+            self._half_close.finish(source, side)
             return
         if not source.short:
             source.sent = -1
@@ -229,26 +230,26 @@ class Pump:
         held = peer.held or b""
         peer.held = data + held if front else held + data
         self.held += len(data)
-        side.sent = NEVER
-        if self.held > self._held_limit and not self._waiting.careful:
+        side.sent = NO_SUBMISSION
+        if self.held > self._held_limit and not self._interest.under_pressure:
             self._tighten()
         if stuck:
-            self._waiting.watch_out_by_epoll(peer)
+            self._interest.watch_out_by_epoll(peer)
         else:
-            self._waiting.watch_out(peer)
+            self._interest.watch_out(peer)
         self.watch(side)
 
     def _tighten(self) -> None:
         """Too much is held: every side is read with care from now on, until half of it is gone."""
-        self._waiting.careful = True
+        self._interest.under_pressure = True
         for side in self._reactor.sides:
             if side.peer is not None and side.armed:
                 self.watch(side)
 
     def _relax(self) -> None:
         """Something that was held is gone."""
-        if self._waiting.careful and self.held <= self._held_limit // 2 < self._held_limit:
-            self._waiting.careful = False
+        if self._interest.under_pressure and self.held <= self._held_limit // 2 < self._held_limit:
+            self._interest.under_pressure = False
 
     def _give(self, side: Side, peer: Side, data: bytes) -> bool:
         """Send bytes on that are in hand; what the peer does not take is held. False if the connection is over."""
@@ -263,7 +264,7 @@ class Pump:
 
     def ended(self, side: Side) -> None:
         """`side` seems to have sent FIN; all before it was passed on or is held."""
-        self._ends.ended(side)
+        self._half_close.ended(side)
 
     def last(self, side: Side) -> bool:
         """One try to give `side` everything before it is closed; whether it has taken it."""

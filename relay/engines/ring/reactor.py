@@ -30,11 +30,12 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from relay.engines.ring import abi
-from relay.engines.ring.burst import Burst
+from relay.engines.ring.records import NO_SUBMISSION
+from relay.engines.ring.send_batch import SendBatch
 from relay.engines.ring.uring import Buffers, Uring
 
 if TYPE_CHECKING:
-    from relay.engines.ring.link import Side
+    from relay.engines.ring.records import Side
 
 ENTRIES = 4096
 COMPLETIONS = 16384
@@ -54,7 +55,6 @@ LENGTH = VALUE + 16
 RECV, SEND, SEND_MANY, CONNECT, ACCEPT, POLL_IN, POLL_OUT, WATCHED, SILENT, GUEST, TIMER = range(11)
 SENDS = frozenset({SEND, SEND_MANY})
 
-NEVER = 1 << 62  # `Side.sent` of a side whose messages must not go straight to its peer
 SEND_WORD = abi.IORING_OP_SEND | abi.IOSQE_CQE_SKIP_SUCCESS
 SEND_TAG = SEND << SLOT_BITS
 # WAITALL: a send that takes only a part is a failure, and so posts its completion.
@@ -88,8 +88,8 @@ class Reactor:
         self._used = 0  # buffers taken in the last turn
         self._kept = 0  # those taken before that did not go back, since the kernel refused an entry
         self._refused = 0  # the turn whose entry did not take everything
-        self.bursts: dict[int, Burst] = {}  # by slot: sends of several messages prepared in this turn
-        self.sent_bursts: dict[int, Burst] = {}  # in the turn before: their results come in this one
+        self.bursts: dict[int, SendBatch] = {}  # by slot: sends of several messages prepared in this turn
+        self.sent_bursts: dict[int, SendBatch] = {}  # in the turn before: their results come in this one
         self._head = 0
         self.turns = 0
 
@@ -156,7 +156,7 @@ class Reactor:
             if user_data >> SLOT_BITS & OPERATION_MASK in SENDS:
                 side = self.sides[user_data & SLOT_MASK]
                 side.short = True
-                side.sent = NEVER
+                side.sent = NO_SUBMISSION
 
     def _completions(self, head: int, count: int) -> bytes:
         """A copy of so many completions from there on."""
@@ -168,14 +168,14 @@ class Reactor:
     def join(self, side: Side, buffer: int, size: int) -> bool:
         """Add a message to the send of the same side that is prepared and not submitted; False if it cannot be."""
         assert self.buffers is not None
-        if not self.mark <= side.sent < NEVER:
+        if not self.mark <= side.sent < NO_SUBMISSION:
             return False
         burst = self.bursts.get(side.slot)
         if burst is None or burst.number != side.sent:
             self.tidy = True
             position = (side.sent & self._wrap) << 6
             _, _, address, quiet_size, tag = abi.SQE.unpack_from(self._sqes, position)
-            burst = self.bursts[side.slot] = Burst(side.sent)
+            burst = self.bursts[side.slot] = SendBatch(side.sent)
             burst.add(tag >> VALUE & BUFFER_MASK, address, quiet_size & 0xFFFFFFFF)
             word = side.word - abi.IORING_OP_SEND + abi.IORING_OP_SENDMSG
             self._pack(self._sqes, position, word, 0, burst.address, QUIET | 1, side.slot | SEND_MANY << SLOT_BITS)
@@ -189,9 +189,9 @@ class Reactor:
 
         If not, and nothing fell short, the next entry will tell.
         """
-        if self.mark <= side.sent < NEVER:
+        if self.mark <= side.sent < NO_SUBMISSION:
             self.flush()
-        return not side.short and not self.start <= side.sent < NEVER
+        return not side.short and not self.start <= side.sent < NO_SUBMISSION
 
     def run(self) -> None:
         """Take turns until one of them sets `returning`. Where it is set beforehand: one turn, without waiting.

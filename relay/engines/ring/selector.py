@@ -23,12 +23,12 @@ import selectors
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from relay.engines.contract import NEVER
 from relay.engines.ring import abi
 from relay.engines.ring.reactor import GUEST, SLOT_BITS, TIMER, VALUE, Reactor
 
 GUEST_TAG, TIMER_TAG = GUEST << SLOT_BITS, TIMER << SLOT_BITS
 UPDATE = 1 << VALUE  # of the timer's user_data: not the timer, but its change to an earlier time
-NEVER = float("inf")
 
 
 class RingSelector(selectors.EpollSelector):

@@ -20,9 +20,9 @@ from relay.address import Address
 from relay.engines.contract import NEVER, Action, Close, Dial, Event, Handler, Pump, TcpOptions, Timeouts
 from relay.engines.ring import kernels
 from relay.engines.ring.engine import RingEngine
-from relay.engines.ring.explain import KERNEL_TOO_OLD, SELF_TEST_FAILED, cause, explain
 from relay.engines.ring.reactor import Reactor
 from relay.engines.ring.selector import RingLoop
+from relay.engines.ring.unavailable import KERNEL_TOO_OLD, SELF_TEST_FAILED, cause, explain
 
 logger = logging.getLogger("relay.engine")
 
@@ -49,7 +49,7 @@ class _Handler:
 
     def __init__(self, ended: list[Event]) -> None:
         self.link: object | None = None
-        self.retire_at = NEVER
+        self.expires_at = NEVER
         self._ended = ended
 
     def advance(self, event: Event, value: object = None) -> Action:

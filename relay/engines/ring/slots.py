@@ -13,8 +13,8 @@ import logging
 import os
 
 from relay.engines.ring import abi
-from relay.engines.ring.link import Link, Side
 from relay.engines.ring.reactor import CONNECT, POLL_IN, POLL_OUT, SILENT, SLOT_BITS, SLOTS, VALUE, Reactor
+from relay.engines.ring.records import Link, Side
 
 logger = logging.getLogger("relay.engine")
 

@@ -14,8 +14,8 @@ import struct
 from collections.abc import Sequence
 
 from relay.address import Address
+from relay.engines.options import Option
 from relay.engines.ring import abi
-from relay.listener import Option
 
 # PyDLL keeps the interpreter lock: giving it up and taking it again costs more than these calls last. use_errno: see
 # `uring`.

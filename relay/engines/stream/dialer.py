@@ -7,7 +7,7 @@ import socket
 from collections.abc import Sequence
 
 from relay.engines.contract import Dial
-from relay.listener import Option
+from relay.engines.options import Option
 
 IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h: choose the port at connect, when the whole 4-tuple is known
 

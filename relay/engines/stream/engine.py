@@ -10,13 +10,14 @@ from collections import deque
 
 from relay.address import Address
 from relay.engines.acceptor import Acceptor
-from relay.engines.actions import CONNECTED, Sniffing
+from relay.engines.actions import CONNECTED
+from relay.engines.base import BaseEngine
 from relay.engines.contract import Action, Dial, Event, Handler, TcpOptions, Timeouts
-from relay.engines.life import Life
+from relay.engines.options import engine_options
+from relay.engines.preread import PrereadBuffer
 from relay.engines.stream.dialer import pending_error, start_dial
 from relay.engines.stream.link import RESET_ON_CLOSE, Link, Side
 from relay.engines.stream.pump import Pump
-from relay.listener import engine_options
 
 IN, OUT, BROKEN = select.EPOLLIN, select.EPOLLOUT, select.EPOLLERR | select.EPOLLHUP
 ENDING = select.EPOLLRDHUP
@@ -29,7 +30,7 @@ ROUNDS = 8  # batches of messages handled before uvloop's timers and callbacks g
 BUSY = 4  # a batch smaller than this was the last for now: uvloop waits for the next
 
 
-class StreamEngine(Life[Link]):
+class StreamEngine(BaseEngine[Link]):
     """See `relay.engines.contract.Engine`."""
 
     name = "stream"
@@ -62,7 +63,7 @@ class StreamEngine(Life[Link]):
 
     @property
     def held(self) -> int:
-        return self._pump.held + self._preread.bytes
+        return self._pump.held + self._preread_budget.bytes
 
     def close(self) -> None:
         self._acceptor.close()
@@ -144,8 +145,8 @@ class StreamEngine(Life[Link]):
                 side.ending = bool(mask & ENDING)
             if mask & BROKEN:
                 self._pump.broken(side, pending_error(side.sock))
-            elif link.sniffing is not None:
-                self._sniff(link, link.sniffing)
+            elif link.preread is not None:
+                self._receive_early(link, link.preread)
         elif side is link.upstream:
             if mask & BROKEN:
                 self._failed(link, Event.DIAL_FAILED, pending_error(side.sock) or errno.ECONNREFUSED)
@@ -187,7 +188,7 @@ class StreamEngine(Life[Link]):
         if number or not side.finished:
             self._pump.broken(side, number)
 
-    # --- what `Life` asks for -------------------------------------------------------------------------------------
+    # --- what `BaseEngine` asks for -----------------------------------------------------------------------------------
 
     def _resume(self) -> None:
         self._acceptor.resume()
@@ -201,19 +202,19 @@ class StreamEngine(Life[Link]):
         # twentieth of its time on it.
         self._options = engine_options(tcp)
 
-    def _sniff(self, link: Link, sniffing: Sniffing) -> None:
+    def _receive_early(self, link: Link, preread: PrereadBuffer) -> None:
         side = link.client
         if not side.readable:
             return
         try:
-            part = side.sock.recv(sniffing.room, socket.MSG_DONTWAIT)
+            part = side.sock.recv(preread.room, socket.MSG_DONTWAIT)
         except BlockingIOError:
             side.readable = False
             return
         except OSError as error:
             self._pump.broken(side, error.errno)
             return
-        if 0 < len(part) < sniffing.room and not side.ending:
+        if 0 < len(part) < preread.room and not side.ending:
             side.readable = False
         self._received_early(link, part)
 

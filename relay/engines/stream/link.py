@@ -6,9 +6,9 @@ import socket
 import struct
 from collections.abc import Callable
 
-from relay.engines.actions import Sniffing
 from relay.engines.contract import Handler
-from relay.engines.silence import CHANGED
+from relay.engines.link import CHANGED
+from relay.engines.preread import PrereadBuffer
 
 # Zero seconds of lingering: close(2) then sends RST, socket(7).
 RESET_ON_CLOSE = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -55,14 +55,14 @@ class Side:
 class Link:
     """A connection as the engine sees it."""
 
-    __slots__ = ("active", "client", "deadline", "handler", "seen", "settled", "sniffing", "upstream")
+    __slots__ = ("active", "client", "deadline", "handler", "preread", "seen", "settled", "upstream")
 
     def __init__(self, handler: Handler, client: socket.SocketType) -> None:
         self.handler = handler
         self.client = Side(self, client)
         self.upstream: Side | None = None
         self.settled: bool | None = None  # see `life.Link`
-        self.sniffing: Sniffing | None = None
+        self.preread: PrereadBuffer | None = None
         self.deadline = 0.0  # of the dial under way, monotonic seconds
         self.active = 0.0  # when a byte was last seen to have moved; 0: not pumping
         self.seen = CHANGED  # bytes received both ways when `active` was set

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from relay.engines.actions import FINISHED
 from relay.engines.contract import Event
-from relay.engines.silence import CHANGED
+from relay.engines.link import CHANGED
 from relay.engines.stream.dialer import pending_error
 from relay.engines.stream.link import Link, Side
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from relay.engines.ring.explain import explain
 from relay.engines.ring.selector import RingLoop, RingSelector
+from relay.engines.ring.unavailable import explain
 from tests.engines.ring.traffic import Pair
 from tests.observe import PATIENCE
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from relay.engines.contract import Event
 from relay.engines.ring.engine import RingEngine
-from relay.engines.ring.link import Link
 from relay.engines.ring.pump import BUFFER, BUFFERS, FEWEST, buffer_count
+from relay.engines.ring.records import Link
 from tests.engines.kinds import KINDS
 from tests.engines.lab import Couple, Lab
 from tests.engines.peers import push, receive, reset
@@ -58,14 +58,14 @@ def test_the_fast_way_comes_back_when_those_who_did_not_read_have_gone() -> None
     line = lab.line(engine, buffers=65536)
     couples = [line.open() for _ in range(30)]
     assert isinstance(engine.engine, RingEngine)
-    waiting = engine.engine._waiting
+    waiting = engine.engine._interest
     for _ in range(100):
         for couple in couples:
             push(couple.client, bytes(65536))
-        if waiting.careful:
+        if waiting.under_pressure:
             break
         engine.wait_ticks(1)
-    if not waiting.careful:
+    if not waiting.under_pressure:
         lab.close()
         pytest.skip("on this machine so little is held of each that the bound was not reached")
     for couple in couples:

@@ -19,8 +19,8 @@ import pytest
 from relay.engines.contract import Event
 from relay.engines.ring import reactor
 from relay.engines.ring.engine import RingEngine
-from relay.engines.ring.link import Link, Side
 from relay.engines.ring.pump import BUFFER, Pump
+from relay.engines.ring.records import Link, Side
 from tests.engines.lab import Couple, Lab, Line
 from tests.engines.peers import Receiving, end, pattern, receive
 from tests.engines.ring.rings import ring_kind

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.engines import silence
+from relay.engines import idle
 from relay.engines.contract import Timeouts
 from relay.engines.ring import abi
 from relay.engines.ring.selector import RingLoop
@@ -26,7 +26,7 @@ def under_way(engine: RunningEngine) -> list[int]:
 
 def test_a_silent_connection_is_kept_by_polls_and_not_by_receives(monkeypatch: pytest.MonkeyPatch) -> None:
     """A receive has a buffer for its message's header, 512 bytes of kernel memory; a poll has none."""
-    monkeypatch.setattr(silence, "LONG", 0.3)
+    monkeypatch.setattr(idle, "LONG", 0.3)
     lab = Lab(ring_kind())
     try:
         engine = lab.start(timeouts=Timeouts(idle=0.0, half_close=1.6))

@@ -17,8 +17,8 @@ import pytest
 from relay.engines.contract import Event
 from relay.engines.ring import reactor
 from relay.engines.ring.engine import RingEngine
-from relay.engines.ring.link import Side
-from relay.engines.ring.waiting import READABLE, Waiting
+from relay.engines.ring.interest import READABLE, Interest
+from relay.engines.ring.records import Side
 from tests.engines.lab import Lab, fill
 from tests.engines.peers import (
     Receiving,
@@ -233,10 +233,10 @@ def test_a_reset_that_a_send_was_told_of_is_not_taken_for_an_end(monkeypatch: py
     lab = Lab(ring_kind())
     engine = lab.start()
     couple = lab.couple(engine)
-    plain = Waiting._poll_in
+    plain = Interest._poll_in
     done = threading.Event()
 
-    def with_a_reset_and_a_send(self: Waiting, side: Side, wanted: int) -> None:
+    def with_a_reset_and_a_send(self: Interest, side: Side, wanted: int) -> None:
         plain(self, side, wanted)
         link = side.link
         if (
@@ -251,7 +251,7 @@ def test_a_reset_that_a_send_was_told_of_is_not_taken_for_an_end(monkeypatch: py
             assert isinstance(engine.engine, RingEngine)
             engine.engine._pump._message(side.peer, 0, 1)
 
-    monkeypatch.setattr(Waiting, "_poll_in", with_a_reset_and_a_send)
+    monkeypatch.setattr(Interest, "_poll_in", with_a_reset_and_a_send)
     couple.client.sendall(bytes(60_000 + number))  # bulk: it is read by hand from then on
     receive_to_reset(couple.upstream)
     assert done.is_set()

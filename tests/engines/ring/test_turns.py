@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from relay.engines.ring.engine import RingEngine
-from relay.engines.ring.link import Link, Side
 from relay.engines.ring.pump import BUFFER, Pump
+from relay.engines.ring.records import Link, Side
 from tests.engines.lab import Couple, Lab
 from tests.engines.peers import pattern, receive
 from tests.engines.ring.rings import ring_kind

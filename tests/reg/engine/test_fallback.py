@@ -12,7 +12,7 @@ import pytest
 
 from relay.engines import choice
 from relay.engines.choice import choose
-from relay.engines.ring import explain, selftest
+from relay.engines.ring import selftest, unavailable
 from relay.engines.ring.engine import RingEngine
 from relay.engines.ring.reactor import Reactor
 from tests.clients import echoes
@@ -76,8 +76,14 @@ def test_why_it_is_this_engine_is_one_of_the_documented_words(tmp_path: Path, ec
             "engine": engine,
             "reason": {"ring": "self_test_passed", "stream": "as_set"}[engine],
         }
-    words = {choice.AS_SET, choice.SELF_TEST_PASSED, explain.KERNEL_TOO_OLD, explain.NOT_IN_KERNEL, explain.SYSCTL}
-    words |= {explain.SECCOMP, explain.MEMLOCK, explain.SELF_TEST_FAILED, explain.OTHER}
+    words = {
+        choice.AS_SET,
+        choice.SELF_TEST_PASSED,
+        unavailable.KERNEL_TOO_OLD,
+        unavailable.NOT_IN_KERNEL,
+        unavailable.SYSCTL,
+    }
+    words |= {unavailable.SECCOMP, unavailable.MEMLOCK, unavailable.SELF_TEST_FAILED, unavailable.OTHER}
     table = (ROOT / "docs/metrics.md").read_text().partition("| reason |")[2].partition("\n\n")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == words
 
@@ -94,8 +100,8 @@ def test_why_it_is_this_engine_is_one_of_the_documented_words(tmp_path: Path, ec
     ],
 )
 def test_every_error_has_its_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, word: str) -> None:
-    monkeypatch.setattr(explain, "DISABLED", tmp_path / "none")
-    assert explain.cause(OSError(number, "io_uring_setup")).word == word
+    monkeypatch.setattr(unavailable, "DISABLED", tmp_path / "none")
+    assert unavailable.cause(OSError(number, "io_uring_setup")).word == word
 
 
 def test_check_says_which_engine_and_why(tmp_path: Path, echo: Echo) -> None:
@@ -153,8 +159,8 @@ def test_an_old_kernel_is_named() -> None:
 def test_the_sysctl_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: str, words: str) -> None:
     disabled = tmp_path / "io_uring_disabled"
     disabled.write_text(f"{level}\n")
-    monkeypatch.setattr(explain, "DISABLED", disabled)
-    word, said = explain.cause(PermissionError(errno.EPERM, "Operation not permitted"))
+    monkeypatch.setattr(unavailable, "DISABLED", disabled)
+    word, said = unavailable.cause(PermissionError(errno.EPERM, "Operation not permitted"))
     assert word == "sysctl"
     assert "kernel.io_uring_disabled" in said
     assert words in said

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.engines import lingering
-from relay.engines.contract import NEVER, Event, TcpOptions
-from relay.engines.lost import LOOKS, STILL, Debtors, State, state, waits_since
+from relay.engines.contract import NEVER, Event, Handler, TcpOptions
+from relay.engines.preread import PrereadBuffer
+from relay.engines.tcp_state import PeerState, peer_state
+from relay.engines.unresponsive import LOOKS, STILL, UnresponsivePeers, unanswered_since
 from tests.engines.lab import Couple, Lab
 from tests.engines.peers import (
     Sending,
@@ -31,13 +33,16 @@ from tests.engines.running import RunningEngine
 
 TIMEOUT = 8.0  # seconds
 EVERY = TIMEOUT / LOOKS
-NOTHING, OWES, ASKED = State(False, False, 0.0), State(True, False, 500.0), State(True, True, 500.0)
+NOTHING, OWES, ASKED = PeerState(False, False, 0.0), PeerState(True, False, 500.0), PeerState(True, True, 500.0)
 
 
 @dataclass(eq=False)
 class Side:
     fd: int
     received: int = 10
+    ended: bool = False
+    dropping: bool = False
+    finished: bool = False
 
 
 @dataclass(eq=False)
@@ -45,34 +50,42 @@ class Link:
     active: float
     client: Side = field(default_factory=lambda: Side(1))
     upstream: Side | None = field(default_factory=lambda: Side(2))
+    handler: Handler = field(init=False)
+    settled: bool | None = True
+    deadline: float = NEVER
+    preread: PrereadBuffer | None = None
 
     @property
     def seen(self) -> int:
         assert self.upstream is not None
         return self.client.received + self.upstream.received
 
+    @seen.setter
+    def seen(self, _total: int) -> None:
+        raise AttributeError("it follows from the bytes")
+
 
 class Watch:
-    """Debtors with a clock in the hand, and one connection whose peers are in the state that is wanted."""
+    """UnresponsivePeers with a clock in the hand, and one connection whose peers are in the state that is wanted."""
 
     def __init__(self) -> None:
-        self.debtors: Debtors[Link] = Debtors(TIMEOUT, self._state)
+        self.unresponsive: UnresponsivePeers[Link] = UnresponsivePeers(TIMEOUT, self._state)
         self.peers = {1: NOTHING, 2: NOTHING}
         self.asked = 0
         self.now = 1000.0
         self.link = Link(self.now + EVERY - STILL / 2)  # not still at the first look
-        self.debtors.moved([self.link])
+        self.unresponsive.moved([self.link])
         self.look()  # learns how many bytes have come
 
     def look(self, seconds: float = EVERY) -> list[bool]:
         """Whether it is the client, for who is lost."""
         self.now += seconds
         lost: list[tuple[Link, bool]] = []
-        while self.debtors.begin(self.now):
-            lost += self.debtors.look(1, lambda _link: True, self.now)
+        while self.unresponsive.begin(self.now):
+            lost += self.unresponsive.look(1, lambda _link: True, self.now)
         return [is_client for _, is_client in lost]
 
-    def _state(self, fd: int) -> State:
+    def _state(self, fd: int) -> PeerState:
         self.asked += 1
         return self.peers[fd]
 
@@ -96,7 +109,7 @@ def test_one_that_owes_nothing_is_not_asked_again_before_bytes_move() -> None:
     watch.peers[1] = ASKED
     watch.look()
     assert watch.asked == 2
-    watch.debtors.moved([watch.link])
+    watch.unresponsive.moved([watch.link])
     watch.look()
     assert watch.asked == 4
 
@@ -108,7 +121,7 @@ def test_one_from_whom_bytes_come_is_not_asked() -> None:
         watch.link.client.received += 1
         assert watch.link.upstream is not None
         watch.link.upstream.received += 1
-        watch.debtors.moved([watch.link])
+        watch.unresponsive.moved([watch.link])
         watch.link.active = watch.now + EVERY
         assert not watch.look()
     assert not watch.asked
@@ -129,8 +142,8 @@ def test_a_closed_window_is_no_loss_and_a_probe_without_an_answer_is() -> None:
 
 def test_without_a_timeout_nobody_is_asked() -> None:
     watch = Watch()
-    watch.debtors.set_timeout(0.0)
-    watch.debtors.moved([watch.link])
+    watch.unresponsive.set_timeout(0.0)
+    watch.unresponsive.moved([watch.link])
     assert not watch.look()
     assert not watch.asked
 
@@ -144,7 +157,7 @@ def test_nobody_is_lost_who_has_answered_or_owed_nothing(looks: list[tuple[float
     for seconds, owes, asked, silent, part in looks:
         before, now = now, now + seconds
         moved = before + part * (now - before)  # something was sent then
-        since = waits_since(since, State(owes, asked, silent), moved, now)
+        since = unanswered_since(since, PeerState(owes, asked, silent), moved, now)
         assert (since == NEVER) == (not owes)
         well = now if not owes or not asked else max(well, now - silent)
         assert since == NEVER or since >= well
@@ -155,7 +168,7 @@ def test_whoever_never_answers_is_lost_however_often_one_looks(looks: list[float
     since, now, sent = NEVER, 1000.0, 1000.0
     for seconds in looks:
         now += seconds
-        since = waits_since(since, State(True, True, now - 1.0), sent, now)
+        since = unanswered_since(since, PeerState(True, True, now - 1.0), sent, now)
         assert since == sent
 
 
@@ -165,14 +178,14 @@ def test_what_the_kernel_knows() -> None:
         sock.connect(server.getsockname())
         there, _ = server.accept()
         with there:
-            assert not state(there.fileno()).owes
+            assert not peer_state(there.fileno()).owes
             there.setblocking(False)
             push(there, bytes(65536), 0)
-            full = state(there.fileno())
+            full = peer_state(there.fileno())
             assert full.owes
             assert full.silent < 60
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
-        assert state(datagrams.fileno()) == NOTHING
+        assert peer_state(datagrams.fileno()) == NOTHING
 
 
 # --- real readers ---------------------------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ import select
 from typing import Protocol
 
 from relay.engines.ring import abi
-from relay.engines.ring.link import ARMED, CANCELLING, Side
 from relay.engines.ring.reactor import SLOT_BITS, WATCHED, Reactor
+from relay.engines.ring.records import ARMED, CANCELLING, Side
 from relay.engines.ring.slots import POLL_IN_TAG, POLL_OUT_TAG, Slots
 
 # `Side.poll_in`: in the epoll, or to be at the next tick; a poll for anything; one that was asked to end.
@@ -33,7 +33,7 @@ _POLL = abi.IORING_OP_POLL_ADD
 _POLL_IN = abi.POLLIN << abi.OP_FLAGS
 
 
-class Told(Protocol):
+class Watcher(Protocol):
     """Who is told what the epoll told."""
 
     def writable(self, side: Side) -> None:
@@ -43,16 +43,16 @@ class Told(Protocol):
         """An error or a hang-up; the side is not read now."""
 
 
-class Waiting:
-    """Arms and ends receives and polls. While `careful`, every side is read by hand (see `pump`)."""
+class Interest:
+    """Arms and ends receives and polls. While `under_pressure`, every side is read by hand (see `pump`)."""
 
-    def __init__(self, reactor: Reactor, slots: Slots, told: Told, *, multishot: bool) -> None:
+    def __init__(self, reactor: Reactor, slots: Slots, watcher: Watcher, *, multishot: bool) -> None:
         self._push = reactor.push
         self._cancel = slots.cancel
         self.receive = MULTISHOT if multishot else SINGLE
         self.one_by_one = not multishot
-        self.careful = False
-        self._told = told
+        self.under_pressure = False
+        self._watcher = watcher
         self._epoll = select.epoll()
         self._watched: dict[int, Side] = {}  # by descriptor: those in the epoll
         self._later: list[Side] = []
@@ -64,7 +64,7 @@ class Waiting:
         link, peer = side.link, side.peer
         if link is None:
             return
-        if peer is None and link.sniffing is not None and not side.ended:
+        if peer is None and link.preread is not None and not side.ended:
             self._poll_in(side, READABLE)
         elif peer is None or side.ended or peer.held is not None:
             if side.armed:
@@ -73,7 +73,7 @@ class Waiting:
                 self._poll_in(side, READABLE)
             elif not (side.ended and side.finished):  # both ends closed in good order look like a reset to a poll
                 self._watch_for_reset(side)
-        elif side.bulk or self.careful:
+        elif side.bulk or self.under_pressure:
             side.bulk = True
             if side.armed:
                 self._end_receive(side)
@@ -173,9 +173,9 @@ class Waiting:
             if side is not None and mask & select.EPOLLOUT and side.poll_out == IN_EPOLL:
                 side.poll_out = 0
                 self._register(side)
-                self._told.writable(side)
+                self._watcher.writable(side)
             if side is not None and side.fd == fd and mask & (select.EPOLLERR | select.EPOLLHUP):
-                self._told.hung_up(side)
+                self._watcher.hung_up(side)
         self._poll_epoll()
 
     def close(self) -> None:

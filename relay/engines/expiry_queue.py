@@ -10,7 +10,7 @@ T = TypeVar("T")
 SPARE = 64  # entries of those that have left, which are not worth being swept out
 
 
-class Ages(Generic[T]):
+class ExpiryQueue(Generic[T]):
     """A queue by time. What leaves is only struck off; once that is more than what waits, it is swept out."""
 
     def __init__(self) -> None:

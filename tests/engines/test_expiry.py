@@ -1,4 +1,4 @@
-"""Ages: connections whose time has passed are found, and retired when the worker says so, the earliest first."""
+"""Expiry: connections whose time has passed are found, and closed gracefully when the worker says so."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from time import monotonic
 
 import pytest
 
-from relay.engines import life
+from relay.engines import base
 from relay.engines.contract import Event, Timeouts, Wait
 from tests.engines.lab import Couple, Lab
 from tests.engines.peers import receive, receive_to_end
@@ -19,18 +19,18 @@ LONG_AGO = 3600.0  # seconds
 
 @pytest.fixture
 def engine(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> RunningEngine:
-    monkeypatch.setattr(life, "RETIRE_GRACE", 600.0)
+    monkeypatch.setattr(base, "GRACEFUL_CLOSE_TIMEOUT", 600.0)
     return lab.start(timeouts=LOOKED_AT_OFTEN)
 
 
-def retire_aged(engine: RunningEngine, count: int) -> int:
-    return engine.call(engine.engine.retire_aged, count, Event.AGED)
+def close_expired(engine: RunningEngine, count: int) -> int:
+    return engine.call(engine.engine.close_expired, count, Event.AGED)
 
 
 def wait_found(engine: RunningEngine, count: int) -> None:
     """Wait until so many wait to be retired."""
     deadline = monotonic() + DEADLINE
-    while (found := retire_aged(engine, 0)) != count:
+    while (found := close_expired(engine, 0)) != count:
         assert monotonic() < deadline, f"{found} instead of {count}"
         engine.wait_ticks(1)
 
@@ -57,76 +57,76 @@ def test_the_earliest_go_first_and_no_more_than_were_asked_for(lab: Lab, engine:
     couples = [line.open() for _ in range(6)]
     now = monotonic()
     for number, age in ((5, 40.0), (1, 30.0), (3, 20.0), (2, 10.0)):
-        couples[number].handler.retire_at = now - age
+        couples[number].handler.expires_at = now - age
     wait_found(engine, 4)
-    assert retire_aged(engine, 2) == 2
+    assert close_expired(engine, 2) == 2
     ends(engine, couples[5])
     ends(engine, couples[1])
     for number in (0, 2, 3, 4):
         goes_on(couples[number])
-    assert retire_aged(engine, 1) == 1
+    assert close_expired(engine, 1) == 1
     ends(engine, couples[3])
     goes_on(couples[2])
-    assert retire_aged(engine, 9) == 0
+    assert close_expired(engine, 9) == 0
     ends(engine, couples[2])
-    assert retire_aged(engine, 9) == 0
+    assert close_expired(engine, 9) == 0
     goes_on(couples[0])
     goes_on(couples[4])
 
 
 def test_not_before_its_time_and_soon_after_it(lab: Lab, engine: RunningEngine) -> None:
     couple = lab.couple(engine)
-    couple.handler.retire_at = at = monotonic() + 0.5
+    couple.handler.expires_at = at = monotonic() + 0.5
     wait_found(engine, 1)
     assert at <= monotonic() <= at + 2.0
-    assert retire_aged(engine, 1) == 0
+    assert close_expired(engine, 1) == 0
     ends(engine, couple)
 
 
 def test_one_that_ends_by_itself_does_not_wait_any_more(lab: Lab, engine: RunningEngine) -> None:
     line = lab.line(engine)
     first, second = line.open(), line.open()
-    first.handler.retire_at, second.handler.retire_at = 1.0, 2.0
+    first.handler.expires_at, second.handler.expires_at = 1.0, 2.0
     wait_found(engine, 2)
     first.client.close()
     first.upstream.close()
     assert engine.ended(first.handler) == (Event.FINISHED,)
-    assert retire_aged(engine, 0) == 1
-    assert retire_aged(engine, 1) == 0
+    assert close_expired(engine, 0) == 1
+    assert close_expired(engine, 1) == 0
     ends(engine, second)
 
 
 def test_one_that_is_being_retired_does_not_wait_and_is_not_found_again(lab: Lab, engine: RunningEngine) -> None:
     line = lab.line(engine)
     drained, found_first, other = line.open(), line.open(), line.open()
-    assert engine.retire(1) == 1
-    drained.handler.retire_at = found_first.handler.retire_at = monotonic() - LONG_AGO
+    assert engine.close_gracefully(1) == 1
+    drained.handler.expires_at = found_first.handler.expires_at = monotonic() - LONG_AGO
     wait_found(engine, 1)
-    assert engine.retire(1) == 1
-    assert retire_aged(engine, 0) == 0
-    other.handler.retire_at = monotonic() - 1.0  # by the time that it is found, all have been looked at
+    assert engine.close_gracefully(1) == 1
+    assert close_expired(engine, 0) == 0
+    other.handler.expires_at = monotonic() - 1.0  # by the time that it is found, all have been looked at
     wait_found(engine, 1)
-    assert retire_aged(engine, 9) == 0
+    assert close_expired(engine, 9) == 0
     ends(engine, other)
     assert engine.engine.connections == 2
 
 
 def test_one_that_waits_for_an_upstream_is_not_found(lab: Lab, engine: RunningEngine) -> None:
     handler = engine.handler_of(lab.connected(lab.listen(engine, Script(Wait()))))
-    handler.retire_at = monotonic() - LONG_AGO
+    handler.expires_at = monotonic() - LONG_AGO
     other = lab.couple(engine)
-    other.handler.retire_at = monotonic() - 1.0
+    other.handler.expires_at = monotonic() - 1.0
     wait_found(engine, 1)
-    assert retire_aged(engine, 9) == 0
+    assert close_expired(engine, 9) == 0
     ends(engine, other)
     assert not handler.endings
 
 
 def test_traffic_goes_on_while_it_waits(lab: Lab, engine: RunningEngine) -> None:
     couple = lab.couple(engine)
-    couple.handler.retire_at = monotonic() - LONG_AGO
+    couple.handler.expires_at = monotonic() - LONG_AGO
     wait_found(engine, 1)
     for _ in range(5):
         goes_on(couple)
         engine.wait_ticks(5)
-    assert retire_aged(engine, 0) == 1
+    assert close_expired(engine, 0) == 1

@@ -1,10 +1,10 @@
-"""Sniffing: a handler sees what a client sends before anything is dialled, and the upstream gets every byte of it."""
+"""Preread: a handler sees what a client sends before anything is dialled; the upstream gets every byte of it."""
 
 from __future__ import annotations
 
 import pytest
 
-from relay.engines.contract import Action, Dial, Event, Pump, Refuse, Sniff, Wait
+from relay.engines.contract import Action, Dial, Event, Preread, Pump, Refuse, Wait
 from relay.engines.preread import SHARE
 from tests.engines.lab import Lab
 from tests.engines.peers import (
@@ -23,18 +23,20 @@ NEVER = 0.0  # no timeout
 
 
 def until(size: int, then: Action) -> Script:
-    """Sniff until so many bytes are there, then act; what was sniffed goes first."""
+    """Preread until so many bytes are there, then act; what was sniffed goes first."""
     seen: list[bytes] = []
 
     def sniffed(_handler: ScriptedHandler, value: object) -> Action:
         assert isinstance(value, bytes)
         seen[:] = [value]
-        return then if len(value) >= size else Sniff(LIMIT, NEVER)
+        return then if len(value) >= size else Preread(LIMIT, NEVER)
 
     def connected(_handler: ScriptedHandler, _value: object) -> Action:
         return Pump(b"".join(seen))
 
-    return Script(Sniff(LIMIT, NEVER), {Event.SNIFFED: sniffed, Event.SNIFF_ENDED: sniffed, Event.CONNECTED: connected})
+    return Script(
+        Preread(LIMIT, NEVER), {Event.PREREAD: sniffed, Event.PREREAD_ENDED: sniffed, Event.CONNECTED: connected}
+    )
 
 
 def test_what_was_sniffed_is_passed_on_untouched(lab: Lab, host: str) -> None:
@@ -65,7 +67,7 @@ def test_byte_by_byte(lab: Lab) -> None:
     for number in range(40):
         client.sendall(data[number : number + 1])
         engine.wait(lambda number=number: len(handler.events) > number, "that byte is sniffed")  # type: ignore[misc]
-    values = [value for event, value in handler.events if event is Event.SNIFFED]
+    values = [value for event, value in handler.events if event is Event.PREREAD]
     assert values == [data[: number + 1] for number in range(40)]
     upstream = lab.accepted(server)
     client.sendall(data[40:])
@@ -76,7 +78,7 @@ def test_nobody_is_told_before_enough_has_come(lab: Lab) -> None:
     engine = lab.start()
     server = lab.listening()
     script = until(5, lab.dial(server))
-    client = lab.connected(lab.listen(engine, Script(Sniff(LIMIT, NEVER, least=5), script.answers)))
+    client = lab.connected(lab.listen(engine, Script(Preread(LIMIT, NEVER, least=5), script.answers)))
     handler = engine.handler_of(client)
     for number in range(4):
         client.sendall(b"hello"[number : number + 1])
@@ -85,15 +87,15 @@ def test_nobody_is_told_before_enough_has_come(lab: Lab) -> None:
     client.sendall(b"o and more")
     upstream = lab.accepted(server)
     assert receive(upstream, 14) == b"hello and more"
-    assert [event for event, _ in handler.events].count(Event.SNIFFED) == 1
+    assert [event for event, _ in handler.events].count(Event.PREREAD) == 1
     assert engine.call(lambda: engine.engine.held) == 0
 
 
 def test_what_is_short_of_enough_at_the_end_or_the_limit_is_told(lab: Lab) -> None:
     engine = lab.start()
-    script = Script(Sniff(LIMIT, NEVER, least=LIMIT + 1), {Event.SNIFFED: Refuse(), Event.SNIFF_ENDED: Refuse()})
+    script = Script(Preread(LIMIT, NEVER, least=LIMIT + 1), {Event.PREREAD: Refuse(), Event.PREREAD_ENDED: Refuse()})
     address = lab.listen(engine, script)
-    for data, event in ((b"half", Event.SNIFF_ENDED), (bytes(LIMIT), Event.SNIFFED)):
+    for data, event in ((b"half", Event.PREREAD_ENDED), (bytes(LIMIT), Event.PREREAD)):
         client = lab.connected(address)
         handler = engine.handler_of(client)
         client.sendall(data)
@@ -109,7 +111,7 @@ def test_of_too_many_that_are_not_whole_the_oldest_go(lab: Lab) -> None:
     engine = lab.start(held_limit=SHARE * 10 * LIMIT)
     server = lab.listening()
     script = until(LIMIT, lab.dial(server))
-    slow = lab.listen(engine, Script(Sniff(LIMIT, NEVER), {**script.answers, Event.SNIFF_TIMEOUT: Refuse()}))
+    slow = lab.listen(engine, Script(Preread(LIMIT, NEVER), {**script.answers, Event.PREREAD_TIMEOUT: Refuse()}))
     quick = lab.line(engine)
     clients = []
     for number in range(30):
@@ -137,7 +139,7 @@ def test_no_more_than_the_limit_is_taken(lab: Lab) -> None:
     client.sendall(data)
     upstream = lab.accepted(server)
     assert receive(upstream, len(data)) == data
-    values = [value for event, value in engine.handler_of(client).events if event is Event.SNIFFED]
+    values = [value for event, value in engine.handler_of(client).events if event is Event.PREREAD]
     assert values[-1] == data[:LIMIT]
 
 
@@ -152,7 +154,7 @@ def test_client_that_sends_and_ends_while_it_is_sniffed(lab: Lab) -> None:
         seen.append(value)
         return dial
 
-    answers = {**script.answers, Event.SNIFF_ENDED: ended}
+    answers = {**script.answers, Event.PREREAD_ENDED: ended}
     answers[Event.CONNECTED] = lambda _handler, _value: Pump(bytes(seen[0]))  # type: ignore[call-overload]
     client = lab.connected(lab.listen(engine, Script(script.first, answers)))
     client.sendall(b"all there is")
@@ -177,8 +179,8 @@ def test_client_that_resets_while_it_is_sniffed(lab: Lab) -> None:
 
 
 def _told_of_timeout(engine: RunningEngine, handler: ScriptedHandler) -> bytes:
-    engine.wait(lambda: Event.SNIFF_TIMEOUT in handler.kinds, "the timeout")
-    value = dict(handler.events)[Event.SNIFF_TIMEOUT]
+    engine.wait(lambda: Event.PREREAD_TIMEOUT in handler.kinds, "the timeout")
+    value = dict(handler.events)[Event.PREREAD_TIMEOUT]
     assert isinstance(value, bytes)
     return value
 
@@ -186,8 +188,8 @@ def _told_of_timeout(engine: RunningEngine, handler: ScriptedHandler) -> bytes:
 @pytest.mark.parametrize("sent", [b"", b"a bit"], ids=["silent", "slow"])
 def test_sniffing_has_a_deadline(lab: Lab, sent: bytes) -> None:
     engine = lab.start()
-    more = Sniff(LIMIT, 0.3)
-    client = lab.connected(lab.listen(engine, Script(more, {Event.SNIFFED: more})))
+    more = Preread(LIMIT, 0.3)
+    client = lab.connected(lab.listen(engine, Script(more, {Event.PREREAD: more})))
     client.sendall(sent)
     assert _told_of_timeout(engine, engine.handler_of(client)) == sent
     receive_to_reset(client)
@@ -198,7 +200,7 @@ def test_after_a_timeout_the_connection_can_go_on(lab: Lab) -> None:
     """Who knows nothing of the client by then may still have somewhere to send it."""
     engine = lab.start()
     server = lab.listening()
-    script = Script(Sniff(LIMIT, 0.2), {Event.SNIFF_TIMEOUT: lab.dial(server)})
+    script = Script(Preread(LIMIT, 0.2), {Event.PREREAD_TIMEOUT: lab.dial(server)})
     client = lab.connected(lab.listen(engine, script))
     upstream = lab.accepted(server)
     upstream.sendall(b"I speak first")
@@ -209,7 +211,7 @@ def test_after_a_timeout_the_connection_can_go_on(lab: Lab) -> None:
 
 def test_refused_for_what_it_said(lab: Lab) -> None:
     engine = lab.start()
-    client = lab.connected(lab.listen(engine, Script(Sniff(LIMIT, NEVER), {Event.SNIFFED: Refuse()})))
+    client = lab.connected(lab.listen(engine, Script(Preread(LIMIT, NEVER), {Event.PREREAD: Refuse()})))
     client.sendall(b"nonsense")
     receive_to_reset(client)
     engine.wait_gone()

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from relay.engines import silence
+from relay.engines import idle
 from relay.engines.contract import Event, Timeouts
 from tests.engines.lab import Couple, Lab
 from tests.engines.peers import Receiving, Sending, blocks, end, pattern, receive, receive_to_reset, reset
@@ -22,7 +22,7 @@ SIDES = pytest.mark.parametrize("down", [False, True], ids=["up", "down"])
 
 @pytest.fixture
 def engine(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> RunningEngine:
-    monkeypatch.setattr(silence, "LONG", LONG)
+    monkeypatch.setattr(idle, "LONG", LONG)
     return lab.start(timeouts=TIMEOUTS)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from relay.engines.actions import Sniffing
 from relay.engines.contract import Handler
-from relay.engines.ring.reactor import NEVER
-from relay.engines.silence import CHANGED
+from relay.engines.link import CHANGED
+from relay.engines.preread import PrereadBuffer
 
-ARMED, CANCELLING = 1, 2
+ARMED, CANCELLING = 1, 2  # `Side.armed`
+NO_SUBMISSION = 1 << 62  # `Side.sent` of a side whose messages must not go straight to its peer
 
 
 class Side:
@@ -43,7 +43,7 @@ class Side:
         self.link: Link | None = None  # None while it is free, or rests
         self.fd = -1  # the same
         self.peer: Side | None = None  # None until both sides are there: then bytes flow
-        self.sent = NEVER  # number of the last submission that sent its bytes on
+        self.sent = NO_SUBMISSION  # number of the last submission that sent its bytes on
         self.word = 0  # first word of such a submission: SEND_WORD and the peer's descriptor
         self.received = 0  # bytes
         self.short = False  # a send failed or fell short, and its completion has not been handled
@@ -62,7 +62,7 @@ class Side:
 class Link:
     """A connection as the engine sees it."""
 
-    __slots__ = ("active", "client", "deadline", "handler", "seen", "settled", "sniffing", "upstream")
+    __slots__ = ("active", "client", "deadline", "handler", "preread", "seen", "settled", "upstream")
 
     client: Side
 
@@ -70,7 +70,7 @@ class Link:
         self.handler = handler
         self.upstream: Side | None = None
         self.settled: bool | None = None  # see `life.Link`
-        self.sniffing: Sniffing | None = None
+        self.preread: PrereadBuffer | None = None
         self.deadline = 0.0  # of the dial under way, monotonic seconds
         self.active = 0.0  # when a byte was last seen to have moved; 0: not pumping
         self.seen = CHANGED  # bytes received both ways when `active` was set

@@ -9,7 +9,7 @@ from time import monotonic
 
 import pytest
 
-from relay.engines import life
+from relay.engines import base
 from relay.engines.contract import Action, Event
 from tests.engines.kinds import Kind
 from tests.engines.lab import Couple, Lab, fill
@@ -24,7 +24,7 @@ ROUNDS = 10
 
 @pytest.fixture
 def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(life, "RETIRE_GRACE", GRACE)
+    monkeypatch.setattr(base, "GRACEFUL_CLOSE_TIMEOUT", GRACE)
 
 
 @pytest.mark.usefixtures("short_grace")
@@ -32,7 +32,7 @@ def test_a_client_that_does_not_end_has_its_time(lab: Lab, host: str) -> None:
     engine = lab.start()
     couple = lab.couple(engine, host)
     began = monotonic()
-    assert engine.retire(1) == 1
+    assert engine.close_gracefully(1) == 1
     assert receive_to_end(couple.client) == b""
     couple.client.sendall(b"not yet")
     assert receive_to_end(couple.upstream) == b"not yet"
@@ -60,7 +60,7 @@ def test_a_client_that_does_not_read_does_not_see_the_end_of_less(lab: Lab) -> N
     couple = lab.line(engine, buffers=65536).open()
     data = pattern("stuck", 50_021)
     sent = fill(engine, couple.upstream, data)
-    assert engine.retire(1) == 1
+    assert engine.close_gracefully(1) == 1
     assert engine.ended(couple.handler) == (Event.DRAINED,)
     received = receive_until_over(couple.client, couple.handler.down)
     assert received == repeated(data, sent)[: len(received)]
@@ -73,7 +73,7 @@ def test_an_upstream_that_does_not_read_does_not_see_the_end_of_less(lab: Lab) -
     couple = lab.line(engine, buffers=65536).open()
     data = pattern("stuck", 50_021)
     sent = fill(engine, couple.client, data)
-    assert engine.retire(1) == 1
+    assert engine.close_gracefully(1) == 1
     assert couple.client.recv(1) == b""
     assert engine.ended(couple.handler) == (Event.DRAINED,)
     received = receive_until_over(couple.upstream, couple.handler.up)
@@ -86,7 +86,7 @@ def test_a_client_that_begins_to_read_late_gets_all_that_was_received(lab: Lab) 
     couple = lab.line(engine, buffers=65536).open()
     data = pattern("late", 50_021)
     sent = fill(engine, couple.upstream, data)
-    assert engine.retire(1) == 1
+    assert engine.close_gracefully(1) == 1
     engine.wait_ticks(5)
     assert not couple.handler.endings
     received = receive_to_end(couple.client)
@@ -106,7 +106,7 @@ def test_late_on_both_sides(lab: Lab) -> None:
     fill(engine, couple.upstream, down)
     sent = fill(engine, couple.client, up)
     end(couple.client)
-    assert engine.retire(1) == 1
+    assert engine.close_gracefully(1) == 1
     engine.wait_ticks(5)
     assert not couple.handler.endings
     assert receive_to_end(couple.upstream) == repeated(up, sent)
@@ -121,7 +121,7 @@ def test_stop_comes_first(lab: Lab) -> None:
     """It had its reason to be in a hurry, and that is what is told."""
     engine = lab.start()
     couple = lab.couple(engine)
-    assert engine.retire(1) == 1
+    assert engine.close_gracefully(1) == 1
     assert receive_to_end(couple.client) == b""
     engine.call(engine.engine.stop)
     assert engine.ended(couple.handler) == (Event.STOP,)
@@ -135,7 +135,7 @@ def test_a_defect_in_the_answer_ends_that_one_only(lab: Lab) -> None:
 
     engine = lab.start()
     broken, other = lab.line(engine, answers={Event.DRAINED: fail}).open(), lab.couple(engine)
-    assert engine.retire(2) == 2
+    assert engine.close_gracefully(2) == 2
     for couple in (broken, other):
         assert receive_to_end(couple.client) == b""
         end(couple.client)
@@ -190,11 +190,11 @@ def test_crowds_leave_nothing_behind(lab: Lab, kind: Kind) -> None:
         with engine.held_still():
             for couple in couples[::3]:
                 choice.choice(WAYS)(couple)
-            engine.loop.call_soon_threadsafe(engine.engine.retire, CROWD - 10, Event.DRAINED)
+            engine.loop.call_soon_threadsafe(engine.engine.close_gracefully, CROWD - 10, Event.DRAINED)
             for couple in couples[1::3]:
                 choice.choice(WAYS)(couple)
         engine.wait_turns()
-        engine.retire(CROWD)
+        engine.close_gracefully(CROWD)
         for couple in couples[2::3]:
             with contextlib.suppress(OSError):  # its time was over, and it is closed
                 choice.choice(WAYS)(couple)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from relay.engines.acknowledged import fin_received
 from relay.engines.actions import FINISHED
 from relay.engines.contract import Event
+from relay.engines.link import CHANGED
 from relay.engines.ring import sockets
 from relay.engines.ring.bulk import Bulk
-from relay.engines.ring.link import Link, Side
-from relay.engines.ring.reactor import NEVER, Reactor
-from relay.engines.ring.waiting import Waiting
-from relay.engines.silence import CHANGED
+from relay.engines.ring.interest import Interest
+from relay.engines.ring.reactor import Reactor
+from relay.engines.ring.records import NO_SUBMISSION, Link, Side
+from relay.engines.tcp_state import fin_received
 
 End = Callable[[Link, Event, object], None]
 
@@ -31,20 +31,20 @@ class Pump(Protocol):
         """Drop what is held for `side`."""
 
 
-class Ends:
+class HalfClose:
     """Passes ends on; tells `end` when both directions have ended, and `broken` when a side is."""
 
     def __init__(
         self,
         reactor: Reactor,
-        waiting: Waiting,
+        interest: Interest,
         bulk: Bulk,
         end: End,
         pump: Pump,
     ) -> None:
         self._is_known = reactor.known
         self._pump = pump
-        self._watch = waiting.watch
+        self._watch = interest.watch
         self._bulk = bulk
         self._end = end
         self._broken = pump.broken
@@ -68,7 +68,7 @@ class Ends:
         if peer.held is None and self._known(side) and not self._bulk.read(side, peer):
             return
         side.dropping = True
-        side.sent = NEVER  # what a receive still brings is not to go straight through
+        side.sent = NO_SUBMISSION  # what a receive still brings is not to go straight through
         self._over(side)
 
     def outlive(self, side: Side) -> None:
@@ -79,7 +79,7 @@ class Ends:
         self._pump.forget(side)
         side.broken = side.finished = True
         link.seen = CHANGED
-        peer.sent, peer.short = NEVER, False
+        peer.sent, peer.short = NO_SUBMISSION, False
         if not peer.ended:
             peer.ended = peer.dropping = True
         self._watch(peer)

@@ -6,35 +6,12 @@ Looked at about once a second, so that a message costs nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Generic, Protocol, TypeVar
+from typing import Generic
 
-from relay.engines.contract import Event, Handler, Timeouts
+from relay.engines.contract import Event, Timeouts
+from relay.engines.link import L
 
 LONG = 10.0  # seconds; a connection that was silent for so long is likely to stay so, and worth being kept cheaply
-CHANGED = -1  # for `Link.seen`: something moved that the byte counts do not show
-
-
-class Side(Protocol):
-    """What is needed of one of a connection's two sides."""
-
-    received: int  # bytes
-    ended: bool  # FIN read
-
-
-class Link(Protocol):
-    """What is needed of a connection."""
-
-    handler: Handler
-    active: float  # when a byte was last seen to have moved, monotonic seconds; 0: not pumping
-    seen: int  # bytes received both ways when `active` was set
-
-    @property
-    def client(self) -> Side: ...
-    @property
-    def upstream(self) -> Side | None: ...
-
-
-L = TypeVar("L", bound=Link)
 
 
 def interval(timeouts: Timeouts) -> float:
@@ -69,7 +46,7 @@ def look(links: Iterable[L], timeouts: Timeouts, now: float, before: float) -> S
         upstream = link.upstream
         if not link.active or upstream is None:
             continue
-        if link.handler.retire_at <= now:
+        if link.handler.expires_at <= now:
             seen.aged.append(link)
         client = link.client
         total = client.received + upstream.received

@@ -9,7 +9,7 @@ _MSGHDR = 7  # words of a struct msghdr {name, namelen, iov, iovlen, control, co
 _IOV, _IOVLEN = 2, 3
 
 
-class Burst:
+class SendBatch:
     """Grows while its send is prepared and not submitted; afterwards it tells what did not go."""
 
     __slots__ = ("_memory", "_words", "address", "buffers", "number")

@@ -6,12 +6,12 @@ With FIN, or with RST: connect(2) to AF_UNSPEC dissolves a TCP connection and se
 from __future__ import annotations
 
 from relay.engines.ring import abi
-from relay.engines.ring.link import Side
+from relay.engines.ring.interest import WATCH, Interest
 from relay.engines.ring.pump import Pump
-from relay.engines.ring.reactor import NEVER, Reactor
+from relay.engines.ring.reactor import Reactor
+from relay.engines.ring.records import NO_SUBMISSION, Side
 from relay.engines.ring.slots import CONNECT_TAG, POLL_IN_TAG, POLL_OUT_TAG, QUIETLY, Slots, silent
 from relay.engines.ring.sockets import NOWHERE
-from relay.engines.ring.waiting import WATCH, Waiting
 
 _CLOSE_WORD = abi.IORING_OP_CLOSE | QUIETLY
 # A hard link to the close that follows it: if the kernel puts the one off, it does the other as well.
@@ -19,13 +19,13 @@ _RESET_WORD = abi.IORING_OP_CONNECT | QUIETLY | abi.IOSQE_IO_HARDLINK
 _CLOSE_TAG, _RESET_TAG = silent(abi.IORING_OP_CLOSE), silent(abi.IORING_OP_CONNECT)
 
 
-class Closing:
+class Closer:
     """Closes sides and descriptors."""
 
-    def __init__(self, reactor: Reactor, slots: Slots, waiting: Waiting, pump: Pump) -> None:
+    def __init__(self, reactor: Reactor, slots: Slots, interest: Interest, pump: Pump) -> None:
         self._push, self._push_pair = reactor.push, reactor.push_pair
         self._slots = slots
-        self._waiting = waiting
+        self._interest = interest
         self._pump = pump
 
     def close(self, side: Side, reset: bool) -> None:
@@ -37,7 +37,7 @@ class Closing:
         if side.held is not None:
             self._pump.forget(side)
         if side.poll_in == WATCH or side.poll_out:
-            self._waiting.forget(side)
+            self._interest.forget(side)
         if reset:
             self.reset_descriptor(fd)
         else:
@@ -45,7 +45,7 @@ class Closing:
                 self._cancel_all(side)
             self._push(_CLOSE_WORD | fd << 32, 0, 0, 0, _CLOSE_TAG)  # FD
         side.fd = -1
-        side.sent = NEVER
+        side.sent = NO_SUBMISSION
         side.link = side.peer = side.held = None
         if not side.busy:
             self._slots.release(side)

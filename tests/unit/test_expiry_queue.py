@@ -6,12 +6,12 @@ import random
 
 import pytest
 
-from relay.engines.ages import SPARE, Ages
+from relay.engines.expiry_queue import SPARE, ExpiryQueue
 
 
 def test_it_is_a_queue_by_time_that_anybody_may_leave() -> None:
     choice = random.Random(11)
-    ages: Ages[int] = Ages()
+    ages: ExpiryQueue[int] = ExpiryQueue()
     model: dict[int, float] = {}
     for _ in range(20_000):
         item = choice.randrange(400)
@@ -35,7 +35,7 @@ def test_it_is_a_queue_by_time_that_anybody_may_leave() -> None:
 
 
 def test_those_that_have_left_are_let_go() -> None:
-    ages: Ages[int] = Ages()
+    ages: ExpiryQueue[int] = ExpiryQueue()
     for item in range(10_000):
         ages.add(item, float(item))
         ages.discard(item - 1)

@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 
-from relay.engines import life
+from relay.engines import base
 from relay.engines.contract import Dial, Event, Timeouts, Wait
 from tests.engines.lab import Couple, Lab
 from tests.engines.peers import Receiving, Sending, blocks, end, pattern, receive, receive_to_end, reset
@@ -19,7 +19,7 @@ LONG = 600.0  # seconds; a test that does not wait for the grace would not live 
 
 @pytest.fixture(autouse=True)
 def long_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(life, "RETIRE_GRACE", LONG)
+    monkeypatch.setattr(base, "GRACEFUL_CLOSE_TIMEOUT", LONG)
 
 
 def drained(engine: RunningEngine, couple: Couple, up: int, down: int) -> None:
@@ -42,7 +42,7 @@ def test_the_oldest_go_first_and_the_others_go_on(lab: Lab) -> None:
     engine = lab.start()
     line = lab.line(engine)
     couples = [line.open() for _ in range(6)]
-    assert engine.retire(2) == 2
+    assert engine.close_gracefully(2) == 2
     for couple in couples[:2]:
         assert receive_to_end(couple.client) == b""
     couples.append(line.open())
@@ -52,15 +52,15 @@ def test_the_oldest_go_first_and_the_others_go_on(lab: Lab) -> None:
     assert receive_to_end(couples[0].upstream) == b""
     couples[0].upstream.close()
     drained(engine, couples[0], 0, 0)
-    assert engine.retire(1) == 1
+    assert engine.close_gracefully(1) == 1
     assert receive_to_end(couples[2].client) == b""
     couples[4].client.close()  # one in between ends by itself
     assert receive_to_end(couples[4].upstream) == b""
     couples[4].upstream.close()
     assert engine.ended(couples[4].handler) == (Event.FINISHED,)
     talks(couples[3])
-    assert engine.retire(9) == 3
-    assert engine.retire(9) == 0
+    assert engine.close_gracefully(9) == 3
+    assert engine.close_gracefully(9) == 0
     for couple in couples:
         couple.client.close()
         couple.upstream.close()
@@ -71,10 +71,10 @@ def test_the_oldest_go_first_and_the_others_go_on(lab: Lab) -> None:
 
 def test_none_are_to_be_retired(lab: Lab) -> None:
     engine = lab.start()
-    assert engine.retire(5) == 0
+    assert engine.close_gracefully(5) == 0
     couple = lab.couple(engine)
-    assert engine.retire(0) == 0
-    assert engine.retire(-1) == 0
+    assert engine.close_gracefully(0) == 0
+    assert engine.close_gracefully(-1) == 0
     talks(couple)
 
 
@@ -85,14 +85,14 @@ def test_those_that_wait_or_dial_are_left_alone(lab: Lab) -> None:
     dialling = lab.connected(lab.listen(engine, Script(Dial(lab.silent_port(), "", LONG))))
     handlers = [engine.handler_of(client) for client in (waiting, dialling)]
     couple = lab.couple(engine)
-    assert engine.retire(3) == 1
+    assert engine.close_gracefully(3) == 1
     assert receive_to_end(couple.client) == b""
     engine.perform(handlers[0], lab.dial(server))
     upstream = lab.accepted(server)
     waiting.sendall(b"hello")
     assert receive(upstream, 5) == b"hello"
     assert not any(handler.endings for handler in handlers)
-    assert engine.retire(3) == 1
+    assert engine.close_gracefully(3) == 1
     assert receive_to_end(waiting) == b""
 
 
@@ -103,7 +103,7 @@ def test_a_silent_connection_ends_on_both_sides(lab: Lab, host: str) -> None:
     engine = lab.start()
     couple = lab.couple(engine, host)
     talks(couple)
-    assert engine.retire(1) == 1
+    assert engine.close_gracefully(1) == 1
     assert receive_to_end(couple.client) == b""
     couple.client.close()
     assert receive_to_end(couple.upstream) == b""
@@ -123,7 +123,7 @@ def test_all_that_the_client_sends_until_it_has_seen_the_end_arrives(lab: Lab, c
     chat = itertools.takewhile(lambda _: chatty and at_upstream.is_alive(), itertools.repeat(bytes(10_000)))
     answering = Sending(couple.upstream, chat, then_end=False)
     engine.wait(lambda: at_upstream.received > 4 << 20, "bytes flow")
-    assert engine.retire(1) == 1
+    assert engine.close_gracefully(1) == 1
     sending.finish()
     at_upstream.finish()
     at_client.finish()
@@ -138,7 +138,7 @@ def test_what_the_upstream_has_sent_before_is_delivered(lab: Lab, host: str) -> 
     data = pattern("before", 50_000)
     with engine.held_still():
         couple.upstream.sendall(data)
-        engine.loop.call_soon_threadsafe(engine.engine.retire, 1, Event.DRAINED)
+        engine.loop.call_soon_threadsafe(engine.engine.close_gracefully, 1, Event.DRAINED)
     assert receive_to_end(couple.client) == data
     couple.upstream.sendall(b"too late")
     end(couple.client)
@@ -153,7 +153,7 @@ def test_bulk_from_the_upstream_is_cut_where_its_bytes_are_counted(lab: Lab) -> 
     at_client = Receiving(couple.client)
     Sending(couple.upstream, blocks("down", 1 << 10), then_end=False)
     engine.wait(lambda: at_client.received > 8 << 20, "bytes flow")
-    assert engine.retire(1) == 1
+    assert engine.close_gracefully(1) == 1
     at_client.finish()
     end(couple.client)
     drained(engine, couple, 0, at_client.received)
@@ -167,7 +167,7 @@ def test_bulk_from_the_upstream_is_cut_where_its_bytes_are_counted(lab: Lab) -> 
 def test_a_client_that_says_something_after_its_end_is_heard(lab: Lab) -> None:
     engine = lab.start()
     couple = lab.couple(engine)
-    assert engine.retire(1) == 1
+    assert engine.close_gracefully(1) == 1
     assert receive_to_end(couple.client) == b""
     for number in range(20):
         couple.client.sendall(number.to_bytes(2, "big"))
@@ -182,7 +182,7 @@ def test_an_upstream_that_does_not_end_is_not_waited_for(lab: Lab) -> None:
     """It has everything, and that is enough."""
     engine = lab.start()
     couple = lab.couple(engine)
-    assert engine.retire(1) == 1
+    assert engine.close_gracefully(1) == 1
     assert receive_to_end(couple.client) == b""
     couple.client.sendall(b"the last word")
     end(couple.client)
@@ -202,7 +202,7 @@ def test_the_client_had_ended(lab: Lab, host: str) -> None:
     data = pattern("answer", 20_000)
     with engine.held_still():
         couple.upstream.sendall(data)
-        engine.loop.call_soon_threadsafe(engine.engine.retire, 1, Event.DRAINED)
+        engine.loop.call_soon_threadsafe(engine.engine.close_gracefully, 1, Event.DRAINED)
     assert receive_to_end(couple.client) == data
     drained(engine, couple, 7, 20_000)
 
@@ -213,7 +213,7 @@ def test_the_upstream_had_ended(lab: Lab, host: str) -> None:
     couple.upstream.sendall(b"banner")
     end(couple.upstream)
     assert receive_to_end(couple.client) == b"banner"
-    assert engine.retire(1) == 1
+    assert engine.close_gracefully(1) == 1
     couple.client.sendall(b"more")
     end(couple.client)
     assert receive_to_end(couple.upstream) == b"more"
@@ -228,7 +228,7 @@ def test_both_end_in_the_same_moment(lab: Lab) -> None:
         end(couple.client)
         couple.upstream.sendall(b"bye")
         end(couple.upstream)
-        engine.loop.call_soon_threadsafe(engine.engine.retire, 1, Event.DRAINED)
+        engine.loop.call_soon_threadsafe(engine.engine.close_gracefully, 1, Event.DRAINED)
     assert receive_to_end(couple.upstream) == b"goodbye"
     assert receive_to_end(couple.client) == b"bye"
     engine.ended(couple.handler)  # finished or drained: whichever was seen first
@@ -238,9 +238,9 @@ def test_both_end_in_the_same_moment(lab: Lab) -> None:
 def test_retiring_twice_is_retiring_once(lab: Lab) -> None:
     engine = lab.start()
     couple = lab.couple(engine)
-    assert engine.retire(1) == 1
-    assert engine.retire(1) == 0
-    assert engine.retire(1, Event.AGED) == 0
+    assert engine.close_gracefully(1) == 1
+    assert engine.close_gracefully(1) == 0
+    assert engine.close_gracefully(1, Event.AGED) == 0
     assert receive_to_end(couple.client) == b""
     couple.client.close()
     couple.upstream.close()
@@ -250,7 +250,7 @@ def test_retiring_twice_is_retiring_once(lab: Lab) -> None:
 def test_the_event_is_the_one_that_was_given(lab: Lab) -> None:
     engine = lab.start()
     couple = lab.couple(engine)
-    assert engine.retire(1, Event.AGED) == 1
+    assert engine.close_gracefully(1, Event.AGED) == 1
     couple.client.close()
     couple.upstream.close()
     assert engine.ended(couple.handler) == (Event.AGED,)
@@ -262,7 +262,7 @@ def test_a_client_that_answers_with_a_reset(lab: Lab) -> None:
     couple = lab.couple(engine)
     couple.client.sendall(b"before")
     assert receive(couple.upstream, 6) == b"before"
-    assert engine.retire(1) == 1
+    assert engine.close_gracefully(1) == 1
     assert receive_to_end(couple.client) == b""
     reset(couple.client)
     drained(engine, couple, 6, 0)
@@ -272,7 +272,7 @@ def test_a_client_that_answers_with_a_reset(lab: Lab) -> None:
 def test_an_upstream_that_resets_meanwhile(lab: Lab) -> None:
     engine = lab.start()
     couple = lab.couple(engine)
-    assert engine.retire(1) == 1
+    assert engine.close_gracefully(1) == 1
     assert receive_to_end(couple.client) == b""
     reset(couple.upstream)
     drained(engine, couple, 0, 0)
@@ -281,7 +281,7 @@ def test_an_upstream_that_resets_meanwhile(lab: Lab) -> None:
 def test_timeouts_of_silence_do_not_hold_meanwhile(lab: Lab) -> None:
     engine = lab.start(timeouts=Timeouts(idle=0.3, half_close=0.2))
     couple = lab.couple(engine)
-    assert engine.retire(1) == 1
+    assert engine.close_gracefully(1) == 1
     clock = lab.start(timeouts=Timeouts(idle=0.3, half_close=0.2))
     for _ in range(3):
         assert clock.ended(lab.couple(clock).handler) == (Event.IDLE,)
