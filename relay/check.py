@@ -22,7 +22,6 @@ from relay.prepare import http_endpoints
 from relay.resolve import Resolver
 from relay.running import Running, ask, look, reload_problems
 from relay.settings.model import Settings
-from relay.sources import most_in_use
 from relay.systemd.listening import take_listening
 from relay.systemd.notify import Notifier
 
@@ -109,7 +108,7 @@ def _show(settings: Settings, plan: Plan) -> None:
     if dial.rate:
         print(f"dials: {dial.rate:g}/s, {dial.queue} may wait for {dial.queue_timeout:g} s")
     if dial.source_addresses:
-        ports = most_in_use(plan.source_ports)
+        ports = plan.source_ports
         print(f"dialled from: {', '.join(dial.source_addresses)}; {ports} connections from each to each address")
     for item in settings.listeners:
         names = f", TLS for {', '.join(item.sni)} only" if item.sni else ""

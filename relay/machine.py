@@ -74,3 +74,8 @@ def bind_error(error: OSError, port: int) -> str:
     if error.errno == errno.EMFILE:
         return "no descriptor is left for it; raise LimitNOFILE or `ulimit -n`"
     return os.strerror(error.errno or 0).lower()
+
+
+def most_in_use(ports: int) -> int:
+    """How many of so many ports are used: the last fiftieth is hard to find, and others want some too."""
+    return max(1, ports - max(1, ports // 50))

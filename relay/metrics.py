@@ -15,7 +15,6 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 import relay
-from relay.account import MICRO
 from relay.core import counters
 from relay.core.counters import CONNECT_BUCKETS, DURATION_BUCKETS, OUTCOME
 from relay.core.drain import Phase
@@ -24,6 +23,7 @@ from relay.plan import Plan
 from relay.pool import Pool
 from relay.status import NANO, Status
 from relay.watch import UpstreamWatch
+from relay.worker.connection.accounting import MICRO
 
 
 class RelayCollector(Collector):

@@ -93,7 +93,7 @@ class Plan:
     rates: RateTable
     descriptors: int
     capacity: int  # connections that a worker's descriptors carry
-    source_ports: int  # local ports for each pair of source and upstream address
+    source_ports: int  # local ports that may be in use for each pair of source and upstream address
     source_key: str
     engine: str
     engine_reason: str

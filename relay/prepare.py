@@ -17,7 +17,7 @@ from relay.cpus import usable_cpus
 from relay.engines.choice import Choice, choose
 from relay.ipc.shared_rates import RateTable
 from relay.ipc.shared_table import Table
-from relay.machine import raise_descriptor_limit, source_ports, source_problems
+from relay.machine import most_in_use, raise_descriptor_limit, source_ports, source_problems
 from relay.outcome import OUTCOMES
 from relay.own_addresses import OWN, Endpoint, is_own, written
 from relay.plan import (
@@ -103,7 +103,7 @@ def prepare(
         rates=rates,
         descriptors=descriptors,
         capacity=capacity,
-        source_ports=source_ports(),
+        source_ports=most_in_use(source_ports()),
         source_key=secrets.token_hex(16),
         engine=engine.name,
         engine_reason=engine.reason,

@@ -22,7 +22,6 @@ from relay.plan import BoundListener, Plan
 from relay.pool import Pool
 from relay.reload import FIXED
 from relay.settings.model import value as setting
-from relay.sources import most_in_use
 from relay.watch import UpstreamWatch
 from relay.worker_process import WorkerProcess
 
@@ -242,7 +241,7 @@ class Status:
             for source, name in enumerate(names):
                 used = sum(block[plan.layout.ports(number, source)] for block in plan.table.blocks)
                 if used or name is not ANY_SOURCE or len(names) == 1:
-                    found.append((name, number, used, most_in_use(plan.source_ports) * addresses))
+                    found.append((name, number, used, plan.source_ports * addresses))
         return found
 
     def _upstream(self, number: int, name: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from relay.address import Address
 from relay.engines import idle
 from relay.engines.acceptor import Acceptor
 from relay.engines.actions import FINISHED, Actions, GracefulClose
-from relay.engines.contract import Accepted, Action, Event, Handler, TcpOptions, Timeouts
+from relay.engines.contract import Accepted, Action, Event, Handler, Linked, TcpOptions, Timeouts
 from relay.engines.link import L
 from relay.engines.tcp_state import acknowledged
 from relay.engines.unresponsive import UnresponsivePeers
@@ -92,7 +92,7 @@ class BaseEngine(Actions[L]):
             self._guarded(link, self._perform, link, action)
             self._after()
 
-    def local_address(self, handler: Handler) -> Address | None:
+    def local_address(self, handler: Linked) -> Address | None:
         link = handler.link
         return self._local_address(link) if isinstance(link, self.link_type) else None
 

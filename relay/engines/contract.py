@@ -73,8 +73,8 @@ class Wait(NamedTuple):
 class Preread(NamedTuple):
     """Receive from the client, `limit` bytes in all at most; answered with PREREAD whenever something has come.
 
-    A further Preread in answer goes on with it. With `least`, PREREAD is told once there are so many bytes in all, or as
-    many as there may be. The engine may tell PREREAD_TIMEOUT early, when all prereads take too much.
+    A further Preread in answer goes on with it. With `least`, PREREAD is told once there are so many bytes in all, or
+    as many as there may be. The engine may tell PREREAD_TIMEOUT early, when all prereads take too much memory.
 
     What was received is the handler's from then on: it goes to the upstream as `Pump.first`, as far as it is to go
     there. It counts as received from the client. `timeout` seconds are for all that comes until another action (0:
@@ -118,10 +118,15 @@ class Close(NamedTuple):
 Action = Refuse | Wait | Preread | Dial | Pump | Close
 
 
-class Handler(Protocol):
-    """What an engine needs of a connection. `link` is the engine's own; it is None before and after."""
+class Linked(Protocol):
+    """What an engine finds its own record of a connection by."""
 
-    link: object | None
+    link: object | None  # the engine's own; None before and after
+
+
+class Handler(Linked, Protocol):
+    """What an engine needs of a connection."""
+
     expires_at: float  # monotonic seconds; from then on `Engine.close_expired` finds it. NEVER: it does not
 
     def advance(self, event: Event, value: object = None) -> Action:
@@ -184,7 +189,7 @@ class Engine(Protocol):
     def perform(self, handler: Handler, action: Action) -> None:
         """Carry out what a handler answered with late, after Wait. Nothing happens if the connection is gone."""
 
-    def local_address(self, handler: Handler) -> Address | None:
+    def local_address(self, handler: Linked) -> Address | None:
         """The address that the handler's client connected to; None if the connection is gone."""
 
     def tick(self, now: float) -> bool:

@@ -50,7 +50,7 @@ class WorkerSpec:
     connect_timeout: float  # of each dial
     dial_timeout: float  # of all of one connection's dials together; 0: no limit
     source_addresses: tuple[str, ...]
-    source_ports: int  # that the kernel has for each pair of source and upstream address
+    source_ports: int  # that all workers together may use for each pair of source and upstream address
     eject_after: int  # failed dials in a row
     eject_seconds: float
     timeouts: Timeouts

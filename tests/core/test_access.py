@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from relay.admit import Admission, Denied
 from relay.core.access import AccessList
+from relay.worker.connection.admission import Admission, Denied
 from tests.core.world import World
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

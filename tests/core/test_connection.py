@@ -12,17 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay import steps
-from relay.connection import TRANSITIONS, State
 from relay.core import counters, proxy_header
 from relay.core.counters import unfinished
 from relay.core.limit_table import LimitPlan
 from relay.core.rates import Rate, RatePlan
-from relay.dial import Target
 from relay.engines.contract import Close, Dial, Event, Preread, Pump, Wait
 from relay.ipc.worker_spec import ProxyProtocol
 from relay.outcome import DIAL_OUTCOMES, Outcome
-from relay.steps import Found
+from relay.worker.connection import steps
+from relay.worker.connection.record import Found, State
+from relay.worker.connection.target import Target
+from relay.worker.connection.transitions import ENDS, STEPS
 from tests.core.hellos import hello, records, server_name
 from tests.core.world import ALWAYS, LEGAL, LITERAL, NAME, OTHER_NAME, World
 
@@ -105,7 +105,7 @@ STATES = {
 
 
 def test_the_table_has_what_an_engine_may_send_and_nothing_else() -> None:
-    in_table = {(state, event) for state, event in TRANSITIONS if isinstance(event, Event)}
+    in_table = {(state, event) for state, event in (*STEPS, *ENDS) if isinstance(event, Event)}
     legal = {(state, event) for state, action in STATES.items() for event in LEGAL[action]}
     # A step that fails leaves the connection in between; the same events are there for that.
     legal |= {(state, event) for state in (State.ROUTING,) for event in ALWAYS}
@@ -116,14 +116,12 @@ def test_the_table_has_what_an_engine_may_send_and_nothing_else() -> None:
 
 def test_the_short_way_is_what_the_table_says() -> None:
     """`connection._go_on` does not look up what nearly every connection does."""
-    assert TRANSITIONS[State.PREREADING, Found.READ] == (State.ROUTING, steps.route, None)
-    assert TRANSITIONS[State.ROUTING, Found.ADDRESS] == (State.DIALING, steps.dial, None)
+    assert STEPS[State.PREREADING, Found.READ] == (State.ROUTING, steps.route, None)
+    assert STEPS[State.ROUTING, Found.ADDRESS] == (State.DIALING, steps.dial, None)
 
 
 def test_nothing_leads_out_of_closed() -> None:
-    assert {following for (state, _), (following, _, _) in TRANSITIONS.items() if state is State.CLOSED} == {
-        State.CLOSED
-    }
+    assert not any(state is State.CLOSED for state, _ in STEPS)
 
 
 def test_a_defect_after_the_end_is_no_second_outcome() -> None:
@@ -137,12 +135,13 @@ def test_a_defect_after_the_end_is_no_second_outcome() -> None:
 def test_every_state_can_be_reached() -> None:
     reached = {State.PREREADING}
     while True:
-        following = reached | {following for (state, _), (following, _, _) in TRANSITIONS.items() if state in reached}
+        following = reached | {following for (state, _), (following, _, _) in STEPS.items() if state in reached}
+        following |= {State.CLOSED for state, _ in ENDS if state in reached}
         if following == reached:
             break
         reached = following
     assert reached == set(State)
-    assert {event for _, event in TRANSITIONS} == set(Event) | set(Found)
+    assert {event for _, event in (*STEPS, *ENDS)} == set(Event) | set(Found)
 
 
 # --- which side sees what --------------------------------------------------------------------------------------------

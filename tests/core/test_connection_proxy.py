@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from relay.address import Address
-from relay.admit import Admission, SourceHash
 from relay.core import proxy_header
 from relay.core.access import AccessList
 from relay.core.limit_table import LimitPlan
 from relay.engines.contract import Close, Dial, Event, Preread, Pump
 from relay.outcome import Outcome
+from relay.worker.connection.admission import Admission, SourceHash
 from tests.core.hellos import hello, records, server_name
 from tests.core.world import CLIENT, LITERAL, SERVED, World
 

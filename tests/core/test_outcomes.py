@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import pytest
 
-from relay.admit import Admission
 from relay.core.access import AccessList
 from relay.core.limit_table import LimitPlan
 from relay.core.rates import Rate, RatePlan
 from relay.engines.contract import Close, Event, Refuse
 from relay.ipc.worker_spec import ProxyProtocol
 from relay.outcome import OUTCOMES, Outcome
+from relay.worker.connection.admission import Admission
 from tests.core.hellos import hello, records, server_name
 from tests.core.world import CLIENT, LITERAL, NAME, World
 

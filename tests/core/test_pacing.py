@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from relay.core.rates import NANO, SINGLES, Late, Rate, RatePlan, Rates
-from relay.pacing import Pacer
+from relay.worker.connection.dial_queue import DialQueue
 
 PLAN = RatePlan(dial=Rate(1000.0, 1.0), queue=20, queue_seconds=60.0)
 
@@ -19,7 +19,7 @@ class Line:
         self.changed = asyncio.Event()
         self.plan = plan
         self.rates = Rates(plan, [0] * SINGLES, [], [], None, self.clock)
-        self.pacer = Pacer(self.rates, loop, self.clock, self.ready)
+        self.pacer = DialQueue(self.rates, loop, self.clock, self.ready)
 
     @staticmethod
     def clock() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from relay.admit import SourceHash, pack
+from relay.worker.connection.admission import SourceHash, pack
 
 KEY = bytes(16)
 

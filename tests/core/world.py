@@ -8,25 +8,25 @@ from __future__ import annotations
 from collections import Counter, deque
 from itertools import count
 
-from relay import steps
-from relay.access_log import Record
-from relay.account import Ledger
 from relay.address import Address, literal
-from relay.admit import Admission
-from relay.connection import Connection, Frontend, accept
 from relay.core import counters
 from relay.core.balance import Balance
 from relay.core.counters import Layout
 from relay.core.limit_table import LimitPlan
 from relay.core.limits import Limits
 from relay.core.rates import NANO, SINGLES, Late, RatePlan, Rates
-from relay.engines.contract import Action, Close, Dial, Event, Preread, Pump, Refuse, Wait
+from relay.engines.contract import Action, Close, Dial, Event, Handler, Preread, Pump, Refuse, Wait
 from relay.ipc.worker_spec import ProxyProtocol
+from relay.machine import most_in_use
 from relay.outcome import OUTCOMES, Outcome
-from relay.sniff import Gate
-from relay.sources import Sources
-from relay.steps import Found
-from relay.upstreams import Upstreams
+from relay.worker.connection.access_log import Record
+from relay.worker.connection.accounting import Accounting
+from relay.worker.connection.admission import Admission
+from relay.worker.connection.preread import PrereadFilter
+from relay.worker.connection.record import Found, Frontend
+from relay.worker.connection.source_ports import SourcePorts
+from relay.worker.connection.transitions import Connection, accept, resume
+from relay.worker.connection.upstreams import Upstreams
 
 ALWAYS = (Event.CLIENT_RESET, Event.CLIENT_LOST, Event.STOP, Event.DEFECT)
 LEGAL: dict[type[Action], tuple[Event, ...]] = {
@@ -108,7 +108,7 @@ class World:
             return next(ticks) / 1000 + self.late
 
         self.reported: list[list[str]] = []
-        self.sources = Sources(sources, ports, self.layout, [self.block], 0)
+        self.sources = SourcePorts(sources, most_in_use(ports), self.layout, [self.block], 0)
         self.upstreams = Upstreams(Balance(1000, 1.0), self.sources, 5.0, self.reported.append)
         for host, addresses in (known or {}).items():
             self.upstreams.resolved(host, addresses)
@@ -121,15 +121,16 @@ class World:
             index=0,
             name="mqtt",
             admission=Admission(self.limits, None, rates=buckets),
-            gate=Gate(sni, 5.0, proxy) if sni or proxy != "off" else None,
+            preread=PrereadFilter(sni, 5.0, proxy) if sni or proxy != "off" else None,
             send_proxy=send_proxy,
             local_address=lambda _: SERVED,
             route=self.upstreams.route(upstreams),
             balance=self.upstreams.balance,
-            sources=self.sources,
-            pacer=pacer if rates.dial.per_second else None,  # type: ignore[arg-type]  # its one subset
+            source_ports=self.sources,
+            dial_queue=pacer if rates.dial.per_second else None,  # type: ignore[arg-type]  # its one subset
+            resume=resume,
             perform=self.perform,
-            ledger=Ledger(self.block, self.layout, clock, self.log),
+            accounting=Accounting(self.block, self.layout, clock, self.log),
             clock=clock,
             dial_timeout=dial_timeout,
         )
@@ -140,13 +141,14 @@ class World:
 
     def turn(self) -> None:
         """It is the turn of the connection that has waited longest."""
-        steps.late(self.turns.popleft(), Found.TURN)
+        resume(self.turns.popleft(), Found.TURN)
 
     def in_use(self) -> int:
         """Local ports that are counted."""
         return sum(self.block[self.layout.gauges : self.layout.failed(0)])
 
-    def perform(self, connection: Connection, action: Action) -> None:
+    def perform(self, connection: Handler, action: Action) -> None:
+        assert isinstance(connection, Connection)
         self.last[connection] = action
 
     def log(self, connection: Record, outcome: Outcome, seconds: float) -> None:

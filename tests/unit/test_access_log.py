@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.access_log import span
 from relay.log_writer import local_timestamp
+from relay.worker.connection.access_log import span
 
 
 @pytest.mark.parametrize(

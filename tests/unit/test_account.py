@@ -5,10 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from relay.account import MICRO, Ledger
 from relay.core import counters
 from relay.core.counters import Layout
 from relay.outcome import OUTCOMES, Outcome
+from relay.worker.connection.accounting import MICRO, Accounting
 
 YEAR = 365 * 86400.0  # seconds
 LAYOUT = Layout(listeners=1, upstreams=1, outcomes=len(OUTCOMES))
@@ -16,7 +16,7 @@ LAYOUT = Layout(listeners=1, upstreams=1, outcomes=len(OUTCOMES))
 
 def test_a_thousand_connections_of_a_year() -> None:
     block = memoryview(bytearray(8 * LAYOUT.size)).cast("Q")
-    ledger = Ledger(block, LAYOUT, lambda: 5 * YEAR, None)
+    ledger = Accounting(block, LAYOUT, lambda: 5 * YEAR, None)
     connection: Any = SimpleNamespace(started=4 * YEAR, frontend=SimpleNamespace(index=0))
     for _ in range(1000):
         ledger.accepted(0)

@@ -11,9 +11,9 @@ from typing import Any, cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.access_log import AccessLog, Record
 from relay.outcome import OUTCOMES, Outcome
-from relay.refusals import KINDS, PERIOD, RefusalLog
+from relay.worker.connection.access_log import AccessLog, Record
+from relay.worker.connection.refusal_log import KINDS, PERIOD, RefusalLog
 
 
 @dataclass

@@ -17,7 +17,7 @@ from relay.core.rates import NANO, Late, Rates
 T = TypeVar("T")
 
 
-class Pacer(Generic[T]):
+class DialQueue(Generic[T]):
     """The queue of one worker. `ready` is called for each one that has waited, from the event loop, at its turn.
 
     `clock` is monotonic nanoseconds, the same as that of `rates`.

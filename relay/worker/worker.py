@@ -9,38 +9,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import faulthandler
-import gc
 import logging
 import os
-import signal
 import socket
-import sys
 import time
-import traceback
 from collections.abc import Sequence
 
-from relay import process
 from relay.address import parse_hostport
 from relay.core import counters
-from relay.core.counters import Layout
 from relay.core.drain import AgePace, Pace
-from relay.engines.choice import make_loop
 from relay.engines.contract import Event
 from relay.ipc.channel import Channel, ChannelFull
-from relay.ipc.messages import AllUp, Apply, Barred, Checked, Drain, Failing, Log, Message, Ready, Resolved, Start, Stop
+from relay.ipc.messages import AllUp, Apply, Barred, Checked, Drain, Failing, Message, Ready, Resolved, Stop
 from relay.ipc.shared_rates import RateTable
 from relay.ipc.shared_table import Table
 from relay.ipc.worker_spec import WorkerSpec
-from relay.log_writer import LogWriter, mark_output
-from relay.outcome import OUTCOMES
-from relay.service import Service
+from relay.log_writer import LogWriter
+from relay.worker.data_plane import DataPlane
 
 TICK = 0.5  # seconds; waking a processor that sleeps is what silent connections cost
 DRAIN_TICK = 0.1  # seconds
 LOG_FLUSH = 1.0  # seconds that the end waits for the last access lines
 STDOUT = 1
-START_TIMEOUT = 30.0  # seconds; the supervisor sends the start message before the process exists
 MESSAGES = 16  # taken from the supervisor before connections get their turn
 
 
@@ -66,12 +56,12 @@ class Worker:
         self.done = asyncio.Event()
         self._clock = time.monotonic
         write = self._log_writer.write if self._log_writer is not None else None
-        self._service = Service(loop, spec, table, rates, write, self._report)
-        self._engine = self._service.engine
+        self._data_plane = DataPlane(loop, spec, table, rates, write, self._report)
+        self._engine = self._data_plane.engine
 
     def start(self, addresses: Sequence[str], sockets: list[socket.socket]) -> None:
         """Accept on the listening sockets, which are those of the addresses; begin to tick."""
-        self._service.apply(self._spec, addresses, sockets)
+        self._data_plane.apply(self._spec, addresses, sockets)
         self._expected_tick = self._clock()
         self._tick()
         self._loop.add_reader(self._channel.fileno(), self._receive)
@@ -103,8 +93,8 @@ class Worker:
         """Close everything, now."""
         self._engine.close()
         self._publish(self._clock())
-        if self._service.access_log is not None and self._log_writer is not None:
-            self._service.access_log.flush()
+        if self._data_plane.access_log is not None and self._log_writer is not None:
+            self._data_plane.access_log.flush()
             self._log_writer.flush(LOG_FLUSH)
             self._block[counters.LOG_DROPPED] = self._log_writer.dropped
         self.done.set()
@@ -115,9 +105,9 @@ class Worker:
         if not self._ticking:
             self._tick_engine()
         self._publish(now)
-        if self._service.access_log is not None:
-            self._service.access_log.tick(now)
-        if self._service.ages is not None:
+        if self._data_plane.access_log is not None:
+            self._data_plane.access_log.tick(now)
+        if self._data_plane.lifetime is not None:
             self._tick_ages()
         if not self.done.is_set():
             self._expected_tick = now + TICK
@@ -140,7 +130,7 @@ class Worker:
         block = self._block
         block[counters.HEARTBEAT] = int(now * 1e9)
         block[counters.HELD] = self._engine.held
-        block[counters.QUEUED] = self._service.queued
+        block[counters.QUEUED] = self._data_plane.queued
         block[counters.ACCEPT_PAUSES] = self._engine.accept_pauses
         if self._log_writer is not None:
             block[counters.LOG_DROPPED] = self._log_writer.dropped
@@ -163,86 +153,21 @@ class Worker:
         if isinstance(message, Apply):
             self._spec, self._drain = WorkerSpec.from_file(descriptors[0]), None
             sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors[1:]]
-            self._service.apply(self._spec, message.addresses, sockets)
+            self._data_plane.apply(self._spec, message.addresses, sockets)
         elif isinstance(message, Drain):
             self.drain(message)
         elif isinstance(message, Stop):
             self.end()
         elif isinstance(message, Resolved):
-            self._service.upstreams.resolved(message.host, message.addresses)
+            self._data_plane.upstreams.resolved(message.host, message.addresses)
         elif isinstance(message, Checked):
             host, port = message.host, message.port
-            self._service.upstreams.health((host, port, 0, 0) if ":" in host else (host, port), message.up)
+            self._data_plane.upstreams.health((host, port, 0, 0) if ":" in host else (host, port), message.up)
         elif isinstance(message, Barred):
-            self._service.upstreams.bar([parse_hostport(text, allow_name=False) for text in message.addresses])
+            self._data_plane.upstreams.bar([parse_hostport(text, allow_name=False) for text in message.addresses])
         elif isinstance(message, AllUp):
-            self._service.upstreams.all_up()
+            self._data_plane.upstreams.all_up()
 
     def _report(self, hosts: list[str]) -> None:
         with contextlib.suppress(OSError, ChannelFull):  # another connection will fail, and say so again
             self._channel.send(Failing(tuple(hosts)))
-
-
-class ChannelHandler(logging.Handler):
-    """Sends the worker's log records to the supervisor, which writes the service log. Never waits."""
-
-    def __init__(self, channel: Channel) -> None:
-        super().__init__()
-        self._channel = channel
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()[:2000]
-        trace = "".join(traceback.format_exception(*record.exc_info))[-20000:] if record.exc_info else ""
-        with contextlib.suppress(OSError, ChannelFull, ValueError):
-            self._channel.send(Log(record.levelname.lower(), record.name, text, trace))
-
-
-async def serve(channel: Channel, spec: WorkerSpec, addresses: Sequence[str], descriptors: list[int]) -> None:
-    """Run a worker until it is done."""
-    layout = Layout(*spec.slots, len(OUTCOMES), len(spec.source_addresses) + 1)
-    table = Table(descriptors[0], spec.limits, layout)
-    rates = RateTable(descriptors[1], spec.rates)
-    sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors[2:]]
-    worker = Worker(asyncio.get_running_loop(), channel, spec, table, rates)
-    worker.start(addresses, sockets)
-    # What exists now stays: the collector need not look at it again, and the pages stay shared.
-    gc.collect()
-    gc.freeze()
-    await worker.done.wait()
-
-
-def main() -> int:
-    """`python -m relay.worker DESCRIPTOR`: started by the supervisor only."""
-    process.open_missing()
-    # A service manager's SIGTERM may reach every process of the unit; the supervisor decides what it means, and holds
-    # these signals while it starts a worker, so that none arrives before this.
-    for number in process.HELD:
-        signal.signal(number, signal.SIG_IGN)
-    process.release()
-    faulthandler.enable()  # the supervisor aborts a worker that hangs
-    mark_output()
-    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
-    received = channel.receive() if channel.wait(START_TIMEOUT) else None
-    if received is None:
-        return 0
-    message, descriptors = received
-    if not isinstance(message, Start):
-        raise SystemExit(f"relay.worker: expected a start message, got {message.kind}")
-    spec = WorkerSpec.from_file(descriptors.pop(0))
-    root = logging.getLogger()
-    root.addHandler(ChannelHandler(channel))
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
-    # Connections are freed by their last reference (engines break their cycles); the collector only guards the rest.
-    gc.set_threshold(10_000, 20, 50)
-    try:
-        loop = make_loop(spec.engine)
-    except OSError as error:
-        logger.error("no event loop for the %s engine: %s", spec.engine, error)
-        return 1
-    with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        runner.run(serve(channel, spec, message.addresses, descriptors))
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

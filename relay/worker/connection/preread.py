@@ -13,11 +13,11 @@ from relay.engines.contract import Preread
 from relay.ipc.worker_spec import ProxyProtocol
 
 
-class Gate:
+class PrereadFilter:
     """What one listener asks for: TLS with one of these names, if there are any, and the PROXY protocol.
 
-    A name is exact, or `*.suffix` for every name that ends in `.suffix`; lower-case and without a trailing dot. `sniff`
-    is the action that waits for all of it; its timeout is in seconds, 0 for none.
+    A name is exact, or `*.suffix` for every name that ends in `.suffix`; lower-case and without a trailing dot.
+    `action` waits for all of it; its timeout is in seconds, 0 for none.
     """
 
     def __init__(self, names: Sequence[str], timeout: float, proxy_protocol: ProxyProtocol = "off") -> None:
@@ -26,7 +26,7 @@ class Gate:
         self.wants_hello = bool(names)
         self.reads_proxy = proxy_protocol != "off"
         self.requires_proxy = proxy_protocol == "require"
-        self.sniff = Preread(client_hello.LIMIT + (proxy_header.LIMIT if self.reads_proxy else 0), timeout)
+        self.action = Preread(client_hello.LIMIT + (proxy_header.LIMIT if self.reads_proxy else 0), timeout)
 
     def allows(self, hello: ClientHello) -> bool:
         """Whether a connection with this hello may go on. One without a name may not."""

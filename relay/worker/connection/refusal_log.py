@@ -11,9 +11,9 @@ import json
 import time
 from collections.abc import Callable
 
-from relay.access_log import Record
 from relay.log_writer import local_timestamp, timestamp
 from relay.outcome import Outcome
+from relay.worker.connection.access_log import Record
 
 PERIOD = 10.0  # seconds
 KINDS = 1000

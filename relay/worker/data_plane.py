@@ -14,11 +14,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 
-from relay import connection, steps
-from relay.access_log import AccessLog
-from relay.account import Ledger
 from relay.address import Address
-from relay.admit import Admission, SourceHash
 from relay.core.access import AccessList
 from relay.core.balance import Balance
 from relay.core.rates import Rates
@@ -27,14 +23,19 @@ from relay.engines.contract import Action, Engine
 from relay.ipc.shared_rates import RateTable
 from relay.ipc.shared_table import Table
 from relay.ipc.worker_spec import ListenerSpec, WorkerSpec
-from relay.pacing import Pacer
-from relay.refusals import RefusalLog
-from relay.sniff import Gate
-from relay.sources import Sources
-from relay.upstreams import Upstreams
+from relay.worker.connection.access_log import AccessLog
+from relay.worker.connection.accounting import Accounting
+from relay.worker.connection.admission import Admission, SourceHash
+from relay.worker.connection.dial_queue import DialQueue
+from relay.worker.connection.preread import PrereadFilter
+from relay.worker.connection.record import ConnectionRecord, Found, Frontend
+from relay.worker.connection.refusal_log import RefusalLog
+from relay.worker.connection.source_ports import SourcePorts
+from relay.worker.connection.transitions import Connection, accept, resume
+from relay.worker.connection.upstreams import Upstreams
 
 
-class Service:
+class DataPlane:
     """The engine of one worker and what stands above it.
 
     `write` takes lines for the access log, or is None where there is none; `report` is told of hosts none of whose
@@ -68,18 +69,20 @@ class Service:
             lines = AccessLog(write, self._names, spec.log_format)
             self.access_log = RefusalLog(lines, write, spec.log_format, self._clock)
         block = table.blocks[spec.index]
-        self._ledger = Ledger(block, table.layout, self._clock, self.access_log)
-        self._sources = Sources(spec.source_addresses, spec.source_ports, table.layout, table.blocks, spec.index)
+        self._accounting = Accounting(block, table.layout, self._clock, self.access_log)
+        self._source_ports = SourcePorts(
+            spec.source_addresses, spec.source_ports, table.layout, table.blocks, spec.index
+        )
         self._balance = Balance(spec.eject_after, spec.eject_seconds)
-        self.upstreams = Upstreams(self._balance, self._sources, _first_timeout(spec), report)
-        self._pacer: Pacer[connection.Connection] | None = None
-        self._doors: dict[str, _Door] = {}  # by address
-        self.ages: Callable[[], float] | None = None  # seconds that a connection may live
+        self.upstreams = Upstreams(self._balance, self._source_ports, _first_timeout(spec), report)
+        self._dial_queue: DialQueue[ConnectionRecord] | None = None
+        self._served: dict[str, _Address] = {}  # by address
+        self.lifetime: Callable[[], float] | None = None  # seconds that a connection may live
 
     @property
     def queued(self) -> int:
         """Connections that wait for their turn to be dialled."""
-        return len(self._pacer) if self._pacer is not None else 0
+        return len(self._dial_queue) if self._dial_queue is not None else 0
 
     def apply(self, spec: WorkerSpec, addresses: Sequence[str], sockets: list[socket.socket]) -> None:
         """Serve as `spec` says from now on; established connections stay as they are.
@@ -92,49 +95,50 @@ class Service:
         self.engine.configure(spec.timeouts, spec.tcp)
         self._balance.configure(spec.eject_after, spec.eject_seconds)
         self.upstreams.configure(_first_timeout(spec))
-        self.ages = _ages(spec.max_age, spec.max_age_jitter) if spec.max_age else None
+        self.lifetime = _lifetime(spec.max_age, spec.max_age_jitter) if spec.max_age else None
         buckets = self._rates.rates(alone=spec.limits.workers == 1, plan=spec.rates)
-        admission, pacer = self._admission(spec, buckets), self._paced(spec, buckets)
+        admission, dial_queue = self._admission(spec, buckets), self._dials(spec, buckets)
         new = dict(zip(addresses, sockets, strict=True))
-        doors, self._doors = self._doors, {}
+        served, self._served = self._served, {}
         for listener in spec.listeners:
-            frontend = self._frontend(listener, admission, pacer)
+            frontend = self._frontend(listener, admission, dial_queue)
             for address, shared in listener.addresses:
-                door = doors.pop(address, None)
-                if door is not None:
-                    door.frontend = frontend
+                one = served.pop(address, None)
+                if one is not None:
+                    one.frontend = frontend
                     if address in new:  # it had been closed
-                        door.sock = new[address]
-                        self.engine.listen(door.sock, door, shared=shared)
+                        one.sock = new[address]
+                        self.engine.listen(one.sock, one, shared=shared)
                 else:
-                    door = _Door(frontend, new[address])
-                    self.engine.listen(door.sock, door, shared=shared)
-                self._doors[address] = door
-        for door in doors.values():
-            self.engine.unlisten(door.sock)
+                    one = _Address(frontend, new[address])
+                    self.engine.listen(one.sock, one, shared=shared)
+                self._served[address] = one
+        for one in served.values():
+            self.engine.unlisten(one.sock)
 
     def _frontend(
-        self, listener: ListenerSpec, admission: Admission, pacer: Pacer[connection.Connection] | None
-    ) -> connection.Frontend:
-        gate = None
+        self, listener: ListenerSpec, admission: Admission, dial_queue: DialQueue[ConnectionRecord] | None
+    ) -> Frontend:
+        preread = None
         if listener.sni or listener.proxy_protocol != "off":
-            gate = Gate(listener.sni, self._spec.client_hello_timeout, listener.proxy_protocol)
-        return connection.Frontend(
+            preread = PrereadFilter(listener.sni, self._spec.client_hello_timeout, listener.proxy_protocol)
+        return Frontend(
             index=listener.number,
             name=listener.name,
             admission=admission,
-            gate=gate,
+            preread=preread,
             send_proxy=listener.send_proxy,
             local_address=self.engine.local_address,
             route=self.upstreams.route(listener.upstreams),
             balance=self._balance,
-            sources=self._sources,
-            pacer=pacer,
+            source_ports=self._source_ports,
+            dial_queue=dial_queue,
+            resume=resume,
             perform=self.engine.perform,
-            ledger=self._ledger,
+            accounting=self._accounting,
             clock=self._clock,
             dial_timeout=self._spec.dial_timeout,
-            ages=self.ages,
+            lifetime=self.lifetime,
         )
 
     def _admission(self, spec: WorkerSpec, buckets: Rates) -> Admission:
@@ -149,28 +153,28 @@ class Service:
         limits = self._table.limits(spec.index, spec.limits)
         return Admission(limits, source_hash, access, buckets if limited else None)
 
-    def _paced(self, spec: WorkerSpec, buckets: Rates) -> Pacer[connection.Connection] | None:
+    def _dials(self, spec: WorkerSpec, buckets: Rates) -> DialQueue[ConnectionRecord] | None:
         """The queue for dials, if there is one; those that wait in it go on waiting for the turns that they have."""
         if not spec.rates.dial.per_second:
             return None
-        if self._pacer is None:
-            turn = functools.partial(steps.late, found=steps.Found.TURN)
-            self._pacer = Pacer(buckets, self._loop, time.monotonic_ns, turn)
-        self._pacer.set_rates(buckets)
-        return self._pacer
+        if self._dial_queue is None:
+            turn = functools.partial(resume, found=Found.TURN)
+            self._dial_queue = DialQueue(buckets, self._loop, time.monotonic_ns, turn)
+        self._dial_queue.set_rates(buckets)
+        return self._dial_queue
 
 
-class _Door:
+class _Address:
     """What accepts at one address: called by the engine for each connection. A reload puts another frontend there."""
 
     __slots__ = ("frontend", "sock")
 
-    def __init__(self, frontend: connection.Frontend, sock: socket.socket) -> None:
+    def __init__(self, frontend: Frontend, sock: socket.socket) -> None:
         self.frontend = frontend
         self.sock = sock
 
-    def __call__(self, client: Address) -> tuple[connection.Connection, Action]:
-        return connection.accept(self.frontend, client)
+    def __call__(self, client: Address) -> tuple[Connection, Action]:
+        return accept(self.frontend, client)
 
 
 def _first_timeout(spec: WorkerSpec) -> float:
@@ -178,7 +182,7 @@ def _first_timeout(spec: WorkerSpec) -> float:
     return min(spec.connect_timeout, spec.dial_timeout) if spec.dial_timeout else spec.connect_timeout
 
 
-def _ages(longest: float, jitter: float) -> Callable[[], float]:
+def _lifetime(longest: float, jitter: float) -> Callable[[], float]:
     """Gives the seconds that a connection may live, `longest` at most and less by up to that part of it."""
 
     def seconds() -> float:

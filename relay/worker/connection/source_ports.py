@@ -11,28 +11,23 @@ from collections.abc import Sequence
 
 from relay.core.counters import Layout
 from relay.core.limit_table import Cells, Row
-from relay.dial import Target
+from relay.worker.connection.target import Target
 
 KERNEL = ""  # no address of our own choice
 NONE = -1
 SHUN = 1.0  # seconds that a pair is left alone after the kernel had no port for it
 
 
-def most_in_use(ports: int) -> int:
-    """How many of so many ports are used: the last fiftieth is hard to find, and others want some too."""
-    return max(1, ports - max(1, ports // 50))
-
-
-class Sources:
+class SourcePorts:
     """The local addresses of one worker. `addresses` are literal; none: the kernel's choice.
 
-    `ports` are those that the kernel chooses from, `blocks` the shared blocks of all workers, of which this is number
-    `own`.
+    `most` is how many ports all workers together may use for each pair of a local and an upstream address; `blocks` are
+    the shared blocks of all workers, of which this is number `own`.
     """
 
-    def __init__(self, addresses: Sequence[str], ports: int, layout: Layout, blocks: Sequence[Cells], own: int) -> None:
+    def __init__(self, addresses: Sequence[str], most: int, layout: Layout, blocks: Sequence[Cells], own: int) -> None:
         self.addresses = [*addresses, KERNEL]
-        self._most = most_in_use(ports)
+        self._most = most
         self._first, self._width = layout.gauges, layout.sources
         self._block = blocks[own]
         self._others: list[Row] = [block for index, block in enumerate(blocks) if index != own]

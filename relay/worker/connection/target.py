@@ -14,13 +14,13 @@ from relay.engines.contract import Dial
 class Target(Backend):
     """One address of an upstream, as one worker dials it. Made by `upstreams.Upstreams`, and shared by its listeners.
 
-    The lists have an entry for each source address: see `sources.Sources`.
+    The lists have an entry for each source address: see `sources.SourcePorts`.
     """
 
     upstream: int = 0  # number of the upstream, for the counters
     address: Address | None = None  # None: that of an upstream whose addresses are not known
     dials: list[Dial] = field(default_factory=list)
-    cells: int = 0  # see `Sources.cells`
+    cells: int = 0  # see `SourcePorts.cells`
     usable: tuple[int, ...] = ()  # sources of the address's family
     in_use: list[int] = field(default_factory=list)  # this worker's connections, and dials under way
     full_until: list[float] = field(default_factory=list)  # monotonic seconds: the kernel had no port left then

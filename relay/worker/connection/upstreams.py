@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from relay.address import Address, literal
 from relay.core.balance import Balance
-from relay.dial import Target
 from relay.engines.contract import Dial
-from relay.sources import Sources
+from relay.worker.connection.source_ports import SourcePorts
+from relay.worker.connection.target import Target
 
 FIRST_ASK = -60.0  # seconds before the beginning of time
 ASK = 1.0  # seconds from one report of failing upstreams to the next
@@ -25,7 +25,9 @@ class Upstreams:
     addresses could be connected to.
     """
 
-    def __init__(self, balance: Balance, sources: Sources, timeout: float, report: Callable[[list[str]], None]) -> None:
+    def __init__(
+        self, balance: Balance, sources: SourcePorts, timeout: float, report: Callable[[list[str]], None]
+    ) -> None:
         self.balance = balance
         self.sources = sources
         self._timeout = timeout

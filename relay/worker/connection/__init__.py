@@ -1,0 +1,1 @@
+"""One client connection: its record, its transition tables, and the stages that decide about it."""

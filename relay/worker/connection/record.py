@@ -1,0 +1,147 @@
+"""What is known of one connection, and of the listener that it came through. Plain data; the table is `transitions`."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from relay.engines.contract import NEVER
+
+if TYPE_CHECKING:  # the stages; most of them refer to this record
+    from relay.address import Address
+    from relay.core.balance import Balance
+    from relay.core.client_hello import ClientHello
+    from relay.core.limits import Lease
+    from relay.core.proxy_header import ProxyHeader
+    from relay.engines.contract import Action, Handler, Linked
+    from relay.outcome import Outcome
+    from relay.worker.connection.accounting import Accounting
+    from relay.worker.connection.admission import Admission
+    from relay.worker.connection.dial_queue import DialQueue
+    from relay.worker.connection.preread import PrereadFilter
+    from relay.worker.connection.source_ports import SourcePorts
+    from relay.worker.connection.target import Target
+    from relay.worker.connection.upstreams import Route
+
+
+class State(enum.Enum):
+    """Where a connection stands."""
+
+    __hash__ = object.__hash__  # by identity: Enum's own hashes the name, in Python, at each look-up in the table
+
+    PREREADING = "prereading"
+    ROUTING = "routing"
+    RESOLVING = "resolving"
+    QUEUED = "queued"
+    DIALING = "dialing"
+    PUMPING = "pumping"
+    CLOSED = "closed"
+
+
+class Found(enum.Enum):
+    """What a step found out; looked up in the table like an event."""
+
+    __hash__ = object.__hash__
+
+    REFUSED = "refused"
+    READ = "read"  # everything that the listener prereads has come, and the connection is let through
+    ADDRESS = "address"  # an upstream address to dial
+    ANOTHER = "another"  # the same, after a dial that failed
+    UNRESOLVED = "unresolved"  # the upstream's name has no addresses yet
+    RESOLVED = "resolved"
+    EXHAUSTED = "exhausted"  # every address was tried, or there is none, or the dial queue has no turn left
+    QUEUED = "queued"  # the dial has to wait for its turn
+    TURN = "turn"  # the turn to dial has come
+    NO_PORT = "no_port"  # no source address has a port left for the target
+
+
+# Read from the class once: on Python 3.11 each look at an enumeration's member goes through its metaclass.
+_ROUTING, _RESOLVING, _QUEUED = State.ROUTING, State.RESOLVING, State.QUEUED
+
+
+@dataclass(slots=True)
+class Frontend:
+    """What the connections of one listener share."""
+
+    index: int
+    name: str
+    admission: Admission
+    preread: PrereadFilter | None  # None: what clients say is not read
+    send_proxy: int  # version of the PROXY protocol towards the upstream, 0: none
+    local_address: Callable[[Linked], Address | None]  # the engine's: the address that the client connected to
+    route: Route
+    balance: Balance
+    source_ports: SourcePorts
+    dial_queue: DialQueue[ConnectionRecord] | None  # None: dials begin at once
+    resume: Callable[[ConnectionRecord, Found], None]  # `transitions.resume`, for what a connection waits for
+    perform: Callable[[Handler, Action], None]  # the engine's, for answers that come late
+    accounting: Accounting
+    clock: Callable[[], float]  # monotonic seconds
+    dial_timeout: float = 0.0  # seconds for all dials of one connection together; 0: no limit
+    lifetime: Callable[[], float] | None = None  # draws the seconds that a connection may live; None: no limit
+
+
+class ConnectionRecord:
+    """The fields of one accepted connection. `transitions.Connection` adds what an engine calls."""
+
+    __slots__ = (
+        "bytes_down",
+        "bytes_up",
+        "client",
+        "connected",
+        "dialed",
+        "error",
+        "expires_at",
+        "failure",
+        "first",
+        "frontend",
+        "header",
+        "hello",
+        "lease",
+        "link",
+        "offset",
+        "outcome",
+        "port_of",
+        "source",
+        "started",
+        "state",
+        "target",
+        "targets",
+    )
+
+    def __init__(self, frontend: Frontend, client: Address) -> None:
+        self.frontend = frontend
+        self.client = client
+        self.state = _ROUTING
+        self.started = frontend.clock()
+        self.link: object | None = None
+        self.lease: Lease | None = None
+        self.first = b""  # preread bytes that are still to be sent to the upstream
+        self.hello: ClientHello | None = None
+        self.header: ProxyHeader | None = None
+        self.offset: int | None = 0  # where the bytes for the upstream begin; None: a PROXY header may come first
+        self.targets: list[Target] | None = None  # still to be tried, the next one last
+        self.target: Target | None = None  # being tried, or connected to
+        self.port_of = -1  # number of the source address whose port towards the target it holds; -1: none
+        self.dialed = 0.0
+        self.connected = 0.0  # monotonic seconds; 0: never
+        self.expires_at = NEVER  # monotonic seconds: when it has reached timeouts.max_age
+        self.failure: Outcome | None = None  # of the last attempt to dial
+        self.error: object = None  # errno of what failed last, an int, if the connection ends because of it
+        self.outcome: Outcome | None = None  # once it is accounted for
+        self.source: Address | None = None  # local address towards the upstream
+        self.bytes_up = 0
+        self.bytes_down = 0
+
+    @property
+    def waiting(self) -> bool:
+        """True while the connection waits for an upstream address or for its turn to dial."""
+        return self.state is _RESOLVING or self.state is _QUEUED
+
+    def moved(self, up: int, down: int) -> None:
+        """Account for the bytes received so far from the client (`up`) and from the upstream (`down`)."""
+        self.frontend.accounting.moved(self.frontend.index, up - self.bytes_up, down - self.bytes_down)
+        self.bytes_up = up
+        self.bytes_down = down
