@@ -14,20 +14,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from relay.address import format_hostport, literal, parse_hostport
-from relay.machine import IN_USE
 from relay.own_addresses import OWN, Endpoint, is_own, written
-from relay.plan import Plan, StartError, complete_names, nameservers
-from relay.preflight import trial
-from relay.prepare import http_endpoints
-from relay.resolve import Resolver
 from relay.running import Running, ask, look, reload_problems
 from relay.settings.model import Settings
-from relay.systemd.listening import take_listening
-from relay.systemd.notify import Notifier
+from relay.supervisor.host import IN_USE
+from relay.supervisor.instance import Instance, StartError, complete_names, nameservers
+from relay.supervisor.preflight import trial
+from relay.supervisor.prepare import http_endpoints
+from relay.supervisor.systemd.notify import Notifier
+from relay.supervisor.systemd.socket_activation import take_listening
+from relay.supervisor.upstreams.resolver import Resolver
 
 
 def run(load: Callable[[Mapping[str, str]], Settings], *, connect: bool, pid: int | None = None) -> int:
-    """Print the plan and the warnings; with `connect` also try each upstream.
+    """Print the instance and the warnings; with `connect` also try each upstream.
 
     With `pid`, the process number of a relay that runs, a reload of that one has to bring the same settings. Returns 0,
     or 1 with a line for each reason: this machine has not what a start needs, a reload would not do, an upstream
@@ -45,18 +45,20 @@ def run(load: Callable[[Mapping[str, str]], Settings], *, connect: bool, pid: in
         except ProcessLookupError:
             return _complain([f"--running {pid}: there is no such process"])
         problems += reload_problems(running, settings, environ, load)
-    plan: Plan | None = None
+    instance: Instance | None = None
     # A copy: whoever the variables are for may still want them.
     notifier, taken = Notifier(environ), take_listening(environ)
     try:
-        plan = trial(settings, taken, notifier.watchdog_seconds, running)
+        instance = trial(
+            settings, taken, notifier.watchdog_seconds, running.addresses if running is not None else frozenset()
+        )
     except StartError as error:
         problems += error.problems
     for line in _unknown(settings, running, problems):
         print(f"warning: {line}")
-    if plan is not None and not problems:
-        _show(settings, plan)
-        for note in plan.notes:
+    if instance is not None and not problems:
+        _show(settings, instance)
+        for note in instance.notes:
             print(f"warning: {note}")
     # Also after problems: who may not bind port 443 may still want to know whether the hub answers.
     reached = not connect or _reached(settings, problems)
@@ -92,11 +94,11 @@ def _complain(problems: Sequence[str]) -> int:
     return 1
 
 
-def _show(settings: Settings, plan: Plan) -> None:
-    workers = plan.workers
+def _show(settings: Settings, instance: Instance) -> None:
+    workers = instance.workers
     print("settings: ok")
-    print(f"engine: {plan.engine}, {workers} worker{'s' if workers != 1 else ''}; {plan.engine_reason}")
-    print(f"connections: {plan.limits.instance} at most; {plan.descriptors} descriptors a worker")
+    print(f"engine: {instance.engine}, {workers} worker{'s' if workers != 1 else ''}; {instance.engine_reason}")
+    print(f"connections: {instance.limits.instance} at most; {instance.descriptors} descriptors a worker")
     allow, deny = len(settings.access.allow), len(settings.access.deny)
     if allow or deny:
         print(f"access: networks allowed: {allow or 'all'}, denied: {deny or 'none'}")
@@ -108,7 +110,7 @@ def _show(settings: Settings, plan: Plan) -> None:
     if dial.rate:
         print(f"dials: {dial.rate:g}/s, {dial.queue} may wait for {dial.queue_timeout:g} s")
     if dial.source_addresses:
-        ports = plan.source_ports
+        ports = instance.source_ports
         print(f"dialled from: {', '.join(dial.source_addresses)}; {ports} connections from each to each address")
     for item in settings.listeners:
         names = f", TLS for {', '.join(item.sni)} only" if item.sni else ""

@@ -113,10 +113,10 @@ _pid.__name__ = "process number"  # what argparse calls it in its message
 
 
 def _run(options: argparse.Namespace) -> int:
-    from relay import start
-    from relay.plan import StartError
     from relay.settings import model
     from relay.settings.file_reader import read_apart
+    from relay.supervisor import start
+    from relay.supervisor.instance import StartError
 
     def load(before: model.Settings | None) -> model.Settings:
         return model.load(options.config, os.environ, before=before, read=read_apart)

@@ -17,11 +17,11 @@ from typing import Any
 
 from relay.address import format_hostport, parse_hostport
 from relay.admin_client import NoAdminPort, Unreachable, at_bind, fetch
-from relay.machine import has_address
-from relay.reload import refusal
 from relay.settings.model import Settings, SettingsError, value
 from relay.settings.schema import PREFIX, leaves_of
 from relay.settings.sources import printable
+from relay.supervisor.host import has_address
+from relay.supervisor.reload import refusal
 
 PROC = Path("/proc")
 MAX_SHOWN = 60  # characters of a variable's value in a message

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from relay.core import failed_dials
 from relay.core.limit_table import Cells, Row
 
+MICRO = 1_000_000  # `DURATION_SUM` is in microseconds
 # Upper bounds in seconds. Connects are to a private endpoint (about 1 ms) or time out after seconds; connections of
 # devices live from a fraction of a second (HTTPS) to days (MQTT).
 CONNECT_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

@@ -17,8 +17,8 @@ from relay.core.limits import Limits
 from relay.core.rates import NANO, SINGLES, Late, RatePlan, Rates
 from relay.engines.contract import Action, Close, Dial, Event, Handler, Preread, Pump, Refuse, Wait
 from relay.ipc.worker_spec import ProxyProtocol
-from relay.machine import most_in_use
 from relay.outcome import OUTCOMES, Outcome
+from relay.supervisor.host import most_in_use
 from relay.worker.connection.access_log import Record
 from relay.worker.connection.accounting import Accounting
 from relay.worker.connection.admission import Admission

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from relay.engines.contract import TcpOptions
-from relay.listener import bind_listener
+from relay.supervisor.listening import bind_listener
 from tests.engines.lab import IPV4, IPV6, NO_TIMEOUTS, Couple, Lab
 from tests.engines.peers import address_of
 from tests.engines.running import RunningEngine

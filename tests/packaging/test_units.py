@@ -12,8 +12,8 @@ import pytest
 from relay.core.drain import GRACE, LATE
 from relay.engines.options import BACKLOG
 from relay.settings.tables import DrainSettings, TcpSettings
-from relay.start import LOG_FLUSH
-from relay.supervisor import END_GRACE
+from relay.supervisor.start import LOG_FLUSH
+from relay.supervisor.supervisor import END_GRACE
 from tests.programs import ROOT
 
 UNITS = ROOT / "deploy/systemd"

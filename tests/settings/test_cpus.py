@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.cpus import usable_cpus
+from relay.supervisor.cpus import usable_cpus
 
 
 @pytest.fixture(autouse=True)

@@ -178,7 +178,7 @@ def test_settings_do_not_change(load_text: Load) -> None:
             setattr(model, field, 1)
 
 
-@pytest.mark.parametrize("module", ["relay.address", "relay.cpus"])
+@pytest.mark.parametrize("module", ["relay.address", "relay.supervisor.cpus"])
 def test_what_workers_import_leaves_pydantic_alone(module: str) -> None:
     code = f"import sys, {module}; sys.exit('pydantic' in sys.modules)"
     root = Path(__file__).parents[2]

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeVar
 
-from relay.azure import ScheduledEvents, Timing
 from relay.core.scheduled_events import Notice
+from relay.supervisor.azure.metadata import ScheduledEvents, Timing
 from tests.metadata_server import MetadataServer
 from tests.observe import PATIENCE, wait_until
 

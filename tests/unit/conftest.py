@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from relay import resolve
-from relay.resolve import Resolver
+from relay.supervisor.upstreams import resolver as resolving
+from relay.supervisor.upstreams.resolver import Resolver
 from tests.unit.name_server import NameServer
 
 
@@ -28,6 +28,6 @@ def resolver(server: NameServer, tmp_path: Path) -> Resolver:
 def resolv_conf(server: NameServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The machine's resolv.conf, for the test to write; whatever name server it names is `server`, if on 127.0.0.1."""
     path = tmp_path / "resolv.conf"
-    monkeypatch.setattr(resolve, "RESOLV_CONF", path)
-    monkeypatch.setattr(resolve, "DNS_PORT", server.address[1])
+    monkeypatch.setattr(resolving, "RESOLV_CONF", path)
+    monkeypatch.setattr(resolving, "DNS_PORT", server.address[1])
     return path

@@ -8,9 +8,9 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from relay import health_check
 from relay.address import Address
-from relay.health_check import HealthChecker
+from relay.supervisor.probe import probe
+from relay.supervisor.upstreams.health_check import HealthChecker
 from tests.observe import PATIENCE
 
 FAST = 0.02  # seconds between two checks
@@ -71,7 +71,7 @@ class Rig:
         self.checked: list[tuple[Address, BaseException | None]] = []
         self.begun = asyncio.Event()
         self._ended: asyncio.Queue[None] = asyncio.Queue()
-        self._probe = health_check.probe
+        self._probe = probe
 
     async def probe(self, address: Address, timeout: float) -> None:
         self.begun.set()

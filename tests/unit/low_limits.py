@@ -12,9 +12,9 @@ import resource
 import sys
 from pathlib import Path
 
-from relay.plan import StartError
-from relay.prepare import prepare
 from relay.settings.model import load
+from relay.supervisor.instance import StartError
+from relay.supervisor.prepare import prepare
 
 
 def main() -> None:

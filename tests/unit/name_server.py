@@ -15,7 +15,7 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
-from relay.resolve import Lookup, Resolver
+from relay.supervisor.upstreams.resolver import Lookup, Resolver
 
 
 class NameServer:

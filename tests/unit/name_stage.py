@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from relay.names import Answer, NameService
-from relay.resolve import Lookup, Resolver
+from relay.supervisor.upstreams.name_cache import Answer, NameCache
+from relay.supervisor.upstreams.resolver import Lookup, Resolver
 from tests.unit.virtual_time import BEGIN, run
 
 HUB = "myhub.azure-devices.example"
@@ -86,7 +86,7 @@ class Stage:
     def __init__(
         self,
         steps: dict[str, list[Step]] | list[Step],
-        before: NameService | None = None,
+        before: NameCache | None = None,
         complete: tuple[str, ...] = (),
         **options: float,
     ):
@@ -94,7 +94,7 @@ class Stage:
         self.log = Log()
         self.told: list[tuple[float, str, Answer]] = []
         loop = asyncio.get_running_loop()
-        self.service = NameService(
+        self.service = NameCache(
             self.script,
             self.script.begun,
             **{"min_ttl": 5.0, "max_ttl": 300.0, "hold": 3600.0, **options},

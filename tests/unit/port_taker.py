@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import sys
 
-from relay.binding import open_sockets
 from relay.engines.contract import TcpOptions
+from relay.supervisor.listening import open_sockets
 
 
 def main() -> None:

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from relay.core import counters
-from relay.core.counters import Layout
+from relay.core.counters import MICRO, Layout
 from relay.outcome import OUTCOMES, Outcome
-from relay.worker.connection.accounting import MICRO, Accounting
+from relay.worker.connection.accounting import Accounting
 
 YEAR = 365 * 86400.0  # seconds
 LAYOUT = Layout(listeners=1, upstreams=1, outcomes=len(OUTCOMES))

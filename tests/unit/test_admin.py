@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from multidict import CIMultiDict
 
-from relay.admin import refusal
+from relay.supervisor.admin.http import refusal
 
 FIREFOX = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"}
 BROWSER = {**FIREFOX, "Accept-Language": "en-GB,en;q=0.5"}

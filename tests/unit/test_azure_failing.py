@@ -11,8 +11,8 @@ from itertools import pairwise
 
 import pytest
 
-from relay import azure
-from relay.azure import MOST_BYTES, Timing
+from relay.supervisor.azure import metadata
+from relay.supervisor.azure.metadata import MOST_BYTES, Timing
 from tests.metadata_server import OWN, Answer, MetadataServer, document, event
 from tests.observe import PATIENCE
 from tests.unit.azure_rig import FAST, Rig, until
@@ -231,7 +231,7 @@ async def test_a_defect_is_logged_and_no_end(rig: Rig, monkeypatch: pytest.Monke
     async with rig.watching() as client:
         await rig.named()
         with monkeypatch.context() as patch:
-            patch.setattr(azure, "parse", broken)
+            patch.setattr(metadata, "parse", broken)
             assert await rig.failed() == "a defect"
             await rig.answered()
         await until(lambda: client._polls.ok)

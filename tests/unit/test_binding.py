@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from relay.binding import meets, open_sockets
 from relay.engines.contract import TcpOptions
+from relay.supervisor.listening import meets, open_sockets
 from tests.programs import ROOT, free_port
 
 ROUNDS = 100

@@ -11,8 +11,8 @@ import pytest
 import structlog
 
 from relay.core.drain import Order, Phase
-from relay.drain import TOLD_TO_END, Drainer
-from relay.plan import StartError
+from relay.supervisor.drainer import TOLD_TO_END, Drainer
+from relay.supervisor.instance import StartError
 from tests.observe import PATIENCE
 from tests.unit.azure_rig import Log
 

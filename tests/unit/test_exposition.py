@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from relay.exposition import ESCAPINGS, VERSIONS, expose
+from relay.supervisor.admin.exposition import ESCAPINGS, VERSIONS, expose
 
 PLAIN, OPEN = "text/plain; version=0.0.4; charset=utf-8", "application/openmetrics-text; version=1.0.0; charset=utf-8"
 

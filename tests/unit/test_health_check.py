@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from relay import health_check
 from relay.address import Address
-from relay.health_check import HealthChecker
+from relay.supervisor.upstreams import health_check
+from relay.supervisor.upstreams.health_check import HealthChecker
 from tests.observe import PATIENCE, descriptors
 from tests.unit.health_rig import FAST, NEVER, A, B, Rig, Server, text
 

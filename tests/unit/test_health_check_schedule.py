@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay import health_check
 from relay.address import Address
-from relay.health_check import HURRY, HealthChecker
+from relay.supervisor.upstreams import health_check
+from relay.supervisor.upstreams.health_check import HURRY, HealthChecker
 from tests.unit.health_rig import NEVER, SHORT, A, B, Log, text
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from relay import http_server
-from relay.http_connection import Limits
-from relay.http_server import HttpServer
+from relay.supervisor.admin import server
+from relay.supervisor.admin.connection import Limits
+from relay.supervisor.admin.server import HttpServer
 
 LIMITS = Limits(connections=4, silent_per_source=3, request=30.0, answer=30.0, idle=30.0, proxy=False)
 ASK = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -84,10 +84,10 @@ async def serving(listening: socket.socket | None = None, **changes: object) -> 
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_server, "LEAST", 1)
-    monkeypatch.setattr(http_server, "SWEEP", 0.02)
-    monkeypatch.setattr(http_server, "FULL", 0.02)
-    monkeypatch.setattr(http_server, "SHORT", 0.02)
+    monkeypatch.setattr(server, "LEAST", 1)
+    monkeypatch.setattr(server, "SWEEP", 0.02)
+    monkeypatch.setattr(server, "FULL", 0.02)
+    monkeypatch.setattr(server, "SHORT", 0.02)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -188,7 +188,7 @@ async def test_who_is_being_answered_does_not_and_the_next_waits() -> None:
 
 
 async def test_unless_it_has_taken_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_server, "BUSY", 0.1)
+    monkeypatch.setattr(server, "BUSY", 0.1)
     async with serving() as port:
         clients = [await port.connect(ASK.replace(b"/", b"/large", 1)) for _ in range(4)]  # and do not read
         for client in clients:
@@ -246,7 +246,7 @@ async def test_an_idle_connection_ends_and_one_for_a_single_request_at_once() ->
 
 
 async def test_it_takes_no_more_than_its_share_of_the_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda _what: (http_server.SHARE * 2, 4096))
+    monkeypatch.setattr(resource, "getrlimit", lambda _what: (server.SHARE * 2, 4096))
     async with serving() as port:
         clients = [await port.connect() for _ in range(3)]
         await ended(clients[0])

@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay import servicelog
 from relay.log_writer import CHUNK, ERROR, QUEUE, WARNING, LogWriter, _Prefixing, is_journal
+from relay.supervisor import service_log
 from tests.observe import PATIENCE, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -119,7 +119,7 @@ def test_what_a_callback_raises_is_in_the_service_log(pipe: tuple[int, int]) -> 
 
     root = logging.getLogger()
     before = list(root.handlers)
-    servicelog.configure(LogWriter(pipe[1]), "json", "info")
+    service_log.configure(LogWriter(pipe[1]), "json", "info")
     (bridge,) = [handler for handler in root.handlers if handler not in before]
     try:
         asyncio.run(main())

@@ -11,9 +11,10 @@ from pathlib import Path
 import dns.rcode
 import pytest
 
-from relay import names, resolve
-from relay.names import Answer, NameService
-from relay.resolve import Resolver
+from relay.supervisor.upstreams import name_cache
+from relay.supervisor.upstreams import resolver as resolving
+from relay.supervisor.upstreams.name_cache import Answer, NameCache
+from relay.supervisor.upstreams.resolver import Resolver
 from tests.unit.name_server import NameServer
 from tests.unit.name_stage import HUB, ONE, PRIVATE, SIX, TWO, Log
 
@@ -57,10 +58,10 @@ def log() -> Log:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """A refresh need not wait for its second; nothing but a refresh happens within the time of a test."""
-    monkeypatch.setattr(names, "HURRY", 0.0)
+    monkeypatch.setattr(name_cache, "HURRY", 0.0)
 
 
-Serve = Callable[..., NameService]
+Serve = Callable[..., NameCache]
 
 
 @pytest.fixture
@@ -68,8 +69,8 @@ async def serve(server: NameServer, heard: Heard, log: Log, tmp_path: Path) -> A
     """Starts a service that asks the name server; it ends with the test."""
     tasks: list[asyncio.Task[None]] = []
 
-    def start(*wanted: str, min_ttl: float = 60.0, max_ttl: float = 300.0, hold: float = 3600.0) -> NameService:
-        service = NameService(
+    def start(*wanted: str, min_ttl: float = 60.0, max_ttl: float = 300.0, hold: float = 3600.0) -> NameCache:
+        service = NameCache(
             Resolver([server.address], tmp_path / "hosts"),
             wanted or [HUB],
             min_ttl=min_ttl,
@@ -180,7 +181,7 @@ async def test_a_name_that_fails_from_the_start(
     fail: Callable[[NameServer], None],
     reason: str,
 ) -> None:
-    monkeypatch.setattr(resolve, "LIFETIME", 0.3)
+    monkeypatch.setattr(resolving, "LIFETIME", 0.3)
     fail(server)
     service = serve()
     answer = await heard.next()
@@ -201,7 +202,7 @@ async def test_the_last_good_answer_is_held_whatever_the_failure(
     fail: Callable[[NameServer], None],
     reason: str,
 ) -> None:
-    monkeypatch.setattr(resolve, "LIFETIME", 0.3)
+    monkeypatch.setattr(resolving, "LIFETIME", 0.3)
     server.zone[HUB, "A"] = (60, [ONE])
     service = serve()
     await heard.next()
@@ -227,11 +228,11 @@ async def test_the_last_good_answer_is_held_whatever_the_failure(
 async def test_a_port_where_nobody_listens(
     server: NameServer, heard: Heard, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resolve, "LIFETIME", 0.3)
+    monkeypatch.setattr(resolving, "LIFETIME", 0.3)
     gone = NameServer()
     gone.close()
     resolver = Resolver([gone.address], tmp_path / "hosts")
-    service = NameService(
+    service = NameCache(
         resolver, [HUB], min_ttl=5, max_ttl=300, hold=3600, clock=time.monotonic, changed=heard, log=log
     )
     task = asyncio.create_task(service.run())
@@ -280,11 +281,11 @@ async def test_the_hosts_file_and_the_search_list(
     conf, hosts = tmp_path / "resolv.conf", tmp_path / "hosts"
     conf.write_text("search plant.example\nnameserver 127.0.0.1\noptions timeout:0\n")  # the time is our own affair
     hosts.write_text(f"{TWO} other\n")
-    monkeypatch.setattr(resolve, "RESOLV_CONF", conf)
-    monkeypatch.setattr(resolve, "DNS_PORT", server.address[1])
+    monkeypatch.setattr(resolving, "RESOLV_CONF", conf)
+    monkeypatch.setattr(resolving, "DNS_PORT", server.address[1])
     server.zone["hub.plant.example", "A"] = (60, [ONE])
     resolver = Resolver([], hosts)
-    service = NameService(
+    service = NameCache(
         resolver, ["hub", "other"], min_ttl=5, max_ttl=300, hold=3600, clock=time.monotonic, changed=heard, log=log
     )
     task = asyncio.create_task(service.run())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from relay.names import Answer
+from relay.supervisor.upstreams.name_cache import Answer
 from tests.unit.name_stage import HUB, ONE, SIX, TWO, Stage, bad, good, staged
 from tests.unit.virtual_time import run
 

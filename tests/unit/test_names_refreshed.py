@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.names import Answer
-from relay.resolve import Lookup
+from relay.supervisor.upstreams.name_cache import Answer
+from relay.supervisor.upstreams.resolver import Lookup
 from tests.unit.name_stage import HUB, NEVER, ONE, SIX, TWO, Stage, Step, bad, good, staged
 from tests.unit.virtual_time import run
 

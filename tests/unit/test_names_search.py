@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from relay.names import Answer
-from relay.resolve import Lookup
+from relay.supervisor.upstreams.name_cache import Answer
+from relay.supervisor.upstreams.resolver import Lookup
 from tests.unit.name_stage import HUB, ONE, SIX, TWO, Stage, Step, staged
 from tests.unit.virtual_time import run
 

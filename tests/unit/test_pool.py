@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 import structlog
 
-from relay import pool as pools
-from relay import tasks
 from relay.core import counters
 from relay.ipc.channel import Channel, pair
 from relay.ipc.messages import Resolved, Stop
-from relay.plan import Plan
-from relay.pool import Pool
-from relay.prepare import prepare
 from relay.settings.model import load
-from relay.worker_process import BACKOFF_LIMIT, Process, backoff, goes_first, launch
+from relay.supervisor import tasks
+from relay.supervisor import worker_pool as pools
+from relay.supervisor.instance import Instance
+from relay.supervisor.prepare import prepare
+from relay.supervisor.worker_pool import WorkerPool
+from relay.supervisor.worker_process import BACKOFF_LIMIT, Process, backoff, goes_first, launch
 from tests.observe import PATIENCE, alive, descriptors
 
 TOML = """
@@ -53,7 +53,7 @@ class Starts:
         self.pids: list[int] = []
         self.errors = list(errors)
 
-    def __call__(self, plan: Plan, index: int) -> Any:
+    def __call__(self, plan: Instance, index: int) -> Any:
         if self.errors:
             raise self.errors.pop(0)
         process, channel = launch(plan, index)
@@ -79,14 +79,14 @@ class Messages:
         return say
 
 
-def pool_of(path: Path, log: Any = None, changed: Callable[[], None] = lambda: None) -> Pool:
+def pool_of(path: Path, log: Any = None, changed: Callable[[], None] = lambda: None) -> WorkerPool:
     file = path / "relay.toml"
     file.write_text(TOML)
-    return Pool(prepare(load(file, {})), log or structlog.get_logger(), changed, list, lambda _: None)
+    return WorkerPool(prepare(load(file, {})), log or structlog.get_logger(), changed, list, lambda _: None)
 
 
 @contextlib.asynccontextmanager
-async def started(pool: Pool) -> AsyncIterator[None]:
+async def started(pool: WorkerPool) -> AsyncIterator[None]:
     """The pool's life, however the block ends."""
     await pool.start()
     try:
@@ -227,7 +227,7 @@ async def test_a_worker_that_is_killed_by_a_signal_with_or_without_a_name_is_rep
     pool = pool_of(tmp_path, log)
     starts = Starts()
 
-    def other(_plan: Plan, _index: int) -> Any:
+    def other(_plan: Instance, _index: int) -> Any:
         monkeypatch.setattr(pools, "launch", starts)
         ours, theirs = pair()
         with theirs:  # the process has it as long as it lives

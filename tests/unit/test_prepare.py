@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from relay import listener, machine, prepare
 from relay.engines.contract import TcpOptions
-from relay.plan import Plan, StartError
-from relay.prepare import RESERVED_DESCRIPTORS, watchdog_notes
 from relay.settings.model import Settings, load
 from relay.settings.problems import MOST_ADDRESSES
+from relay.supervisor import host, listening, prepare
+from relay.supervisor.instance import Instance, StartError
+from relay.supervisor.prepare import RESERVED_DESCRIPTORS, watchdog_notes
 
 ROOT = Path(__file__).parents[2]
 IPV6 = Path("/proc/net/if_inet6")
@@ -44,7 +44,7 @@ def loaded(path: Path, text: str) -> Settings:
 
 
 @contextmanager
-def prepared(path: Path, text: str) -> Iterator[Plan]:
+def prepared(path: Path, text: str) -> Iterator[Instance]:
     plan = prepare.prepare(loaded(path, text))
     try:
         yield plan
@@ -74,10 +74,10 @@ def listening_elsewhere(host: str = "127.0.0.1") -> Iterator[int]:
 
 def test_another_process_that_shares_its_port_is_noticed(tmp_path: Path) -> None:
     with listening_elsewhere() as port:
-        listener.bind_listener("127.0.0.1", port, TcpOptions()).close()  # the kernel itself would not mind
+        listening.bind_listener("127.0.0.1", port, TcpOptions()).close()  # the kernel itself would not mind
         for host in ("127.0.0.1", "0.0.0.0"):
             with pytest.raises(OSError, match="in use") as raised:
-                listener.bind_listener(host, port, TcpOptions(), claim=True)
+                listening.bind_listener(host, port, TcpOptions(), claim=True)
             assert raised.value.errno == errno.EADDRINUSE
         with pytest.raises(StartError) as refused:
             prepare.prepare(loaded(tmp_path, toml([f"127.0.0.1:{port}"])))
@@ -89,7 +89,7 @@ def test_another_process_that_shares_its_port_is_noticed(tmp_path: Path) -> None
 
 def test_a_port_can_be_claimed_while_old_connections_linger() -> None:
     """TIME_WAIT of the relay before this one does not stop a restart."""
-    first = listener.bind_listener("127.0.0.1", 0, TcpOptions())
+    first = listening.bind_listener("127.0.0.1", 0, TcpOptions())
     port = first.getsockname()[1]
     with socket.create_connection(("127.0.0.1", port)) as client:
         first.setblocking(True)
@@ -97,7 +97,7 @@ def test_a_port_can_be_claimed_while_old_connections_linger() -> None:
         accepted.close()  # the side that closes first is the one that waits
         first.close()
         assert client.recv(1) == b""
-    with listener.bind_listener("127.0.0.1", port, TcpOptions(), claim=True) as claimed:
+    with listening.bind_listener("127.0.0.1", port, TcpOptions(), claim=True) as claimed:
         assert claimed.getsockname()[1] == port
 
 
@@ -136,14 +136,14 @@ def test_every_mistake_is_told_and_nothing_is_left_open(tmp_path: Path) -> None:
 def test_a_machine_without_ipv6_is_a_note_while_there_is_another_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = listener.bind_listener
+    real = listening.bind_listener
 
     def no_ipv6(host: str, port: int, tcp: TcpOptions, *, claim: bool = False, listen: bool = True) -> socket.socket:
         if ":" in host:
             raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
         return real(host, port, tcp, claim=claim, listen=listen)
 
-    monkeypatch.setattr(listener, "bind_listener", no_ipv6)
+    monkeypatch.setattr(listening, "bind_listener", no_ipv6)
     with prepared(tmp_path, toml(["127.0.0.1:0", "[::]:8883"])) as plan:
         assert plan.notes == ["listeners.l0.bind: [::]:8883: no IPv6 on this machine; not listening there"]
     with pytest.raises(StartError, match=r"listeners\.l0\.bind: \[::\]:8883: "):
@@ -161,7 +161,7 @@ def test_a_machine_without_ipv6_is_a_note_while_there_is_another_address(
     ],
 )
 def test_what_is_wrong_with_an_address(number: int, text: str) -> None:
-    assert machine.bind_error(OSError(number, ""), 443) == text
+    assert host.bind_error(OSError(number, ""), 443) == text
 
 
 # --- descriptors -----------------------------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ def test_each_worker_is_told_its_own_number_and_the_same_secret(tmp_path: Path) 
 def test_ports_that_the_kernel_chooses_from(tmp_path: Path, ports: str, reserved: str, expected: int) -> None:
     (tmp_path / "ip_local_port_range").write_text(ports)
     (tmp_path / "ip_local_reserved_ports").write_text(reserved)
-    assert machine.source_ports(tmp_path) == expected
+    assert host.source_ports(tmp_path) == expected
 
 
 def test_a_source_address_that_this_machine_does_not_have_stops_the_start(tmp_path: Path) -> None:

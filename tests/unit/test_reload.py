@@ -7,9 +7,9 @@ from pathlib import Path
 
 import structlog
 
-from relay.prepare import prepare
-from relay.reload import Reloader
 from relay.settings.model import load
+from relay.supervisor.prepare import prepare
+from relay.supervisor.reload import Reloader
 
 TOML = """
 workers = 2

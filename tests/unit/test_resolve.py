@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay import resolve
-from relay.resolve import Resolver, parse_hosts
+from relay.supervisor.upstreams import resolver as resolving
+from relay.supervisor.upstreams.resolver import Resolver, parse_hosts
 from tests.unit.name_server import HUB, PRIVATE, NameServer, answer
 
 
@@ -33,7 +33,7 @@ async def test_what_was_read_of_the_systems_files_outlives_a_reload(
     hosts, conf = tmp_path / "hosts", tmp_path / "resolv.conf"
     hosts.write_text("192.0.2.7 hub.test\n")
     conf.write_text("nameserver 127.0.0.1\n")
-    monkeypatch.setattr(resolve, "RESOLV_CONF", conf)
+    monkeypatch.setattr(resolving, "RESOLV_CONF", conf)
     first = Resolver((), hosts)
     assert (await first.resolve("hub.test")).addresses == ("192.0.2.7",)
     hosts.unlink()
@@ -45,9 +45,11 @@ async def test_what_was_read_of_the_systems_files_outlives_a_reload(
 
 @pytest.mark.parametrize("bad", ["10.0.0.300", "", "hub.test", "fe80::1%eth0%x"])
 def test_a_name_server_that_is_no_address_does_not_spoil_the_others(bad: str) -> None:
-    system = resolve._parse_system(f"nameserver {bad}\nnameserver 192.0.2.53\noptions ndots:2\n")
+    system = resolving._parse_system(f"nameserver {bad}\nnameserver 192.0.2.53\noptions ndots:2\n")
     assert system is not None
-    assert [str(server) for server in system.resolver.nameservers] == [str(resolve._NameServers([("192.0.2.53", 53)]))]
+    assert [str(server) for server in system.resolver.nameservers] == [
+        str(resolving._NameServers([("192.0.2.53", 53)]))
+    ]
 
 
 async def test_aliases_are_followed(server: NameServer, resolver: Resolver) -> None:
@@ -70,7 +72,7 @@ async def test_a_server_that_swallows_aaaa_does_not_hold_up_ipv4(server: NameSer
     server.silent.add((HUB, "AAAA"))
     started = asyncio.get_running_loop().time()
     assert (await answer(resolver)).addresses == ("192.0.2.1",)
-    assert asyncio.get_running_loop().time() - started < resolve.LIFETIME / 2
+    assert asyncio.get_running_loop().time() - started < resolving.LIFETIME / 2
 
 
 async def test_a_name_without_addresses(server: NameServer, resolver: Resolver) -> None:
@@ -90,7 +92,7 @@ async def test_the_reason_is_the_servers_failure_and_not_the_empty_answer_beside
 async def test_a_server_that_is_silent_costs_no_more_than_the_lifetime(
     server: NameServer, resolver: Resolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resolve, "LIFETIME", 0.2)
+    monkeypatch.setattr(resolving, "LIFETIME", 0.2)
     server.silent |= {(HUB, "A"), (HUB, "AAAA")}
     started = asyncio.get_running_loop().time()
     lookup = await answer(resolver)
@@ -116,14 +118,14 @@ async def test_a_changed_resolv_conf_is_read_again(
     server: NameServer, tmp_path: Path, resolv_conf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = 0
-    original = resolve._parse_system
+    original = resolving._parse_system
 
-    def parse(text: str) -> resolve._System | None:
+    def parse(text: str) -> resolving._System | None:
         nonlocal read
         read += 1
         return original(text)
 
-    monkeypatch.setattr(resolve, "_parse_system", parse)
+    monkeypatch.setattr(resolving, "_parse_system", parse)
     server.zone["hub.plant.example", "A"] = (60, ["192.0.2.1"])
     server.zone["hub.works.example", "A"] = (60, ["192.0.2.2"])
     resolver = Resolver([], tmp_path / "hosts")
@@ -178,13 +180,13 @@ async def test_the_hosts_file_is_parsed_once_per_change(
     server: NameServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[threading.Thread] = []
-    original = resolve.parse_hosts
+    original = resolving.parse_hosts
 
     def parse(text: str) -> dict[str, tuple[str, ...]]:
         threads.append(threading.current_thread())
         return original(text)
 
-    monkeypatch.setattr(resolve, "parse_hosts", parse)
+    monkeypatch.setattr(resolving, "parse_hosts", parse)
     hosts = tmp_path / "hosts"
     hosts.write_text(f"10.0.0.4 {HUB}\n")
     past(hosts)

@@ -8,8 +8,8 @@ from pathlib import Path
 import dns.rcode
 import pytest
 
-from relay import resolve
-from relay.resolve import Resolver
+from relay.supervisor.upstreams import resolver as resolving
+from relay.supervisor.upstreams.resolver import Resolver
 from tests.unit.name_server import NameServer, answer
 
 NAME = "hub.plant.example"
@@ -102,10 +102,10 @@ async def test_a_dead_search_domain_leaves_time_for_the_name_itself(
     server: NameServer, searching: Resolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its servers answer nothing; the name's own first datagram is lost as well."""
-    monkeypatch.setattr(resolve, "NEXT_CANDIDATE", 0.05)
-    monkeypatch.setattr(resolve, "SECOND_ANSWER", 0.05)
-    monkeypatch.setattr(resolve, "NEXT_SERVER", 0.05)
-    monkeypatch.setattr(resolve, "LIFETIME", 60.0)  # nobody waits for that
+    monkeypatch.setattr(resolving, "NEXT_CANDIDATE", 0.05)
+    monkeypatch.setattr(resolving, "SECOND_ANSWER", 0.05)
+    monkeypatch.setattr(resolving, "NEXT_SERVER", 0.05)
+    monkeypatch.setattr(resolving, "LIFETIME", 60.0)  # nobody waits for that
     server.silent |= {(name, kind) for name in (BELOW, MORE) for kind in ("A", "AAAA")}
     server.zone[NAME, "A"] = (60, ["192.0.2.1"])
     server.lost[NAME, "A"] = 1
@@ -122,8 +122,8 @@ async def test_the_last_of_many_candidates_begins_when_half_of_the_time_is_left(
     await asyncio.to_thread(
         resolv_conf.write_text, f"search {' '.join(domains)}\nnameserver 127.0.0.1\noptions ndots:5\n"
     )
-    monkeypatch.setattr(resolve, "LIFETIME", 2.0)
-    monkeypatch.setattr(resolve, "SECOND_ANSWER", 0.05)
+    monkeypatch.setattr(resolving, "LIFETIME", 2.0)
+    monkeypatch.setattr(resolving, "SECOND_ANSWER", 0.05)
     server.silent |= {(f"{NAME}.{domain}", kind) for domain in domains for kind in ("A", "AAAA")}
     server.zone[NAME, "A"] = (60, ["192.0.2.1"])
     assert (await answer(Resolver([], tmp_path / "hosts"), NAME)).source == NAME
@@ -132,9 +132,9 @@ async def test_the_last_of_many_candidates_begins_when_half_of_the_time_is_left(
 async def test_an_earlier_candidate_that_is_slow_keeps_its_place(
     server: NameServer, searching: Resolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resolve, "NEXT_CANDIDATE", 0.05)
-    monkeypatch.setattr(resolve, "SECOND_ANSWER", 30.0)
-    monkeypatch.setattr(resolve, "LIFETIME", 60.0)
+    monkeypatch.setattr(resolving, "NEXT_CANDIDATE", 0.05)
+    monkeypatch.setattr(resolving, "SECOND_ANSWER", 30.0)
+    monkeypatch.setattr(resolving, "LIFETIME", 60.0)
     server.zone[BELOW, "A"] = (60, ["192.0.2.1"])
     server.zone[NAME, "A"] = (60, ["192.0.2.2"])
     server.withheld |= {(BELOW, "A"), (BELOW, "AAAA")}

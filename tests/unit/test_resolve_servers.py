@@ -12,8 +12,8 @@ import dns.asyncresolver
 import dns.rcode
 import pytest
 
-from relay import resolve
-from relay.resolve import Resolver
+from relay.supervisor.upstreams import resolver as resolving
+from relay.supervisor.upstreams.resolver import Resolver
 from tests.unit.name_server import HUB, PRIVATE, NameServer
 
 
@@ -27,13 +27,13 @@ def second() -> Iterator[NameServer]:
 async def test_a_dead_server_among_two_is_found_out_once(
     server: NameServer, second: NameServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resolve, "NEXT_SERVER", 0.05)
+    monkeypatch.setattr(resolving, "NEXT_SERVER", 0.05)
     server.silent |= {(HUB, "A"), (HUB, "AAAA")}
     second.zone[HUB, "A"] = (60, ["192.0.2.1"])
     resolver = Resolver([server.address, second.address], tmp_path / "hosts")
     assert (await resolver.resolve(HUB)).addresses == ("192.0.2.1",)
     assert server.asked[HUB, "A"] >= 1
-    monkeypatch.setattr(resolve, "NEXT_SERVER", 60)  # from now on, whoever is asked first has to answer
+    monkeypatch.setattr(resolving, "NEXT_SERVER", 60)  # from now on, whoever is asked first has to answer
     server.asked.clear()
     assert (await resolver.resolve(HUB)).addresses == ("192.0.2.1",)
     assert not server.asked
@@ -47,7 +47,7 @@ async def test_a_server_that_fails_has_the_next_one_asked_at_once(
     monkeypatch: pytest.MonkeyPatch,
     rcode: dns.rcode.Rcode,
 ) -> None:
-    monkeypatch.setattr(resolve, "NEXT_SERVER", 60)
+    monkeypatch.setattr(resolving, "NEXT_SERVER", 60)
     server.zone[HUB, "A"] = server.zone[HUB, "AAAA"] = rcode
     second.zone[HUB, "A"] = (60, ["192.0.2.1"])
     lookup = await Resolver([server.address, second.address], tmp_path / "hosts").resolve(HUB)
@@ -58,12 +58,12 @@ async def test_a_server_that_fails_has_the_next_one_asked_at_once(
 async def test_the_reason_has_each_server_in_the_order_of_the_settings(
     server: NameServer, second: NameServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resolve, "NEXT_SERVER", 0.05)
+    monkeypatch.setattr(resolving, "NEXT_SERVER", 0.05)
     resolver = Resolver([server.address, second.address], tmp_path / "hosts")
     server.silent |= {(HUB, "A"), (HUB, "AAAA")}
     second.zone[HUB, "A"] = (60, ["192.0.2.1"])
     assert (await resolver.resolve(HUB)).addresses == ("192.0.2.1",)  # the second is asked first from now on
-    monkeypatch.setattr(resolve, "LIFETIME", 0.3)
+    monkeypatch.setattr(resolving, "LIFETIME", 0.3)
     second.zone[HUB, "A"] = second.zone[HUB, "AAAA"] = dns.rcode.REFUSED
     second.asked.clear()
     lookup = await resolver.resolve(HUB)
@@ -81,8 +81,8 @@ async def test_a_server_that_is_named_twice_is_asked_once(server: NameServer, tm
 
 
 async def test_a_port_where_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolve, "LIFETIME", 0.2)
-    monkeypatch.setattr(resolve, "NEXT_SERVER", 60)  # the lifetime ends the wait for the next server's turn
+    monkeypatch.setattr(resolving, "LIFETIME", 0.2)
+    monkeypatch.setattr(resolving, "NEXT_SERVER", 60)  # the lifetime ends the wait for the next server's turn
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as reserved:  # of the same number for UDP, nobody's
         reserved.bind(("127.0.0.1", 0))
         resolver = Resolver([reserved.getsockname()], tmp_path / "hosts")
@@ -94,15 +94,15 @@ async def test_a_port_where_nobody_listens(tmp_path: Path, monkeypatch: pytest.M
 async def test_a_server_that_needs_longer_than_the_next_one_is_heard_all_the_same(
     server: NameServer, second: NameServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resolve, "LIFETIME", 60)
-    monkeypatch.setattr(resolve, "NEXT_SERVER", 0.05)
+    monkeypatch.setattr(resolving, "LIFETIME", 60)
+    monkeypatch.setattr(resolving, "NEXT_SERVER", 0.05)
     server.zone[HUB, "A"] = (60, ["192.0.2.1"])
     server.withheld.add((HUB, "A"))
     second.silent.add((HUB, "A"))
     resolver = Resolver([server.address, second.address], tmp_path / "hosts")
     task = asyncio.create_task(resolver.resolve(HUB))
     await asyncio.to_thread(second.wait_for, HUB, "A")
-    monkeypatch.setattr(resolve, "NEXT_SERVER", 60)  # it is heard when it answers, not at the next turn
+    monkeypatch.setattr(resolving, "NEXT_SERVER", 60)  # it is heard when it answers, not at the next turn
     await asyncio.to_thread(server.wait_for, HUB, "A", 2)
     server.release()
     assert (await asyncio.wait_for(task, 10)).addresses == ("192.0.2.1",)
@@ -111,8 +111,8 @@ async def test_a_server_that_needs_longer_than_the_next_one_is_heard_all_the_sam
 async def test_a_family_without_addresses_does_not_cut_the_other_short(
     server: NameServer, resolver: Resolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resolve, "SECOND_ANSWER", 0.01)
-    monkeypatch.setattr(resolve, "NEXT_SERVER", 0.1)
+    monkeypatch.setattr(resolving, "SECOND_ANSWER", 0.01)
+    monkeypatch.setattr(resolving, "NEXT_SERVER", 0.1)
     server.zone[HUB, "AAAA"] = (60, ["2001:db8::1"])
     server.withheld.add((HUB, "AAAA"))
     task = asyncio.create_task(resolver.resolve(HUB))
@@ -124,7 +124,7 @@ async def test_a_family_without_addresses_does_not_cut_the_other_short(
 async def test_a_lost_datagram_is_sent_again(
     server: NameServer, resolver: Resolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resolve, "NEXT_SERVER", 0.05)
+    monkeypatch.setattr(resolving, "NEXT_SERVER", 0.05)
     server.zone[HUB, "A"] = (60, ["192.0.2.1"])
     server.zone[HUB, "AAAA"] = (60, ["2001:db8::1"])
     server.lost[HUB, "A"] = server.lost[HUB, "AAAA"] = 1
@@ -162,7 +162,7 @@ async def test_a_name_server_with_an_ipv6_address(tmp_path: Path) -> None:
 async def test_a_step_of_the_wall_clock_is_no_end_of_a_look_up(
     server: NameServer, resolver: Resolver, monkeypatch: pytest.MonkeyPatch, step: float
 ) -> None:
-    monkeypatch.setattr(resolve, "NEXT_SERVER", 0.05)
+    monkeypatch.setattr(resolving, "NEXT_SERVER", 0.05)
     server.zone[HUB, "A"] = (60, ["192.0.2.1"])
     server.lost[HUB, "A"] = 2
     task = asyncio.create_task(resolver.resolve(HUB))
@@ -191,7 +191,7 @@ async def test_the_least_ttl_of_a_chain_counts(server: NameServer, resolver: Res
 async def test_a_family_that_was_asked_for_in_vain_is_named(
     server: NameServer, resolver: Resolver, monkeypatch: pytest.MonkeyPatch, how: str, broken: str, works: str
 ) -> None:
-    monkeypatch.setattr(resolve, "SECOND_ANSWER", 0.1)
+    monkeypatch.setattr(resolving, "SECOND_ANSWER", 0.1)
     server.zone[HUB, works] = (60, ["192.0.2.1" if works == "A" else "2001:db8::1"])
     assert (await resolver.resolve(HUB)).unanswered == "", "there being none is an answer"
     server.zone[HUB, broken] = dns.rcode.NXDOMAIN  # wrong, but as clear

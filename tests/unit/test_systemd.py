@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.systemd.notify import GRACE, LOOK, LOOK_OFTEN, PINGS, Look, Notifier, Reporter
+from relay.supervisor.systemd.notify import GRACE, LOOK, LOOK_OFTEN, PINGS, Look, Notifier, Reporter
 
 
 class Manager:

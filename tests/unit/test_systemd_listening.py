@@ -13,8 +13,8 @@ from contextlib import ExitStack
 import pytest
 
 from relay.engines.contract import TcpOptions
-from relay.systemd import listening
-from relay.systemd.listening import Inherited, Listening, Matched, bindings, match, take_listening
+from relay.supervisor.systemd import socket_activation
+from relay.supervisor.systemd.socket_activation import Inherited, Listening, Matched, bindings, match, take_listening
 
 HTTPS = ("https", ["0.0.0.0:443", "[::]:443"])
 MQTT = ("mqtt", ["0.0.0.0:8883", "[::]:8883"])
@@ -105,7 +105,7 @@ def test_what_cannot_be_accepted_from_is_named_and_the_rest_is_taken(stack: Exit
 
 def test_a_program_started_the_way_systemd_does_finds_its_sockets_and_leaves_none_to_its_children() -> None:
     script = (
-        "import os, subprocess, sys; from relay.systemd.listening import take_listening\n"
+        "import os, subprocess, sys; from relay.supervisor.systemd.socket_activation import take_listening\n"
         "print(*[one.address for one in take_listening(os.environ).sockets], flush=True)\n"
         "subprocess.run([sys.executable, '-c', 'import os; print(sorted(k for k in os.environ if \"LISTEN\" in k), "
         'os.listdir("/proc/self/fd"))\'], close_fds=False)'
@@ -261,4 +261,4 @@ def test_one_that_serves_two_addresses_is_one(stack: ExitStack) -> None:
 
 
 def test_the_first_descriptor_is_the_one_of_the_protocol() -> None:
-    assert listening.FIRST == 3
+    assert socket_activation.FIRST == 3

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from relay.tasks import FIRST_PAUSE, LONGEST_PAUSE, guarded, keep_running
+from relay.supervisor.tasks import FIRST_PAUSE, LONGEST_PAUSE, guarded, keep_running
 from tests.unit.virtual_time import run
 
 

@@ -10,7 +10,7 @@ import structlog
 
 from relay.ipc.messages import AllUp, Barred, Checked, Message, Resolved
 from relay.settings.model import load
-from relay.watch import UpstreamWatch
+from relay.supervisor.upstreams.monitor import UpstreamMonitor
 from tests.dns_server import NameServer
 from tests.upstreams import Echo, refusing
 
@@ -42,12 +42,12 @@ class Told:
                 await self._changed.wait()
 
 
-def watch(path: Path, names: NameServer, port: int, told: Told, own: set[str] | None = None) -> UpstreamWatch:
+def watch(path: Path, names: NameServer, port: int, told: Told, own: set[str] | None = None) -> UpstreamMonitor:
     """`own` are the addresses of this relay itself."""
     file = path / "relay.toml"
     file.write_text(TOML)
     log: Any = structlog.get_logger()
-    return UpstreamWatch(
+    return UpstreamMonitor(
         load(file, {}),
         {0: f"{NAME}:{port}"},
         (names.address,),

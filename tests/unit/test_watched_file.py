@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from relay import watched_file
-from relay.watched_file import WatchedFile
+from relay.supervisor.upstreams import watched_file
+from relay.supervisor.upstreams.watched_file import WatchedFile
 
 
 def whole(text: str) -> str:

@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 from relay.address import Address
 from relay.core import counters, failed_dials
-from relay.core.counters import CONNECT_BUCKETS, DURATION_BUCKETS, Layout
+from relay.core.counters import CONNECT_BUCKETS, DURATION_BUCKETS, MICRO, Layout
 from relay.core.limit_table import Cells
 from relay.outcome import DIAL_FAILURES, Outcome
 from relay.worker.connection.access_log import Record
 
-MICRO, NANO = 1_000_000, 1_000_000_000
+NANO = 1_000_000_000
 FAILED = 1024  # addresses whose counters are found at once
 
 

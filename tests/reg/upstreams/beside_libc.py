@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from relay.core import search_list
-from relay.resolve import Lookup, Resolver
+from relay.supervisor.upstreams.resolver import Lookup, Resolver
 from tests.unit.name_server import NameServer
 
 RESOLV_CONF = Path("/etc/resolv.conf")

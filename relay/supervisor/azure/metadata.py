@@ -32,8 +32,8 @@ from relay.core.scheduled_events import (
     parse,
     service_time,
 )
-from relay.health_check import reason
-from relay.tasks import keep_running
+from relay.supervisor.probe import reason
+from relay.supervisor.tasks import keep_running
 
 EVENTS = "/metadata/scheduledevents?api-version=2020-07-01"
 COMPUTE = "/metadata/instance/compute?api-version=2021-02-01"

@@ -8,13 +8,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from relay import process, servicelog
+from relay import process
 from relay.log_writer import LogWriter
-from relay.preflight import preflight
 from relay.settings.model import Settings
-from relay.supervisor import Supervisor
-from relay.systemd.listening import take_listening
-from relay.systemd.notify import Notifier
+from relay.supervisor import service_log
+from relay.supervisor.preflight import preflight
+from relay.supervisor.supervisor import Supervisor
+from relay.supervisor.systemd.notify import Notifier
+from relay.supervisor.systemd.socket_activation import take_listening
 
 LOG_FLUSH = 2.0  # seconds that the end waits for whoever reads the log
 STDOUT = 1
@@ -40,16 +41,16 @@ def run(load: Callable[[Settings | None], Settings], missing: Sequence[str] = ()
     # Before anything is started that would have the variables as well.
     notifier, taken = Notifier(os.environ), take_listening(os.environ)
     settings = load(None)
-    plan, http = preflight(settings, taken, notifier.watchdog_seconds)
-    plan.notes += missing_notes(missing)
+    instance, http = preflight(settings, taken, notifier.watchdog_seconds)
+    instance.notes += missing_notes(missing)
     if process.STANDARD[STDOUT] in missing:  # the log cannot say it
         sys.stderr.write(f"relay: {missing_notes(missing)[-1]}\n")
     writer = LogWriter(STDOUT)
-    log = servicelog.configure(writer, settings.log.format, settings.log.level)
+    log = service_log.configure(writer, settings.log.format, settings.log.level)
 
     async def main() -> None:
         try:
-            await Supervisor(plan, load, http, writer, log, notifier).run()
+            await Supervisor(instance, load, http, writer, log, notifier).run()
         finally:
             process.hold()  # the loop takes its handlers away: one more SIGTERM must not change the exit status
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from relay.ipc.channel import Channel
 from relay.ipc.messages import BadMessage, Failing, Log, Message, Ready
-from relay.tasks import guarded
+from relay.supervisor.tasks import guarded
 
 TURN = 16  # messages taken before others get their turn
 SHARE = 9  # times as long as such a turn took, in which nothing more is taken

@@ -10,10 +10,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from relay.azure import ScheduledEvents
 from relay.core.scheduled_events import Notice
-from relay.drain import Drainer
-from relay.plan import StartError
+from relay.supervisor.azure.metadata import ScheduledEvents
+from relay.supervisor.drainer import Drainer
+from relay.supervisor.instance import StartError
 
 # Seconds before its time that a drain for an event begins at the earliest, unless drains take longer: hardware that
 # begins to fail is told of days before, a reboot a quarter of an hour.

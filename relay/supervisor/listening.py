@@ -9,12 +9,12 @@ import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from relay import listener
 from relay.address import format_hostport, parse_hostport
 from relay.engines.contract import TcpOptions
-from relay.machine import bind_error
-from relay.plan import Binding, Plan, StartError, tcp_options
+from relay.engines.options import BACKLOG, set_inherited
 from relay.settings.model import Listener
+from relay.supervisor.host import bind_error
+from relay.supervisor.instance import Binding, Instance, StartError, tcp_options
 
 ADDRESS_MISSING = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 
@@ -57,7 +57,7 @@ def open_sockets(host: str, port: int, workers: int, tcp: TcpOptions, *, listen:
     try:
         claimed = True
         try:
-            sockets.append(listener.bind_listener(host, port, tcp, claim=True, listen=listen))
+            sockets.append(bind_listener(host, port, tcp, claim=True, listen=listen))
         except OSError as error:
             if error.errno != errno.EADDRINUSE or not _listening(host, port) or _strangers(host, port):
                 raise
@@ -65,7 +65,7 @@ def open_sockets(host: str, port: int, workers: int, tcp: TcpOptions, *, listen:
         else:
             port = sockets[0].getsockname()[1]
         while len(sockets) < workers:
-            sockets.append(listener.bind_listener(host, port, tcp, listen=listen))
+            sockets.append(bind_listener(host, port, tcp, listen=listen))
         _own.update(os.fstat(sock.fileno()).st_ino for sock in sockets)
         if not claimed and _strangers(host, port):  # who came just when the last of this relay's own was closed
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
@@ -147,20 +147,20 @@ def bind(
     return bindings
 
 
-def bind_again(plan: Plan) -> None:
+def bind_again(instance: Instance) -> None:
     """Listen at the same addresses as before, on new sockets where the old ones are closed.
 
     Another relay may have taken them meanwhile. Raises StartError.
     """
-    tcp, problems = tcp_options(plan.settings), []
+    tcp, problems = tcp_options(instance.settings), []
     made: list[tuple[Binding, list[socket.socket]]] = []
-    for bound in plan.listeners:
+    for bound in instance.listeners:
         for binding in bound.bindings:
-            if binding.inherited is not None or binding.asked in plan.left:
+            if binding.inherited is not None or binding.asked in instance.left:
                 continue
             host, port = parse_hostport(binding.address, allow_name=False)
             try:
-                made.append((binding, open_sockets(host, port, plan.workers, tcp)))
+                made.append((binding, open_sockets(host, port, instance.workers, tcp)))
             except OSError as error:
                 problems.append(f"listeners.{bound.name}.bind: {binding.address}: {bind_error(error, port)}")
     if problems:
@@ -168,7 +168,41 @@ def bind_again(plan: Plan) -> None:
             for sock in sockets:
                 sock.close()
         raise StartError(problems)
-    for binding in plan.bindings():
-        plan.take_back(binding)
+    for binding in instance.bindings():
+        instance.take_back(binding)
     for binding, sockets in made:
         binding.sockets = sockets
+
+
+def bind_listener(host: str, port: int, tcp: TcpOptions, *, claim: bool = False, listen: bool = True) -> socket.socket:
+    """A listening, non-blocking socket that shares its port with those of the other workers (SO_REUSEPORT).
+
+    `host` is a literal address; port 0: a free one. With `claim`, nobody else may listen there yet, another relay
+    included. Without `listen` the socket is only bound, so that no client can come to it. Raises OSError if it cannot
+    be had.
+
+    SO_REUSEPORT alone would let two relays of the same user share a port, each with half of the connections. A claim
+    gets that option only when it listens: until then the kernel refuses bind(2) or listen(2) to everybody else's
+    socket, and afterwards to every other claim (inet_csk_bind_conflict, net/ipv4/inet_connection_sock.c). So of two
+    relays that start at the same moment one gets the port, and it never lets go of it. The sockets that share it later
+    take the claim into their group (reuseport_add_sock, net/core/sock_reuseport.c), so it is one like the others.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, socket.IPPROTO_TCP)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if not claim:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            # [::] must not take 0.0.0.0's port as well, and every client has an address of its own family.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        set_inherited(sock, tcp)
+        sock.bind((host, port))
+        if listen:
+            sock.listen(BACKLOG)
+        if claim:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

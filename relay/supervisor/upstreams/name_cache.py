@@ -18,8 +18,8 @@ import random
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from relay.resolve import Lookup, Resolver
-from relay.tasks import keep_running
+from relay.supervisor.tasks import keep_running
+from relay.supervisor.upstreams.resolver import Lookup, Resolver
 
 HURRY = 1.0  # seconds at least between the begin of two look-ups of one name, whatever asks for them
 REFRESH = 0.8  # of its TTL, after which an answer is asked for again
@@ -35,7 +35,7 @@ class Answer(NamedTuple):
     error: str = ""
 
 
-class NameService:
+class NameCache:
     """Keeps the answers of `names`. All calls come from the event loop.
 
     A TTL counts as no less than `min_ttl` and no more than `max_ttl` seconds. `hold` is for how many seconds after the
@@ -56,7 +56,7 @@ class NameService:
         clock: Callable[[], float],
         changed: Callable[[str, Answer], None],
         log: Any,
-        before: NameService | None = None,
+        before: NameCache | None = None,
     ) -> None:
         self._resolver = resolver
         self._min_ttl = min_ttl

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from relay.core import counters
-from relay.plan import Plan
-from relay.worker_process import WorkerProcess
+from relay.supervisor.instance import Instance
+from relay.supervisor.worker_process import WorkerProcess
 
 HANG = 3.0  # seconds without a heartbeat after which a worker's loop counts as hung
 START_GRACE = 20.0  # seconds that a worker may take until it accepts
@@ -20,13 +20,13 @@ ABORT_GRACE = 1.0  # seconds that a worker which hangs gets to say where
 NANO = 1_000_000_000
 
 
-class Hangs:
+class HangDetector:
     """Watches the workers of a pool. `kill` ends one by force and gets the reason."""
 
     def __init__(
-        self, plan: Plan, workers: Sequence[WorkerProcess], kill: Callable[[WorkerProcess, str], None], log: Any
+        self, instance: Instance, workers: Sequence[WorkerProcess], kill: Callable[[WorkerProcess, str], None], log: Any
     ) -> None:
-        self._plan = plan
+        self._instance = instance
         self._workers = workers
         self._kill = kill
         self._log = log
@@ -38,7 +38,7 @@ class Hangs:
         """
         if worker.process is None:
             return False
-        beat = self._plan.table.blocks[worker.index][counters.HEARTBEAT]
+        beat = self._instance.table.blocks[worker.index][counters.HEARTBEAT]
         if not beat or not worker.ready:
             return now - worker.started > START_GRACE
         if beat != worker.beat:
@@ -54,7 +54,7 @@ class Hangs:
         before = time.monotonic()
         while True:
             await asyncio.sleep(CHECK)
-            now, timeout = time.monotonic(), self._plan.settings.supervision.hang_timeout
+            now, timeout = time.monotonic(), self._instance.settings.supervision.hang_timeout
             for worker in self._workers:
                 if not timeout or not self.hung(worker, now):
                     worker.silent = 0.0

@@ -16,26 +16,26 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from relay.binding import bind_again
 from relay.core import counters, failed_dials
 from relay.core.limit_table import clear_column
-from relay.hangs import Hangs
-from relay.inbox import Inbox
 from relay.ipc.channel import Channel, ChannelFull
 from relay.ipc.messages import Apply, Drain, Message, Stop
 from relay.ipc.outbox import Outbox
 from relay.outcome import Outcome
-from relay.plan import Plan
 from relay.process import signal_name
-from relay.tasks import guarded, keep_running
-from relay.worker_process import WorkerProcess, backoff, goes_first, launch
+from relay.supervisor.hang_detector import HangDetector
+from relay.supervisor.inbox import Inbox
+from relay.supervisor.instance import Instance
+from relay.supervisor.listening import bind_again
+from relay.supervisor.tasks import guarded, keep_running
+from relay.supervisor.worker_process import WorkerProcess, backoff, goes_first, launch
 
 GONE = frozenset({errno.EPIPE, errno.ECONNRESET})  # of a channel whose other end is closed
 STEADY = 10.0  # seconds that a worker must have lived for its end not to count as part of a crash loop
 LOOP = 3  # early ends in a row that make a crash loop
 
 
-class Pool:
+class WorkerPool:
     """All workers of one relay. `log` is the service log.
 
     `changed` is called when a worker is ready, or is no more; `greeting` gives what each has to know first of all, and
@@ -44,25 +44,25 @@ class Pool:
 
     def __init__(
         self,
-        plan: Plan,
+        instance: Instance,
         log: Any,
         changed: Callable[[], None],
         greeting: Callable[[], list[Message]],
         failing: Callable[[Sequence[str]], None],
     ) -> None:
-        self._plan = plan
+        self._instance = instance
         self._greeting = greeting
         self._failing = failing
         self._log = log
         self._changed = changed
         self._stopping = asyncio.Event()
         self._closing: Drain | None = None  # what is told to every worker while nothing is accepted
-        self.retired = [0] * plan.layout.size  # counters of workers that are no more
+        self.retired = [0] * instance.layout.size  # counters of workers that are no more
         self.retired_dials: failed_dials.Counts = {}  # those of theirs that failed, by address
-        self._seen = [[0] * plan.layout.size for _ in range(plan.workers)]  # those of workers that run
-        self.workers = [WorkerProcess(index) for index in range(plan.workers)]
-        self._hangs = Hangs(plan, self.workers, self._kill, log)
-        self.hung = self._hangs.hung
+        self._seen = [[0] * instance.layout.size for _ in range(instance.workers)]  # those of workers that run
+        self.workers = [WorkerProcess(index) for index in range(instance.workers)]
+        self._hang_detector = HangDetector(instance, self.workers, self._kill, log)
+        self.hung = self._hang_detector.hung
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -71,12 +71,12 @@ class Pool:
             worker.unready_since = time.monotonic()
             if worker.watch is None:
                 self._fill(worker)
-        self._watching = asyncio.create_task(keep_running("the watch for hangs", self._hangs.watch, self._log))
+        self._watching = asyncio.create_task(keep_running("the watch for hangs", self._hang_detector.watch, self._log))
 
     def look(self) -> list[list[int]]:
         """What each worker's block says, as far as it can be believed. Not to be kept: the next look changes it."""
-        for block, seen in zip(self._plan.table.blocks, self._seen, strict=True):
-            counters.look(self._plan.layout, block, seen, self._plan.descriptors)
+        for block, seen in zip(self._instance.table.blocks, self._seen, strict=True):
+            counters.look(self._instance.layout, block, seen, self._instance.descriptors)
         return self._seen
 
     def looping(self, worker: WorkerProcess, now: float) -> bool:
@@ -89,7 +89,7 @@ class Pool:
         A worker that dies is not replaced meanwhile: there would be nothing for it to do.
         """
         self._closing = Drain(closed_at, over_at)
-        self._plan.leave(self._plan.bindings())
+        self._instance.leave(self._instance.bindings())
         self.tell(self._closing)
 
     def resume(self) -> None:
@@ -99,15 +99,15 @@ class Pool:
         """
         if self._closing is None:
             return
-        bind_again(self._plan)
+        bind_again(self._instance)
         self._closing = None
-        self.apply([binding.address for binding in self._plan.bindings()])
+        self.apply([binding.address for binding in self._instance.bindings()])
         for worker in self.workers:
             if worker.channel is None and (worker.watch is None or worker.watch.done()):
                 self._fill(worker)
 
     def apply(self, addresses: list[str]) -> None:
-        """Let every worker serve as the plan says now; there are new listening sockets at these addresses."""
+        """Let every worker serve as the instance says now; there are new listening sockets at these addresses."""
         for worker in self.workers:
             if worker.channel is None or worker.outbox is None:
                 continue  # its successor is told at its start
@@ -122,9 +122,9 @@ class Pool:
 
     def _order(self, index: int, channel: Channel, addresses: list[str]) -> None:
         """What cannot be told later, for descriptors come with it: a worker that does not take it is replaced."""
-        orders = self._plan.worker_spec(index).to_file()
+        orders = self._instance.worker_spec(index).to_file()
         try:
-            sockets = self._plan.worker_sockets(index, addresses)
+            sockets = self._instance.worker_sockets(index, addresses)
             channel.send(Apply(tuple(addresses)), [orders, *(sock.fileno() for sock in sockets)])
         finally:
             os.close(orders)
@@ -144,7 +144,7 @@ class Pool:
         self._stopping.set()
         if self._watching is not None:
             self._watching.cancel()
-        self._plan.close_sockets()
+        self._instance.close_sockets()
         self._tell(Stop())
 
     async def wait(self, seconds: float) -> bool:
@@ -230,7 +230,7 @@ class Pool:
 
     def _spawn(self, worker: WorkerProcess) -> None:
         """Start a process. Raises OSError."""
-        process, channel = launch(self._plan, worker.index)
+        process, channel = launch(self._instance, worker.index)
         worker.process, worker.channel = process, channel
         if problem := goes_first(process.pid):
             text = "when memory runs out the kernel may kill the supervisor before this worker"
@@ -274,7 +274,7 @@ class Pool:
             channel.close()
         lost = 0
         with guarded("what a worker held", self._log):
-            clear_column(self._plan.limits, worker.index, self._plan.table.counts, self._plan.table.sources)
+            clear_column(self._instance.limits, worker.index, self._instance.table.counts, self._instance.table.sources)
         with guarded("a worker's accounts", self._log):
             lost = self._settle(worker.index)
         if not self._stopping.is_set() or status != 0:
@@ -290,11 +290,11 @@ class Pool:
 
     def _settle(self, index: int) -> int:
         """Keep what a dead worker counted; how many connections were lost with it."""
-        plan, seen = self._plan, self.look()[index]
-        counters.fold_failed(plan.layout, seen, self.retired_dials)
-        lost = counters.fold(plan.layout, seen, self.retired, Outcome.WORKER_DIED.index)
-        block = plan.table.blocks[index]
-        for cell in range(plan.layout.size):
+        instance, seen = self._instance, self.look()[index]
+        counters.fold_failed(instance.layout, seen, self.retired_dials)
+        lost = counters.fold(instance.layout, seen, self.retired, Outcome.WORKER_DIED.index)
+        block = instance.table.blocks[index]
+        for cell in range(instance.layout.size):
             block[cell] = 0
         return lost
 

@@ -16,9 +16,9 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from relay.address import AddressError, format_hostport, parse_host, parse_hostport
-from relay.exposition import expose
-from relay.plan import StartError
-from relay.status import Status
+from relay.supervisor.admin.exposition import expose
+from relay.supervisor.admin.status import Status
+from relay.supervisor.instance import StartError
 
 INDEX = """relay admin port
 

@@ -21,7 +21,7 @@ from aiohttp import web
 
 from relay.core.proxy_header import Malformed, NotProxy, parse
 from relay.engines.acceptor import ACCEPT_CAPACITY_ERRNOS
-from relay.http_connection import Handler, Limits, Silent, logger, mark_busy
+from relay.supervisor.admin.connection import Handler, Limits, Silent, logger, mark_busy
 
 BACKLOG = 4096  # connections that wait to be accepted; net.core.somaxconn may allow fewer
 ACCEPTS = 64  # connections taken in one turn of the loop before everything else has its own

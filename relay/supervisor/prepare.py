@@ -11,28 +11,28 @@ import secrets
 from collections.abc import Collection, Sequence
 
 from relay.address import format_hostport, literal, parse_hostport
-from relay.binding import Kept, bind
 from relay.core.counters import Layout
-from relay.cpus import usable_cpus
 from relay.engines.choice import Choice, choose
 from relay.ipc.shared_rates import RateTable
 from relay.ipc.shared_table import Table
-from relay.machine import most_in_use, raise_descriptor_limit, source_ports, source_problems
 from relay.outcome import OUTCOMES
 from relay.own_addresses import OWN, Endpoint, is_own, written
-from relay.plan import (
+from relay.settings.model import Settings
+from relay.settings.warnings import settings_warnings
+from relay.supervisor.cpus import usable_cpus
+from relay.supervisor.host import most_in_use, raise_descriptor_limit, source_ports, source_problems
+from relay.supervisor.instance import (
     SPARE_LISTENERS,
     SPARE_UPSTREAMS,
     BoundListener,
-    Plan,
+    Instance,
     StartError,
     endpoints,
     limit_plan,
     rate_plan,
     tcp_options,
 )
-from relay.settings.model import Settings
-from relay.settings.warnings import settings_warnings
+from relay.supervisor.listening import Kept, bind
 
 RESERVED_DESCRIPTORS = 64  # of a process: event loop, log, control, resolver; its listening sockets come on top
 PER_WORKER = 2  # descriptors of the supervisor for each worker besides: its end of the channel, and what tells its end
@@ -42,7 +42,7 @@ SEND_PROXY = {"off": 0, "v1": 1, "v2": 2}
 
 def prepare(
     settings: Settings, inherited: Kept | None = None, *, ours: Collection[str] = (), listen: bool = True
-) -> Plan:
+) -> Instance:
     """Raise the descriptor limit, bind every listener, make the table. Raises StartError.
 
     `inherited` are listening sockets that the service manager has handed over. For a trial, that of `relay check`:
@@ -91,7 +91,7 @@ def prepare(
         _close(bound)
         reason = os.strerror(error.errno).lower() if isinstance(error, OSError) and error.errno else str(error)
         raise StartError([f"no shared memory for the counters of {workers} workers: {reason}"]) from None
-    return Plan(
+    return Instance(
         settings=settings,
         workers=workers,
         listeners=bound,

@@ -16,22 +16,21 @@ from prometheus_client.registry import Collector
 
 import relay
 from relay.core import counters
-from relay.core.counters import CONNECT_BUCKETS, DURATION_BUCKETS, OUTCOME
+from relay.core.counters import CONNECT_BUCKETS, DURATION_BUCKETS, MICRO, OUTCOME
 from relay.core.drain import Phase
 from relay.outcome import DIAL_FAILURES, OUTCOMES
-from relay.plan import Plan
-from relay.pool import Pool
-from relay.status import NANO, Status
-from relay.watch import UpstreamWatch
-from relay.worker.connection.accounting import MICRO
+from relay.supervisor.admin.status import NANO, Status
+from relay.supervisor.instance import Instance
+from relay.supervisor.upstreams.monitor import UpstreamMonitor
+from relay.supervisor.worker_pool import WorkerPool
 
 
 class RelayCollector(Collector):
     """Collects everything at each scrape."""
 
-    def __init__(self, plan: Plan, pool: Pool, status: Status, watch: UpstreamWatch) -> None:
-        self._plan = plan
-        self._watch = watch
+    def __init__(self, instance: Instance, pool: WorkerPool, status: Status, monitor: UpstreamMonitor) -> None:
+        self._instance = instance
+        self._monitor = monitor
         self._pool = pool
         self._status = status
 
@@ -41,10 +40,10 @@ class RelayCollector(Collector):
         yield from self._upstreams(totals)
         yield from self._workers(totals)
         info = InfoMetricFamily("relay_build", "What runs here.")
-        info.add_metric([], {"version": relay.__version__, "engine": self._plan.engine})
+        info.add_metric([], {"version": relay.__version__, "engine": self._instance.engine})
         yield info
         engine = InfoMetricFamily("relay_engine", "Which engine moves the bytes, and why that one.")
-        engine.add_metric([], {"engine": self._plan.engine, "reason": self._plan.engine_word})
+        engine.add_metric([], {"engine": self._instance.engine, "reason": self._instance.engine_word})
         yield engine
         draining = float(self._status.draining)
         yield GaugeMetricFamily("relay_draining", "1 while the relay drains, else 0.", value=draining)
@@ -79,28 +78,28 @@ class RelayCollector(Collector):
 
     def _limits(self) -> Iterable[Metric]:
         """How much there may be of what has a limit; those that are off are left out."""
-        plan = self._plan
+        instance = self._instance
         yield GaugeMetricFamily(
             "relay_connections_limit",
             "Connections that this instance takes at most.",
-            value=plan.limits.instance,
+            value=instance.limits.instance,
         )
         own = GaugeMetricFamily(
             "relay_listener_connections_limit", "Connections that the listener takes at most.", labels=["listener"]
         )
-        for bound in plan.listeners:
+        for bound in instance.listeners:
             if bound.max_connections:
                 own.add_metric([bound.name], bound.max_connections)
         yield own
-        if plan.settings.dial.rate:
+        if instance.settings.dial.rate:
             yield GaugeMetricFamily(
                 "relay_dial_queue_limit",
                 "Connections that may wait for dial.rate.",
-                value=plan.settings.dial.queue,
+                value=instance.settings.dial.queue,
             )
         for kind, used, most in (
-            ("listener", len(plan.listener_numbers), plan.layout.listeners),
-            ("upstream", len(plan.upstream_numbers), plan.layout.upstreams),
+            ("listener", len(instance.listener_numbers), instance.layout.listeners),
+            ("upstream", len(instance.upstream_numbers), instance.layout.upstreams),
         ):
             yield GaugeMetricFamily(
                 f"relay_{kind}_slots_in_use", f"Places for {kind}s that are taken, by former ones too.", value=used
@@ -110,7 +109,7 @@ class RelayCollector(Collector):
             )
 
     def _listeners(self, totals: Sequence[int]) -> Iterable[Metric]:
-        layout = self._plan.layout
+        layout = self._instance.layout
         active = GaugeMetricFamily("relay_connections_active", "Connections that have not ended.", labels=["listener"])
         accepted = CounterMetricFamily("relay_connections_accepted", "Connections accepted.", labels=["listener"])
         ended = CounterMetricFamily(
@@ -123,7 +122,7 @@ class RelayCollector(Collector):
             "relay_connection_seconds", "How long ended connections lasted.", labels=["listener"]
         )
         # Those that a reload has removed as well: counters do not vanish.
-        for name, index in self._plan.listener_numbers.items():
+        for name, index in self._instance.listener_numbers.items():
             start = layout.listener(index)
             active.add_metric([name], counters.unfinished(layout, totals, index))
             accepted.add_metric([name], totals[start + counters.ACCEPTED])
@@ -141,8 +140,8 @@ class RelayCollector(Collector):
         family = HistogramMetricFamily(
             "relay_connect_seconds", "Time to connect to an upstream, successful dials only.", labels=["upstream"]
         )
-        for index, name in enumerate(self._plan.upstreams):
-            start = self._plan.layout.upstream(index)
+        for index, name in enumerate(self._instance.upstreams):
+            start = self._instance.layout.upstream(index)
             cells = totals[start + 1 :][: len(CONNECT_BUCKETS) + 1]
             family.add_metric([name], _histogram(CONNECT_BUCKETS, cells), totals[start] / NANO)
         yield family
@@ -153,7 +152,7 @@ class RelayCollector(Collector):
         )
         for (index, address), counts in self._status.failed_dials().items():
             for outcome, count in zip(DIAL_FAILURES, counts, strict=True):
-                failed.add_metric([self._plan.upstreams[index], address, outcome.label], count)
+                failed.add_metric([self._instance.upstreams[index], address, outcome.label], count)
         yield failed
         up = GaugeMetricFamily(
             "relay_upstream_up", "1 while an address of the upstream can be connected to, else 0.", labels=["upstream"]
@@ -161,8 +160,8 @@ class RelayCollector(Collector):
         address_up = GaugeMetricFamily(
             "relay_upstream_address_up", "The same for each of its addresses.", labels=["upstream", "address"]
         )
-        for index in self._plan.dialled:
-            name, state = self._plan.upstreams[index], self._watch.state(index)
+        for index in self._instance.dialled:
+            name, state = self._instance.upstreams[index], self._monitor.state(index)
             up.add_metric([name], float(state.up))
             for address, is_up in state.addresses:
                 address_up.add_metric([name, address], float(is_up))
@@ -170,7 +169,7 @@ class RelayCollector(Collector):
         age = GaugeMetricFamily(
             "relay_dns_answer_age_seconds", "Seconds since the last good answer for the name.", labels=["name"]
         )
-        for name, seconds in self._watch.ages().items():
+        for name, seconds in self._monitor.ages().items():
             age.add_metric([name], seconds)
         yield age
         yield GaugeMetricFamily("relay_dial_queue", "Connections that wait for dial.rate.", value=self._status.queued())
@@ -181,8 +180,8 @@ class RelayCollector(Collector):
             "relay_source_ports_limit", "How many may be in use at once.", labels=["source", "upstream"]
         )
         for source, index, used, most in self._status.ports():
-            in_use.add_metric([source, self._plan.upstreams[index]], used)
-            limit.add_metric([source, self._plan.upstreams[index]], most)
+            in_use.add_metric([source, self._instance.upstreams[index]], used)
+            limit.add_metric([source, self._instance.upstreams[index]], most)
         yield from (in_use, limit)
 
     def _workers(self, totals: Sequence[int]) -> Iterable[Metric]:
@@ -197,7 +196,7 @@ class RelayCollector(Collector):
         held = GaugeMetricFamily(
             "relay_held_bytes", "Bytes received and not yet taken by the other side.", labels=["worker"]
         )
-        for index, block in enumerate(self._plan.table.blocks):
+        for index, block in enumerate(self._instance.table.blocks):
             lag.add_metric([str(index)], block[counters.LAG] / NANO)
             held.add_metric([str(index)], block[counters.HELD])
         yield from (lag, held)

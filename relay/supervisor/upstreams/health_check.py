@@ -9,20 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
 import random
-import socket
-import struct
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from relay.address import Address, format_hostport
 from relay.outcome import DIAL_OUTCOMES, OWN_FAULTS
-from relay.tasks import keep_running
+from relay.supervisor.probe import probe, reason
+from relay.supervisor.tasks import keep_running
 
 HURRY = 1.0  # seconds at least between the begin of two checks of one address, where `check_now` asked for the second
-
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # lingering for zero seconds: close(2) sends RST, socket(7)
 
 
 class HealthChecker:
@@ -165,17 +161,3 @@ class _Watch:
             self.due += interval * (late // interval + 1)
         self.hurried.clear()
         self.started = loop.time()
-
-
-async def probe(address: Address, timeout: float) -> None:
-    """Connect and reset. Raises OSError, without an errno (TimeoutError) if nothing came within `timeout` seconds."""
-    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        async with asyncio.timeout(timeout):
-            await asyncio.get_running_loop().sock_connect(sock, address)
-
-
-def reason(error: OSError) -> str:
-    """In words, by its number: asyncio's own text is "Connect call failed" and the address, never the cause."""
-    return (os.strerror(error.errno) if error.errno else str(error)).lower()

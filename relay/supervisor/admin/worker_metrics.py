@@ -16,8 +16,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from relay.core import counters
-from relay.plan import Plan
-from relay.pool import Pool
+from relay.supervisor.instance import Instance
+from relay.supervisor.worker_pool import WorkerPool
 
 PROC = Path("/proc")
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -68,13 +68,13 @@ class _Cpu:
 class WorkerCollector(Collector):
     """Collects the numbers of all workers at each scrape."""
 
-    def __init__(self, plan: Plan, pool: Pool) -> None:
-        self._plan = plan
+    def __init__(self, instance: Instance, pool: WorkerPool) -> None:
+        self._instance = instance
         self._pool = pool
         self._cpu = [_Cpu() for _ in pool.workers]
 
     def collect(self) -> Iterable[Metric]:
-        plan, labels = self._plan, ["worker"]
+        instance, labels = self._instance, ["worker"]
         cpu = CounterMetricFamily(
             "relay_worker_cpu_seconds", "Processor time of the worker and its predecessors.", labels=labels
         )
@@ -95,10 +95,10 @@ class WorkerCollector(Collector):
                 resident.add_metric(name, used.resident_bytes)
                 if used.descriptors:
                     in_use.add_metric(name, used.descriptors)
-            most.add_metric(name, plan.descriptors)
-            numbers = range(plan.layout.listeners)
-            active.add_metric(name, sum(counters.unfinished(plan.layout, block, number) for number in numbers))
-            limit.add_metric(name, plan.limits.capacity)
-            if plan.settings.limits.held_bytes:
-                held.add_metric(name, plan.settings.limits.held_bytes)
+            most.add_metric(name, instance.descriptors)
+            numbers = range(instance.layout.listeners)
+            active.add_metric(name, sum(counters.unfinished(instance.layout, block, number) for number in numbers))
+            limit.add_metric(name, instance.limits.capacity)
+            if instance.settings.limits.held_bytes:
+                held.add_metric(name, instance.settings.limits.held_bytes)
         yield from (cpu, resident, in_use, most, active, limit, held)

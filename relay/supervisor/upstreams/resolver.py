@@ -29,7 +29,7 @@ from relay.address import format_hostport
 from relay.core import search_list
 from relay.core.destinations import canonical, why_never
 from relay.core.search_list import SearchList
-from relay.watched_file import WatchedFile
+from relay.supervisor.upstreams.watched_file import WatchedFile
 
 LIFETIME = 5.0  # seconds that one look-up may take, all candidates, name servers and retries together
 NEXT_SERVER = 1.0  # seconds without an answer, after which the next name server is asked as well

@@ -12,14 +12,14 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from relay.address import Address, format_hostport, literal, parse_hostport
-from relay.health_check import HealthChecker
 from relay.ipc.messages import AllUp, Barred, Checked, Message, Resolved
-from relay.names import Answer, NameService
 from relay.own_addresses import OWN
-from relay.plan import complete_names
-from relay.resolve import Resolver
 from relay.settings.model import Settings
-from relay.tasks import keep_running
+from relay.supervisor.instance import complete_names
+from relay.supervisor.tasks import keep_running
+from relay.supervisor.upstreams.health_check import HealthChecker
+from relay.supervisor.upstreams.name_cache import Answer, NameCache
+from relay.supervisor.upstreams.resolver import Resolver
 
 
 class UpstreamState(NamedTuple):
@@ -35,7 +35,7 @@ class UpstreamState(NamedTuple):
         return any(up for _, up in self.addresses)
 
 
-class UpstreamWatch:
+class UpstreamMonitor:
     """Watches `upstreams` (host:port by number). `tell` sends a message to every worker; `changed` is called then.
 
     `own` says of an address and its port whether that is this relay itself. Such an address is neither dialled nor
@@ -95,11 +95,11 @@ class UpstreamWatch:
         task.add_done_callback(self._leaving.discard)
 
     def _name_service(
-        self, settings: Settings, nameservers: tuple[tuple[str, int], ...], before: NameService | None
-    ) -> NameService:
+        self, settings: Settings, nameservers: tuple[tuple[str, int], ...], before: NameCache | None
+    ) -> NameCache:
         dns = settings.dns
         self._resolver = Resolver(nameservers, complete=complete_names(settings), before=self._resolver)
-        return NameService(
+        return NameCache(
             self._resolver,
             dict.fromkeys(host for host, port in self._upstreams.values() if literal(host, port) is None),
             min_ttl=dns.min_ttl,

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from relay.address import format_hostport, parse_hostport
-from relay.binding import key
 from relay.engines.contract import TcpOptions
 from relay.engines.options import set_inherited
-from relay.plan import Binding
+from relay.supervisor.instance import Binding
+from relay.supervisor.listening import key
 
 FIRST = 3  # SD_LISTEN_FDS_START
 

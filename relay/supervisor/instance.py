@@ -79,7 +79,7 @@ class BoundListener:
 
 
 @dataclass(slots=True)
-class Plan:
+class Instance:
     """All that the supervisor needs to run."""
 
     settings: Settings

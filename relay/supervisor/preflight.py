@@ -11,20 +11,19 @@ import os
 import socket
 
 from relay.address import parse_hostport
-from relay.binding import meets
-from relay.cpus import usable_cpus
-from relay.machine import bind_error
-from relay.plan import Binding, Plan, StartError, tcp_options
-from relay.prepare import prepare, watchdog_notes
-from relay.running import Running
 from relay.settings.model import Settings
-from relay.systemd.listening import Listening, bindings, match
+from relay.supervisor.cpus import usable_cpus
+from relay.supervisor.host import bind_error
+from relay.supervisor.instance import Binding, Instance, StartError, tcp_options
+from relay.supervisor.listening import meets
+from relay.supervisor.prepare import prepare, watchdog_notes
+from relay.supervisor.systemd.socket_activation import Listening, bindings, match
 
 BACKLOG = 128  # of the admin and the health port
 Http = dict[str, socket.socket]  # "admin", "health": those that are on
 
 
-def preflight(settings: Settings, taken: Listening, watchdog: float) -> tuple[Plan, Http]:
+def preflight(settings: Settings, taken: Listening, watchdog: float) -> tuple[Instance, Http]:
     """The plan of a start with its listening sockets, and those of the admin and health ports.
 
     `taken`: the service manager's sockets; `watchdog`: seconds that it bears with silence, 0: for ever. Raises
@@ -33,18 +32,17 @@ def preflight(settings: Settings, taken: Listening, watchdog: float) -> tuple[Pl
     return _preflight(settings, taken, watchdog, {}, frozenset(), listen=True)
 
 
-def trial(settings: Settings, taken: Listening, watchdog: float, running: Running | None) -> Plan:
-    """The plan that a start would have, all of whose sockets are closed again. Raises StartError, as `preflight` does.
+def trial(settings: Settings, taken: Listening, watchdog: float, held: frozenset[str]) -> Instance:
+    """The instance that a start would have, its sockets closed again. Raises StartError, as `preflight` does.
 
-    `running`: a relay beside which this is tried; its addresses and ports are no obstacle.
+    `held` are the addresses, host:port, of a relay that runs beside this command; they are no obstacle.
     """
-    held = running.addresses if running is not None else frozenset()
     kept = {address: Binding(address, address, []) for address in held}
-    plan, http = _preflight(settings, taken, watchdog, kept, held, listen=False)
-    plan.close_sockets()
+    instance, http = _preflight(settings, taken, watchdog, kept, held, listen=False)
+    instance.close_sockets()
     for sock in http.values():
         sock.close()
-    return plan
+    return instance
 
 
 def _preflight(
@@ -55,33 +53,33 @@ def _preflight(
     ours: frozenset[str],
     *,
     listen: bool,
-) -> tuple[Plan, Http]:
+) -> tuple[Instance, Http]:
     problems: list[str] = []
     http: Http = {}
-    plan: Plan | None = None
+    instance: Instance | None = None
     try:
-        plan = _inherit(settings, taken, kept, ours, listen=listen)
+        instance = _inherit(settings, taken, kept, ours, listen=listen)
     except StartError as error:
         problems += error.problems
     try:
         http = _bind_http(settings, ours, listen=listen)
     except StartError as error:
         problems += error.problems
-    if problems or plan is None:
-        if plan is not None:
-            plan.close_sockets()
+    if problems or instance is None:
+        if instance is not None:
+            instance.close_sockets()
         for sock in http.values():
             sock.close()
         raise StartError(problems)
-    plan.watchdog = watchdog
-    plan.notes += watchdog_notes(settings, watchdog)
-    return plan, http
+    instance.watchdog = watchdog
+    instance.notes += watchdog_notes(settings, watchdog)
+    return instance, http
 
 
 def _inherit(
     settings: Settings, taken: Listening, kept: dict[str, Binding], ours: frozenset[str], *, listen: bool
-) -> Plan:
-    """The plan, with the service manager's sockets where it has handed over any. Raises StartError."""
+) -> Instance:
+    """The instance, with the service manager's sockets where it has handed over any. Raises StartError."""
     matched = match(taken.sockets, [(item.name, item.bind) for item in settings.listeners])
     if problems := taken.problems + matched.problems:
         raise StartError(problems)
@@ -89,9 +87,9 @@ def _inherit(
         inherited = bindings(matched.served, settings.workers or usable_cpus(), tcp_options(settings))
     except OSError as error:
         raise StartError([f"systemd's sockets: {os.strerror(error.errno or 0).lower()}"]) from None
-    plan = prepare(settings, {**kept, **inherited}, ours=ours, listen=listen)
-    plan.notes += matched.notes
-    return plan
+    instance = prepare(settings, {**kept, **inherited}, ours=ours, listen=listen)
+    instance.notes += matched.notes
+    return instance
 
 
 def _bind_http(settings: Settings, ours: frozenset[str], *, listen: bool) -> Http:

@@ -24,28 +24,29 @@ from typing import Any
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 import relay
-from relay import process, servicelog
+from relay import process
 from relay.address import format_hostport
-from relay.admin import Orders, admin_app, health_app
 from relay.core.drain import Order, Phase
-from relay.drain import Drainer
-from relay.eviction import Evictions
-from relay.http_server import ADMIN, HEALTH, HttpServer
 from relay.ipc.messages import Message
 from relay.log_writer import LogWriter
-from relay.metrics import RelayCollector
-from relay.orphans import Reaper
 from relay.outcome import OUTCOMES
 from relay.own_addresses import endpoint, is_own
-from relay.plan import Plan, nameservers
-from relay.pool import Pool
-from relay.reload import Reloader
 from relay.settings.model import Settings
-from relay.status import Status
-from relay.systemd.notify import Look, Notifier, Reporter
-from relay.tasks import keep_running
-from relay.watch import UpstreamWatch
-from relay.worker_metrics import WorkerCollector
+from relay.supervisor import service_log
+from relay.supervisor.admin.http import Orders, admin_app, health_app
+from relay.supervisor.admin.metrics import RelayCollector
+from relay.supervisor.admin.server import ADMIN, HEALTH, HttpServer
+from relay.supervisor.admin.status import Status
+from relay.supervisor.admin.worker_metrics import WorkerCollector
+from relay.supervisor.azure.eviction import Evictions
+from relay.supervisor.drainer import Drainer
+from relay.supervisor.instance import Instance, nameservers
+from relay.supervisor.orphans import Reaper
+from relay.supervisor.reload import Reloader
+from relay.supervisor.systemd.notify import Look, Notifier, Reporter
+from relay.supervisor.tasks import keep_running
+from relay.supervisor.upstreams.monitor import UpstreamMonitor
+from relay.supervisor.worker_pool import WorkerPool
 
 END_GRACE = 5.0  # seconds that workers get to end after they were told to, before they are killed
 
@@ -55,34 +56,40 @@ class Supervisor:
 
     def __init__(
         self,
-        plan: Plan,
+        instance: Instance,
         load: Callable[[Settings | None], Settings],
         http: dict[str, socket.socket],
         writer: LogWriter,
         log: Any,
         notifier: Notifier,
     ) -> None:
-        self._plan = plan
+        self._instance = instance
         self._notifier = notifier
         self._reporter = Reporter(notifier, self._look)
         self._http_sockets = http
         self._writer = writer
         self._log = log
-        self._watch = UpstreamWatch(
-            plan.settings, self._upstreams(), nameservers(plan.settings), self._tell, self._changed, log, self._is_own
+        self._monitor = UpstreamMonitor(
+            instance.settings,
+            self._upstreams(),
+            nameservers(instance.settings),
+            self._tell,
+            self._changed,
+            log,
+            self._is_own,
         )
-        self._pool = Pool(plan, log, self._changed, self._watch.greeting, self._watch.failing)
-        self._status = Status(plan, self._pool, self._watch, lambda: writer.dropped)
+        self._pool = WorkerPool(instance, log, self._changed, self._monitor.greeting, self._monitor.failing)
+        self._status = Status(instance, self._pool, self._monitor, lambda: writer.dropped)
         self._drain = Drainer(self._pool, self._status.active, self._ended, self._drained, log)
         self._status.drain = self._drain
         self._status.http_ports = {name: format_hostport(*sock.getsockname()[:2]) for name, sock in http.items()}
         self._evictions: Evictions | None = None
-        if plan.settings.azure.scheduled_events:
-            url, drain = plan.settings.azure.metadata_url, plan.settings.drain
+        if instance.settings.azure.scheduled_events:
+            url, drain = instance.settings.azure.metadata_url, instance.settings.drain
             longest = drain.announce + drain.window + END_GRACE
             self._evictions = Evictions(url, self._evict, self._drain, longest, log)
             self._status.evictions = self._evictions.snapshot
-        self._reloader = Reloader(plan, load, self._apply, self._no_reload, log)
+        self._reloader = Reloader(instance, load, self._apply, self._no_reload, log)
         self._status.reloads = self._reloader.results
         self._hang_ups: set[asyncio.Task[list[str]]] = set()
         self._reaper = Reaper(self._own_processes)
@@ -92,18 +99,18 @@ class Supervisor:
     async def run(self) -> None:
         """From start to end."""
         registry = CollectorRegistry()
-        registry.register(RelayCollector(self._plan, self._pool, self._status, self._watch))
-        registry.register(WorkerCollector(self._plan, self._pool))
+        registry.register(RelayCollector(self._instance, self._pool, self._status, self._monitor))
+        registry.register(WorkerCollector(self._instance, self._pool))
         ProcessCollector(registry=registry)  # of this process
         servers = []
         if "admin" in self._http_sockets:
             orders = Orders(self.drain, self._undrain, self.reload)
-            app = admin_app(self._status, registry, orders, lambda: self._plan.settings.admin.hosts)
+            app = admin_app(self._status, registry, orders, lambda: self._instance.settings.admin.hosts)
             servers.append(HttpServer(app, self._http_sockets["admin"], ADMIN, "admin"))
         if "health" in self._http_sockets:
             servers.append(HttpServer(health_app(self._status), self._http_sockets["health"], HEALTH, "health"))
         self._log_start()
-        self._watch.start()  # before anybody can ask for a reload, which starts it anew
+        self._monitor.start()  # before anybody can ask for a reload, which starts it anew
         self._handle_signals()
         for server in servers:
             await server.start()
@@ -118,7 +125,7 @@ class Supervisor:
             await self._pool.kill()
         if self._evictions is not None:
             await self._evictions.stop()
-        await self._watch.stop()  # which has things to say as well
+        await self._monitor.stop()  # which has things to say as well
         self._log_end()
         for server in servers:
             await server.stop()
@@ -143,7 +150,7 @@ class Supervisor:
         self._begin_drain(reason)
 
     def _begin_drain(self, reason: str, *, ends: bool = False, left: float | None = None, lasts: bool = True) -> None:
-        settings = self._plan.settings.drain
+        settings = self._instance.settings.drain
         self._drain.begin(Order(settings.announce, settings.window, ends, reason, left, lasts))
         self._reporter.update()
 
@@ -203,19 +210,19 @@ class Supervisor:
         return "draining: undrain first, or let it end" if self._drain.state.draining else ""
 
     def _apply(self, addresses: list[str]) -> None:
-        """The plan has changed, and there are new listening sockets at these addresses."""
-        settings = self._plan.settings
-        servicelog.set_level(settings.log.level)
-        self._watch.configure(settings, self._upstreams(), nameservers(settings))
+        """The instance has changed, and there are new listening sockets at these addresses."""
+        settings = self._instance.settings
+        service_log.set_level(settings.log.level)
+        self._monitor.configure(settings, self._upstreams(), nameservers(settings))
         self._pool.apply(addresses)
         self._changed()
 
     def _is_own(self, host: str, port: int) -> bool:
         """Whether this relay listens there, its admin and health ports included."""
-        return is_own(host, port, [*self._plan.endpoints(), *map(endpoint, self._http_sockets.values())])
+        return is_own(host, port, [*self._instance.endpoints(), *map(endpoint, self._http_sockets.values())])
 
     def _upstreams(self) -> dict[int, str]:
-        return {number: self._plan.upstreams[number] for number in self._plan.dialled}
+        return {number: self._instance.upstreams[number] for number in self._instance.dialled}
 
     def _look(self) -> Look:
         """What `systemctl status` shows, and what systemd acts on."""
@@ -231,27 +238,27 @@ class Supervisor:
         self._reporter.update()
         if not self._announced and self._status.ready().ok:
             self._announced = True
-            self._log.info("ready", workers=self._plan.workers)
+            self._log.info("ready", workers=self._instance.workers)
 
     def _log_start(self) -> None:
-        plan = self._plan
+        instance = self._instance
         self._log.info(
             "starting",
             version=relay.__version__,
             pid=os.getpid(),
-            engine=plan.engine,
-            engine_reason=plan.engine_reason,
-            workers=plan.workers,
-            descriptors=plan.descriptors,
-            max_connections=plan.limits.instance,
-            max_connections_per_worker=plan.limits.capacity,
+            engine=instance.engine,
+            engine_reason=instance.engine_reason,
+            workers=instance.workers,
+            descriptors=instance.descriptors,
+            max_connections=instance.limits.instance,
+            max_connections_per_worker=instance.limits.capacity,
         )
-        for bound in plan.listeners:
-            upstream = [plan.upstreams[number] for number, _, _ in bound.upstreams]
+        for bound in instance.listeners:
+            upstream = [instance.upstreams[number] for number, _, _ in bound.upstreams]
             self._log.info("listening", listener=bound.name, bind=bound.addresses, upstream=upstream)
         for name, address in self._status.http_ports.items():
             self._log.info("listening", listener=name, bind=[address])
-        for note in plan.notes:
+        for note in instance.notes:
             self._log.warning(note)
 
     def _log_end(self) -> None:

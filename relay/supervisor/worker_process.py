@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import relay
-from relay.inbox import Inbox
 from relay.ipc.channel import Channel, pair
 from relay.ipc.messages import Start
 from relay.ipc.outbox import Outbox
-from relay.plan import Plan
 from relay.process import held
+from relay.supervisor.inbox import Inbox
+from relay.supervisor.instance import Instance
 
 BACKOFF_LIMIT = 30.0  # seconds
 OOM_SCORE = 500  # thousandths of the memory by which a worker counts as larger than the supervisor when that runs out
@@ -136,17 +136,17 @@ def goes_first(pid: int | str, proc: Path = Path("/proc")) -> str:
     return ""
 
 
-def launch(plan: Plan, index: int) -> tuple[Process, Channel]:
+def launch(instance: Instance, index: int) -> tuple[Process, Channel]:
     """Start worker number `index`; its process, and the channel to it. Raises OSError."""
     ours, theirs = pair()
     channel = Channel(ours)
     try:
         # The message waits in the socket until the process reads it, its descriptors with it.
-        orders = plan.worker_spec(index).to_file()
+        orders = instance.worker_spec(index).to_file()
         try:
-            listening = [sock.fileno() for sock in plan.worker_sockets(index)]
-            addresses = tuple(binding.address for binding in plan.bindings())
-            channel.send(Start(addresses), [orders, plan.table.descriptor, plan.rates.descriptor, *listening])
+            listening = [sock.fileno() for sock in instance.worker_sockets(index)]
+            addresses = tuple(binding.address for binding in instance.bindings())
+            channel.send(Start(addresses), [orders, instance.table.descriptor, instance.rates.descriptor, *listening])
         finally:
             os.close(orders)
         with held():  # the child ignores them first of all

@@ -19,11 +19,11 @@ from typing import Any
 
 from relay import process
 from relay.engines.options import set_inherited
-from relay.plan import Binding, Plan, StartError, limit_plan, rate_plan, tcp_options
-from relay.prepare import bind_all, limit_notes, listener_limits, watchdog_notes
 from relay.settings.file_reader import READ_SECONDS
 from relay.settings.model import Settings, SettingsError, names, value
 from relay.settings.warnings import settings_warnings
+from relay.supervisor.instance import Binding, Instance, StartError, limit_plan, rate_plan, tcp_options
+from relay.supervisor.prepare import bind_all, limit_notes, listener_limits, watchdog_notes
 
 # What memory, processes and ports were made for at the start.
 FIXED = (
@@ -46,20 +46,20 @@ LOAD_SECONDS = READ_SECONDS + 3.0  # for reading and checking; `relay reload` wa
 class Reloader:
     """Reloads the settings of one run.
 
-    `load` reads them, is given those in effect, and raises SettingsError. `apply` gets the addresses that were not
-    listened on before, once the plan is a new one, and puts it into effect. `why_not` says what else is in the way, or
-    nothing.
+    `load` gets the settings in effect, reads the new ones, and raises SettingsError. Once the instance has changed,
+    `apply` puts it into effect; it gets the addresses that relay did not listen on before. `why_not` gives any other
+    reason that forbids a reload, or an empty string.
     """
 
     def __init__(
         self,
-        plan: Plan,
+        instance: Instance,
         load: Callable[[Settings | None], Settings],
         apply: Callable[[list[str]], None],
         why_not: Callable[[], str],
         log: Any,
     ) -> None:
-        self._plan = plan
+        self._instance = instance
         self._load = load
         self._apply = apply
         self._why_not = why_not
@@ -110,7 +110,7 @@ class Reloader:
         """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Settings] = loop.create_future()
-        before = self._plan.settings
+        before = self._instance.settings
 
         def deliver(settings: Settings | None, error: Exception | None) -> None:
             if done.cancelled():
@@ -143,13 +143,13 @@ class Reloader:
 
     def _try(self, settings: Settings, reason: str) -> list[str]:
         """Put the settings into effect, in one step; what is in the way, or nothing."""
-        plan = self._plan
+        instance = self._instance
         if problem := self._why_not():  # since they were being read
             return [problem]
-        changed = changes(plan.settings, settings)
-        if problems := refusals(plan, settings, changed):
+        changed = changes(instance.settings, settings)
+        if problems := refusals(instance, settings, changed):
             return problems
-        opened = lifted(plan.settings, settings)
+        opened = lifted(instance.settings, settings)
         try:
             fresh = self._change(settings)
         except StartError as error:
@@ -159,30 +159,30 @@ class Reloader:
         if opened:
             left = restrictions(settings)
             self._log.warning("access restrictions removed", settings=opened, left=sorted(left))
-        for note in plan.notes:
+        for note in instance.notes:
             self._log.warning(note)
         return []
 
     def _change(self, settings: Settings) -> list[str]:
-        """Make the plan a new one; the addresses that are listened on anew. Raises StartError, and nothing changed."""
-        plan = self._plan
-        here: dict[str, Binding] = {**plan.inherited, **{binding.asked: binding for binding in plan.bindings()}}
-        kept = {**{asked: binding for asked, (binding, _) in plan.left.items()}, **here}
-        listeners, upstreams = dict(plan.listener_numbers), dict(plan.upstream_numbers)
+        """Change the instance; returns the new listening addresses. Raises StartError, and then nothing has changed."""
+        instance = self._instance
+        here: dict[str, Binding] = {**instance.inherited, **{binding.asked: binding for binding in instance.bindings()}}
+        kept = {**{asked: binding for asked, (binding, _) in instance.left.items()}, **here}
+        listeners, upstreams = dict(instance.listener_numbers), dict(instance.upstream_numbers)
         problems: list[str] = []
         notes: list[str] = []
-        bound = bind_all(settings, plan.workers, listeners, upstreams, kept, problems, notes)
+        bound = bind_all(settings, instance.workers, listeners, upstreams, kept, problems, notes)
         new = [binding for one in bound for binding in one.bindings if binding.asked not in here]
         used = {binding.asked for one in bound for binding in one.bindings}
         problems += [
             f"listeners: {binding.address} is systemd's socket and would be left without a listener: take it out of "
             "ListenStream=, and restart both units"
-            for binding in {id(item): item for item in plan.inherited.values()}.values()
+            for binding in {id(item): item for item in instance.inherited.values()}.values()
             if binding.asked not in used
         ]
         for what, count, room in (
-            ("listeners", len(listeners), plan.layout.listeners),
-            ("upstreams", len(upstreams), plan.layout.upstreams),
+            ("listeners", len(listeners), instance.layout.listeners),
+            ("upstreams", len(upstreams), instance.layout.upstreams),
         ):
             if count > room:
                 problems.append(f"{what}: {count} different ones since the start, room for {room}; restart relay")
@@ -192,25 +192,27 @@ class Reloader:
                     binding.close()
             raise StartError(problems)
         wanted = {binding.asked for one in bound for binding in one.bindings}
-        gone = [binding for binding in plan.bindings() if binding.asked not in wanted]
+        gone = [binding for binding in instance.bindings() if binding.asked not in wanted]
         tcp = tcp_options(settings)
-        other_tcp = tcp != tcp_options(plan.settings)
-        plan.listeners, plan.listener_numbers, plan.upstream_numbers = bound, listeners, upstreams
-        plan.settings = settings
-        limits = listener_limits(bound, plan.layout.listeners)
-        plan.limits = limit_plan(settings, plan.limits, plan.workers, plan.capacity, limits)
-        plan.rates.plan = rate_plan(settings)
-        plan.notes = (
-            notes + settings_warnings(settings) + limit_notes(settings, plan.descriptors, plan.capacity * plan.workers)
+        other_tcp = tcp != tcp_options(instance.settings)
+        instance.listeners, instance.listener_numbers, instance.upstream_numbers = bound, listeners, upstreams
+        instance.settings = settings
+        limits = listener_limits(bound, instance.layout.listeners)
+        instance.limits = limit_plan(settings, instance.limits, instance.workers, instance.capacity, limits)
+        instance.rates.plan = rate_plan(settings)
+        instance.notes = (
+            notes
+            + settings_warnings(settings)
+            + limit_notes(settings, instance.descriptors, instance.capacity * instance.workers)
         )
-        plan.notes += watchdog_notes(settings, plan.watchdog)
+        instance.notes += watchdog_notes(settings, instance.watchdog)
         for binding in new:
-            plan.take_back(binding)
+            instance.take_back(binding)
         if other_tcp:
-            for sock in (sock for binding in plan.bindings() for sock in binding.sockets):
+            for sock in (sock for binding in instance.bindings() for sock in binding.sockets):
                 with contextlib.suppress(OSError):  # a kernel that refuses one of them is no reason to stop half-way
                     set_inherited(sock, tcp)
-        plan.leave(gone)  # the workers have theirs, and serve who waits there
+        instance.leave(gone)  # the workers have theirs, and serve who waits there
         return [binding.address for binding in new]
 
 
@@ -248,9 +250,9 @@ def lifted(before: Settings, after: Settings) -> list[str]:
     )
 
 
-def refusals(plan: Plan, after: Settings, changed: list[str]) -> list[str]:
+def refusals(instance: Instance, after: Settings, changed: list[str]) -> list[str]:
     """What of it a running relay cannot change."""
-    before = plan.settings
+    before = instance.settings
     return [refusal(name, value(before, name), value(after, name)) for name in changed if name in FIXED]
 
 

@@ -1,0 +1,1 @@
+"""The admin and the health port: HTTP, status, metrics."""

@@ -1,0 +1,1 @@
+"""What Azure announces for this machine: scheduled events, evictions."""

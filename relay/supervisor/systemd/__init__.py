@@ -1,0 +1,1 @@
+"""relay under systemd: `notify` tells it, `socket_activation` takes its sockets. Neither needs systemd's library."""

@@ -1,0 +1,1 @@
+"""Where upstreams are and whether they answer: names, addresses, checks."""
