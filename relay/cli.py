@@ -130,7 +130,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from relay import check
+    from relay.commands import check
     from relay.settings import model
     from relay.settings.file_reader import read_apart
 
@@ -163,32 +163,32 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from relay import status_view
+    from relay.commands import status
 
-    return _ask(options, lambda admin: status_view.run(admin, as_json=options.json))
+    return _ask(options, lambda admin: status.run(admin, as_json=options.json))
 
 
 def _drain(options: argparse.Namespace) -> int:
-    from relay import orders
+    from relay.commands import operate
 
-    return _ask(options, lambda admin: orders.drain(admin, wait=options.wait))
+    return _ask(options, lambda admin: operate.drain(admin, wait=options.wait))
 
 
 def _undrain(options: argparse.Namespace) -> int:
-    from relay import orders
+    from relay.commands import operate
 
-    return _ask(options, orders.undrain)
+    return _ask(options, operate.undrain)
 
 
 def _reload(options: argparse.Namespace) -> int:
-    from relay import orders
+    from relay.commands import operate
 
-    return _ask(options, orders.reload)
+    return _ask(options, operate.reload)
 
 
 def _ask(options: argparse.Namespace, command: Callable[[str], int]) -> int:
     """Run a command with the URL of the admin port of the relay that the options mean."""
-    from relay.admin_client import DEFAULT, NoAdminPort, at_bind
+    from relay.commands.admin_client import DEFAULT, NoAdminPort, at_bind
 
     try:
         if options.admin is not None:

@@ -16,11 +16,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from relay.commands.format import size
 from relay.demo import telemetry
 from relay.demo.devices import Device
 from relay.demo.relay_process import Relay
 from relay.demo.rig import Rig, say
-from relay.status_view import size
 
 MESSAGES = 20  # from each device
 INTERVAL = 0.1  # seconds between a device's messages

@@ -15,11 +15,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from relay.commands.format import duration, size
 from relay.demo import devices as states
 from relay.demo import telemetry
 from relay.demo.devices import Device
 from relay.demo.once import milliseconds, outcomes
-from relay.status_view import duration, size
 
 COLOURS = {states.CONNECTED: "green", states.RETRYING: "red"}
 

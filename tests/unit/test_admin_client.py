@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from relay.admin_client import DEFAULT, NoAdminPort, Refused, Unreachable, ask, at_bind, fetch, order
+from relay.commands.admin_client import DEFAULT, NoAdminPort, Refused, Unreachable, ask, at_bind, fetch, order
 from relay.settings.model import Settings
 from tests.unit.admin_ports import Reply, admin_port
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from relay import orders
+from relay.commands import operate
 from tests.unit.admin_ports import Reply, admin_port
 
 GONE = Reply(server="somebody/1")
@@ -24,10 +24,10 @@ def status(phase: str | None, active: int = 3, *, ends: bool = False, pid: int =
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(orders, "LOOK", 0.0)
+    monkeypatch.setattr(operate, "LOOK", 0.0)
 
 
-ORDERS = {"/drain": lambda url: orders.drain(url, wait=False), "/undrain": orders.undrain, "/reload": orders.reload}
+ORDERS = {"/drain": lambda url: operate.drain(url, wait=False), "/undrain": operate.undrain, "/reload": operate.reload}
 DONE = {"/drain": Reply(202, state("announcing")), "/undrain": Reply(200, "ok\n"), "/reload": Reply(200, "ok\n")}
 
 
@@ -68,7 +68,7 @@ def test_any_other_answer_is_a_failure(path: str, reply: Reply, capsys: pytest.C
 
 def test_every_mistake_of_a_reload_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     with admin_port(Reply(409, "one\ntwo\n")) as port:
-        assert orders.reload(port.url) == 1
+        assert operate.reload(port.url) == 1
     assert capsys.readouterr().err == "relay: not reloaded: one\nrelay: not reloaded: two\n"
 
 
@@ -84,7 +84,7 @@ def follow(*looks: Reply, first: Reply = DONE["/drain"]) -> int:
         return last[0]
 
     with admin_port(answer) as port:
-        return orders.drain(port.url, wait=True)
+        return operate.drain(port.url, wait=True)
 
 
 def test_waiting_for_a_drain(capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,6 +138,6 @@ def test_a_relay_that_is_busy_for_a_moment_is_asked_again() -> None:
 def test_a_relay_that_does_not_answer_any_more(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(orders, "SILENCE", 0.0)
+    monkeypatch.setattr(operate, "SILENCE", 0.0)
     assert follow(status("closing"), Reply(503)) == 1
     assert "answers status 503" in capsys.readouterr().err

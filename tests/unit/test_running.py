@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from relay import running
 from relay.address import format_hostport
+from relay.commands import running
 from relay.settings.model import Settings, load
 from tests.programs import ROOT, START
 
@@ -83,7 +83,7 @@ def test_the_variables_with_which_a_process_was_started() -> None:
 @pytest.mark.parametrize("read", ["environment", "listening"])
 def test_another_users_process_is_closed(read: str) -> None:
     script = (
-        f"import os, sys; from relay.running import {read}; os.setgroups([]); os.setuid(65534)\n"
+        f"import os, sys; from relay.commands.running import {read}; os.setgroups([]); os.setuid(65534)\n"
         f"try: {read}(int(sys.argv[1]))\nexcept PermissionError: sys.exit(0)\nsys.exit(1)"
     )
     line = [sys.executable, "-c", script, str(os.getpid())]

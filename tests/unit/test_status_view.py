@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from relay.status_view import duration, run, show, size, terminal
+from relay.commands.format import duration, size
+from relay.commands.status import run, show, terminal
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from relay.admin_client import Unreachable, fetch
+from relay.commands.admin_client import Unreachable, fetch
+from relay.commands.format import duration, size
 
 WIDE = 100_000  # columns where there are as many as one likes
 NUMBERS = ("active", "accepted", "up", "down")
@@ -159,23 +160,3 @@ def _table(*left: str, right: tuple[str, ...] = ()) -> Table:
 def _width(table: Table) -> int:
     """Columns that a table takes when nothing in it is wrapped."""
     return Console(width=WIDE).measure(table).maximum
-
-
-def size(count: int) -> str:
-    """Bytes for people, powers of 1000."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < (1000 if unit == "B" else 999.95):  # 999.95 kB would be rounded to 1000.0
-            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people."""
-    whole = int(seconds)
-    days, whole = divmod(whole, 86400)
-    hours, whole = divmod(whole, 3600)
-    minutes, whole = divmod(whole, 60)
-    parts = [f"{days}d" if days else "", f"{hours}h" if hours else "", f"{minutes}m" if minutes else "", f"{whole}s"]
-    return " ".join([part for part in parts if part][:2])

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from relay.address import format_hostport, parse_hostport
-from relay.admin_client import NoAdminPort, Unreachable, at_bind, fetch
+from relay.commands.admin_client import NoAdminPort, Unreachable, at_bind, fetch
 from relay.settings.model import Settings, SettingsError, value
 from relay.settings.schema import PREFIX, leaves_of
 from relay.settings.sources import printable

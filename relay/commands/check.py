@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 from relay.address import format_hostport, literal, parse_hostport
+from relay.commands.running import Running, ask, look, reload_problems
 from relay.own_addresses import OWN, Endpoint, is_own, written
-from relay.running import Running, ask, look, reload_problems
 from relay.settings.model import Settings
 from relay.supervisor.host import IN_USE
 from relay.supervisor.instance import Instance, StartError, complete_names, nameservers
@@ -71,6 +72,8 @@ def _reached(settings: Settings, problems: list[str]) -> bool:
     listening = [*(written(text) for item in settings.listeners for text in item.bind), *http_endpoints(settings)]
     try:
         return all(asyncio.run(_connect_all(settings, list(upstreams), listening)))
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
     except OSError as error:  # no descriptor for the loop itself
         problems.append(f"--connect: {_reason(error)}")
         return False
@@ -122,6 +125,11 @@ def _show(settings: Settings, instance: Instance) -> None:
 
 
 async def _connect_all(settings: Settings, upstreams: list[str], listening: list[Endpoint]) -> list[bool]:
+    task = asyncio.current_task()
+    assert task is not None
+    # asyncio's own handler may run too late: a signal that arrives just before the loop waits for events is noticed at
+    # the next event, which for a dial may be a minute later. The loop's handlers wake it through a socket.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
     resolver = Resolver(nameservers(settings), complete=complete_names(settings))
     return [await _connect(resolver, text, settings.dial.connect_timeout, listening) for text in upstreams]
 

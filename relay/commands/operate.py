@@ -9,8 +9,8 @@ import sys
 import time
 from typing import Any
 
-from relay.admin_client import Refused, Unreachable, fetch, order
-from relay.status_view import duration
+from relay.commands.admin_client import Refused, Unreachable, fetch, order
+from relay.commands.format import duration
 
 LOOK = 0.5  # seconds between two looks at a drain
 SILENCE = 30.0  # seconds for which a relay that drains may give no answer, with its port still open
