@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from relay.supervisor.host import IN_USE
 from relay.supervisor.instance import Instance, StartError, complete_names, nameservers
 from relay.supervisor.preflight import trial
 from relay.supervisor.prepare import http_endpoints
+from relay.supervisor.probe import probe, reason
 from relay.supervisor.systemd.notify import Notifier
 from relay.supervisor.systemd.socket_activation import take_listening
 from relay.supervisor.upstreams.resolver import Resolver
@@ -75,7 +75,7 @@ def _reached(settings: Settings, problems: list[str]) -> bool:
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
     except OSError as error:  # no descriptor for the loop itself
-        problems.append(f"--connect: {_reason(error)}")
+        problems.append(f"--connect: {reason(error)}")
         return False
 
 
@@ -152,27 +152,17 @@ async def _connect(resolver: Resolver, text: str, timeout: float, listening: lis
         if is_own(address, port, listening):
             print(f"upstream {text}: {format_hostport(address, port)}: never an upstream: {OWN}")
             continue
+        destination = literal(address, port)
+        assert destination is not None
         started = time.monotonic()
         try:
-            await _dial(address, port, timeout)
+            await probe(destination, timeout)
         except TimeoutError:
             answer = f"no answer in {timeout:g} s (dial.connect_timeout)"
         except OSError as error:
-            answer = _reason(error)
+            answer = reason(error)
         else:
             answer = f"connected in {time.monotonic() - started:.4f} s"
             reached = True
         print(f"upstream {text}: {format_hostport(address, port)}: {answer}")
     return reached
-
-
-async def _dial(address: str, port: int, timeout: float) -> None:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
-        async with asyncio.timeout(timeout):
-            await asyncio.get_running_loop().sock_connect(sock, (address, port))
-
-
-def _reason(error: OSError) -> str:
-    # By its number: asyncio's own text is "Connect call failed" and the address, which says nothing of the cause.
-    return (os.strerror(error.errno) if error.errno else str(error)).lower()

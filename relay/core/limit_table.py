@@ -44,6 +44,11 @@ class LimitPlan:
     sources_counted: bool = True  # per_source is set, or was
 
     @property
+    def total_capacity(self) -> int:
+        """Connections that the descriptors of all workers carry."""
+        return self.capacity * self.workers
+
+    @property
     def count_cells(self) -> int:
         """Size of the count table in cells: a row of sequence numbers, the instance's row, a row per listener."""
         return self.workers * (2 + len(self.listeners))

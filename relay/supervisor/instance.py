@@ -92,7 +92,6 @@ class Instance:
     table: Table
     rates: RateTable
     descriptors: int
-    capacity: int  # connections that a worker's descriptors carry
     source_ports: int  # local ports that may be in use for each pair of source and upstream address
     source_key: str
     engine: str
@@ -223,10 +222,10 @@ def endpoints(listeners: Iterable[BoundListener]) -> list[Endpoint]:
 
 def limit_plan(settings: Settings, plan: LimitPlan | None, workers: int, capacity: int, limits: list[int]) -> LimitPlan:
     """What is limited; `limits` are the listeners' by number. The sources' table stays as large as that of `plan`."""
-    wanted = settings.limits.max_connections
+    wanted, total = settings.limits.max_connections, capacity * workers
     return LimitPlan(
         workers=workers,
-        instance=min(wanted, capacity * workers) if wanted else capacity * workers,
+        instance=min(wanted or total, total),
         capacity=capacity,
         listeners=tuple(limits),
         per_source=settings.limits.max_connections_per_source,

@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 
 from relay.address import format_hostport, literal, parse_hostport
 from relay.core.counters import Layout
+from relay.core.limit_table import LimitPlan
 from relay.engines.choice import Choice, choose
 from relay.ipc.shared_rates import RateTable
 from relay.ipc.shared_table import Table
@@ -77,7 +78,6 @@ def prepare(
     if problems:
         _close(bound)
         raise StartError(problems)
-    notes += settings_warnings(settings) + limit_notes(settings, descriptors, capacity * workers)
     layout = Layout(
         len(bound) + SPARE_LISTENERS,
         len(upstream_numbers) + SPARE_UPSTREAMS,
@@ -85,6 +85,7 @@ def prepare(
         len(settings.dial.source_addresses) + 1,
     )
     limits = limit_plan(settings, None, workers, capacity, listener_limits(bound, layout.listeners))
+    notes += settings_warnings(settings) + limit_notes(settings, descriptors, limits)
     try:
         table, rates = Table.create(limits, layout), RateTable.create(rate_plan(settings))
     except (OSError, ValueError) as error:  # ValueError: too large for mmap
@@ -102,7 +103,6 @@ def prepare(
         table=table,
         rates=rates,
         descriptors=descriptors,
-        capacity=capacity,
         source_ports=most_in_use(source_ports()),
         source_key=secrets.token_hex(16),
         engine=engine.name,
@@ -175,14 +175,14 @@ def listener_limits(bound: Sequence[BoundListener], slots: int) -> list[int]:
     return limits
 
 
-def limit_notes(settings: Settings, descriptors: int, carried: int) -> list[str]:
-    """What an operator should know of the limit that was asked for."""
+def limit_notes(settings: Settings, descriptors: int, limits: LimitPlan) -> list[str]:
+    """A note if `limits.max_connections` is more than the descriptors carry."""
     wanted = settings.limits.max_connections
-    if wanted <= carried:
+    if wanted <= limits.total_capacity:
         return []
     return [
         f"limits.max_connections is {wanted}, but {descriptors} descriptors a worker carry "
-        f"{carried} connections in all: raise LimitNOFILE or `ulimit -n`"
+        f"{limits.total_capacity} connections in all: raise LimitNOFILE or `ulimit -n`"
     ]
 
 

@@ -198,12 +198,10 @@ class Reloader:
         instance.listeners, instance.listener_numbers, instance.upstream_numbers = bound, listeners, upstreams
         instance.settings = settings
         limits = listener_limits(bound, instance.layout.listeners)
-        instance.limits = limit_plan(settings, instance.limits, instance.workers, instance.capacity, limits)
+        instance.limits = limit_plan(settings, instance.limits, instance.workers, instance.limits.capacity, limits)
         instance.rates.plan = rate_plan(settings)
         instance.notes = (
-            notes
-            + settings_warnings(settings)
-            + limit_notes(settings, instance.descriptors, instance.capacity * instance.workers)
+            notes + settings_warnings(settings) + limit_notes(settings, instance.descriptors, instance.limits)
         )
         instance.notes += watchdog_notes(settings, instance.watchdog)
         for binding in new:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import relay
+from relay.core.backoff import delay
 from relay.ipc.channel import Channel, pair
 from relay.ipc.messages import Start
 from relay.ipc.outbox import Outbox
@@ -17,7 +18,7 @@ from relay.process import held
 from relay.supervisor.inbox import Inbox
 from relay.supervisor.instance import Instance
 
-BACKOFF_LIMIT = 30.0  # seconds
+BACKOFF_FIRST, BACKOFF_LIMIT = 0.25, 30.0  # seconds
 OOM_SCORE = 500  # thousandths of the memory by which a worker counts as larger than the supervisor when that runs out
 MOST_OOM_SCORE = 1000  # OOM_SCORE_ADJ_MAX, linux/oom.h
 LOOK = 0.1  # seconds between two looks at a process whose end the kernel does not tell
@@ -25,8 +26,7 @@ LOOK = 0.1  # seconds between two looks at a process whose end the kernel does n
 
 def backoff(failures: int) -> float:
     """Seconds to wait before the start that follows `failures` early ends in a row: 0, 0, 0.5, 1, 2, … 30."""
-    # The exponent has a limit of its own: after a day of a crash loop the power would be too large for a float.
-    return 0.0 if failures < 2 else min(BACKOFF_LIMIT, 0.25 * 2.0 ** min(failures - 1, 10))
+    return 0.0 if failures < 2 else delay(failures, BACKOFF_FIRST, BACKOFF_LIMIT)
 
 
 class Process:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from relay.address import Address
-from relay.core.access import AccessList
+from relay.core.access_list import AccessList
 from relay.core.balance import Balance
 from relay.core.rates import Rates
 from relay.engines.choice import make_engine

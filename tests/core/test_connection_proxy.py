@@ -6,7 +6,7 @@ import pytest
 
 from relay.address import Address
 from relay.core import proxy_header
-from relay.core.access import AccessList
+from relay.core.access_list import AccessList
 from relay.core.limit_table import LimitPlan
 from relay.engines.contract import Close, Dial, Event, Preread, Pump
 from relay.outcome import Outcome

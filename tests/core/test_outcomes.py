@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from relay.core.access import AccessList
+from relay.core.access_list import AccessList
 from relay.core.limit_table import LimitPlan
 from relay.core.rates import Rate, RatePlan
 from relay.engines.contract import Close, Event, Refuse

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.access import AccessList
+from relay.core.access_list import AccessList
 from relay.settings.model import Settings
 from relay.settings.tables import AccessSettings
 from relay.settings.warnings import settings_warnings

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
-from relay.core.asking import Asking
+from relay.core.backoff import Backoff
 from relay.core.scheduled_events import (
     MOST_ID,
     SCHEDULED,
@@ -123,8 +123,8 @@ class ScheduledEvents:
         self._problems: list[str] = []
         self._timeless = False  # its last answer did not say when it was given
         self._first = True  # nobody has waited for the events to be turned on
-        self._polls = Asking(self._timing.poll, self._timing.poll_most)
-        self._names = Asking(self._timing.poll, self._timing.poll_most, steady=1)
+        self._polls = Backoff(self._timing.poll, self._timing.poll_most)
+        self._names = Backoff(self._timing.poll, self._timing.poll_most, steady=1)
         self._session: aiohttp.ClientSession | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -188,7 +188,7 @@ class ScheduledEvents:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _ask_on(self, about: str, ask: Callable[[], Coroutine[Any, Any, bool]], asking: Asking) -> None:
+    async def _ask_on(self, about: str, ask: Callable[[], Coroutine[Any, Any, bool]], backoff: Backoff) -> None:
         """Ask until `ask` says that this was all."""
         clock = asyncio.get_running_loop().time
         more = True
@@ -197,16 +197,16 @@ class ScheduledEvents:
                 more = await ask()
             except Exception as error:  # noqa: BLE001 -- a defect must not end the watch; it is logged as one
                 why = str(error) or type(error).__name__
-                if not isinstance(error, CallFailed) and why != asking.error:
+                if not isinstance(error, CallFailed) and why != backoff.error:
                     self._log.error("internal error in a question to Azure", about=about, exc_info=True)
-                if asking.failed(why, clock()):
+                if backoff.failed(why, clock()):
                     self._log.warning("Azure metadata service fails", about=about, error=why)
             else:
-                after = asking.worked(clock())
+                after = backoff.succeeded(clock())
                 if after is not None:
                     self._log.warning("Azure metadata service answers again", about=about, seconds=round(after, 3))
             if more:
-                await asyncio.sleep(asking.pause())
+                await asyncio.sleep(backoff.pause())
 
     async def _poll(self) -> bool:
         try:
@@ -268,7 +268,7 @@ class ScheduledEvents:
 
     async def _approve(self, event_id: str) -> bool:
         body = json.dumps({"StartRequests": [{"EventId": event_id}]}).encode()
-        approving = Asking(self._timing.poll, self._timing.poll_most)
+        approving = Backoff(self._timing.poll, self._timing.poll_most)
         while approving.failures < self._timing.tries:
             if approving.failures:
                 await asyncio.sleep(approving.pause())

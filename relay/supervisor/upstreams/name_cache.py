@@ -18,13 +18,14 @@ import random
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from relay.core.backoff import delay
 from relay.supervisor.tasks import keep_running
 from relay.supervisor.upstreams.resolver import Lookup, Resolver
 
 HURRY = 1.0  # seconds at least between the begin of two look-ups of one name, whatever asks for them
 REFRESH = 0.8  # of its TTL, after which an answer is asked for again
 REFRESH_JITTER = 0.1  # of its TTL, by how much earlier at most, lest many names march in step
-RETRY_MOST = 30.0  # seconds from a failure to the next look-up; the first is 1, and each doubles the one before
+RETRY_FIRST, RETRY_MOST = 1.0, 30.0  # seconds from a failure to the next look-up, doubled by each
 RETRY_JITTER = 0.2  # of those seconds, by how much earlier at most
 
 
@@ -197,8 +198,7 @@ class NameCache:
             self._hold_or_give_up(entry)
         elif entry.served is not None and entry.served.error:
             entry.served = Answer((), error)
-        delay = min(RETRY_MOST, 2.0 ** min(entry.failures - 1, 10))
-        return self._clock() + delay * (1 - RETRY_JITTER * random.random())
+        return self._clock() + delay(entry.failures, RETRY_FIRST, RETRY_MOST) * (1 - RETRY_JITTER * random.random())
 
     def _hold_left(self, entry: _Name) -> float:
         return entry.expires + self._hold - self._clock() if entry.good else 0.0

@@ -11,7 +11,7 @@ import socket
 from functools import lru_cache
 
 from relay.address import Address
-from relay.core.access import MAPPED, AccessList
+from relay.core.access_list import MAPPED, AccessList
 from relay.core.limits import Lease, Limits, Refusal
 from relay.core.rates import Rates
 from relay.outcome import Outcome

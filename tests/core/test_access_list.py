@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from relay.core.access import AccessList
+from relay.core.access_list import AccessList
 from relay.worker.connection.admission import Admission, Denied
 from tests.core.world import World
 
