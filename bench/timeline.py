@@ -30,7 +30,7 @@ from bench import end_in_order
 from bench.timeline_figures import Happening, figures, read, table
 from bench.timeline_picture import draw
 from bench.timeline_rig import PATIENCE, Rig
-from tests.metadata_server import OWN, Answer, MetadataServer, document, event
+from tests.support.metadata_server import OWN, Answer, MetadataServer, document, event
 
 QUIET = 4.0  # seconds between two events
 NOTICED = 1.0  # seconds after which a report of the devices counts

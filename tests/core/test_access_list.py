@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from relay.core.access_list import AccessList
 from relay.worker.connection.admission import Admission, Denied
-from tests.core.world import World
+from tests.worker.connection.world import World
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address

@@ -6,14 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 from relay.core.limit_table import total_held
 from relay.core.limits import Lease, Refusal
 from relay.ipc.shared_table import Table
 from tests.core.hammer import LAYOUT, PLAN, WITNESS_SIZE, WORDS, Witness
+from tests.support.programs import ROOT
 
-ROOT = Path(__file__).parents[2]
 OPERATIONS = 4000
 
 

@@ -18,7 +18,7 @@ import pytest
 from relay.demo import run
 from relay.demo.process import DemoError
 from relay.demo.relay_process import Relay
-from tests.observe import wait_until
+from tests.support.observe import wait_until
 
 DEADLINE = 30.0  # seconds
 COMMAND = [sys.executable, "-m", "relay", "demo"]

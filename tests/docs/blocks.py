@@ -6,7 +6,7 @@ import re
 import shlex
 from typing import NamedTuple
 
-from tests.programs import ROOT
+from tests.support.programs import ROOT
 
 PAGES = sorted([ROOT / "README.md", ROOT / "ARCHITECTURE.md", *(ROOT / "docs").rglob("*.md")])
 PROGRAMS = ("relay", "make", "curl", "openssl", "kill", "tail", "pip", "docker", "systemctl", "journalctl", "sh", "apt")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.programs import ROOT
+from tests.support.programs import ROOT
 
 SCENARIOS = {
     "message": ("128 B echo, 100 connections", "1 KiB echo, 1,000 connections"),

@@ -15,7 +15,7 @@ from relay.cli import _parser
 from relay.settings import model
 from tests.docs import blocks
 from tests.docs.blocks import PAGES, Block, Command
-from tests.programs import ROOT
+from tests.support.programs import ROOT
 
 COMMANDS = [*blocks.commands(), *blocks.spans()]
 NEED_SETTINGS = ("run", "check")

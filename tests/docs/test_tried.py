@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from tests.docs import blocks
-from tests.harness import Relay
-from tests.programs import RELAY, ROOT, environment
-from tests.tls import NAME, Tls
+from tests.support.harness import Relay
+from tests.support.programs import RELAY, ROOT, environment
+from tests.support.tls import NAME, Tls
 
 pytestmark = pytest.mark.skipif(
     shutil.which("curl") is None or shutil.which("openssl") is None,

@@ -18,7 +18,7 @@ from relay.address import Address
 from relay.engines.contract import Accepted, Action, Event, Handler, TcpOptions, Timeouts
 from tests.engines.kinds import Kind
 from tests.engines.script import Script, ScriptedHandler
-from tests.programs import PATIENCE
+from tests.support.programs import PATIENCE
 
 TICK = 0.02  # seconds
 DEADLINE = 20.0 * PATIENCE  # seconds that anything may take on a busy machine before the test gives up

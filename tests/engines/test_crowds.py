@@ -17,7 +17,7 @@ from tests.engines.lab import Couple, Lab, fill
 from tests.engines.leaks import descriptors, drop_queued, records
 from tests.engines.peers import Receiving, Sending, blocks, end, receive, reset
 from tests.engines.script import Script, ScriptedHandler
-from tests.programs import PATIENCE
+from tests.support.programs import PATIENCE
 
 SHORT = 2000  # connections
 AT_ONCE = 50

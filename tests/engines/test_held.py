@@ -12,7 +12,7 @@ from relay.engines.contract import Event
 from tests.engines.lab import Couple, Lab
 from tests.engines.peers import Receiving, Sending, blocks, end, pattern, push, receive, receive_to_end, repeated
 from tests.engines.running import RunningEngine
-from tests.programs import PATIENCE
+from tests.support.programs import PATIENCE
 
 SILENT = 200  # peers that do not read
 BUFFERS = 65536  # bytes of kernel buffer, so that they are soon full

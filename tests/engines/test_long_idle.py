@@ -11,7 +11,7 @@ from relay.engines.contract import Event, Timeouts
 from tests.engines.lab import Couple, Lab
 from tests.engines.peers import Receiving, Sending, blocks, end, pattern, receive, receive_to_reset, reset
 from tests.engines.running import TICK, RunningEngine
-from tests.programs import PATIENCE
+from tests.support.programs import PATIENCE
 
 LONG = 0.1  # seconds
 TIMEOUTS = Timeouts(idle=0.0, half_close=2.0 * PATIENCE)  # looked at eight times as often

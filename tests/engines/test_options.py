@@ -15,7 +15,7 @@ from tests.engines.lab import IPV4, IPV6, NO_TIMEOUTS, Couple, Lab
 from tests.engines.peers import address_of
 from tests.engines.running import RunningEngine
 from tests.engines.script import Script
-from tests.observe import wait_until
+from tests.support.observe import wait_until
 
 TCP_USER_TIMEOUT = 18  # linux/tcp.h; the name is in `socket` as well, not on every platform that mypy knows
 

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -18,9 +17,8 @@ from tests.engines.kinds import Kind
 from tests.engines.lab import IPV4, Lab
 from tests.engines.peers import address_of, receive, receive_to_reset, reset
 from tests.engines.running import DEADLINE
-from tests.programs import PATIENCE
+from tests.support.programs import PATIENCE, ROOT
 
-ROOT = Path(__file__).parents[2]
 State = dict[str, Any]
 Start = Callable[[int], "Short"]
 

@@ -12,7 +12,7 @@ from tests.engines.lab import IPV4, Lab
 from tests.engines.peers import accepted, address_of, connected, listening, receive
 from tests.engines.running import DEADLINE, RunningEngine
 from tests.engines.script import Script
-from tests.observe import sent_again
+from tests.support.observe import sent_again
 
 QUEUED = 30  # connections
 

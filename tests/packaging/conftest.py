@@ -13,8 +13,8 @@ import pytest
 
 from tests.packaging.installed import Installed
 from tests.packaging.machine import Machine
-from tests.programs import ROOT
-from tests.upstreams import Echo
+from tests.support.programs import ROOT
+from tests.support.upstreams import Echo
 
 TOOLS = {"systemd-nspawn": "systemd-container", "nsenter": "util-linux", "mmdebstrap": "mmdebstrap"}
 

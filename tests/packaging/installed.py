@@ -7,10 +7,10 @@ import json
 from types import TracebackType
 from typing import Any, Self
 
-from tests.clients import TIMEOUT, receive
-from tests.observe import wait_until
 from tests.packaging.machine import Machine
-from tests.programs import ROOT
+from tests.support.clients import TIMEOUT, receive
+from tests.support.observe import wait_until
+from tests.support.programs import ROOT
 
 Json = dict[str, Any]
 

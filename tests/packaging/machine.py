@@ -28,8 +28,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self, TypeVar
 
-from tests.clients import TIMEOUT
-from tests.programs import ROOT
+from tests.support.clients import TIMEOUT
+from tests.support.programs import ROOT
 
 T = TypeVar("T")
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from relay.engines.choice import choose
-from tests.observe import Metrics, wait_until
 from tests.packaging.installed import PATIENCE, PORTS, Installed
+from tests.support.observe import Metrics, wait_until
 
 pytestmark = pytest.mark.timeout(300)  # the first one may have to make the machine's root
 

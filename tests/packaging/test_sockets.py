@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from tests.observe import wait_until
 from tests.packaging.installed import PATIENCE, PORTS, Installed
+from tests.support.observe import wait_until
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -14,7 +14,7 @@ from relay.engines.options import BACKLOG
 from relay.settings.tables import DrainSettings, TcpSettings
 from relay.supervisor.start import LOG_FLUSH
 from relay.supervisor.supervisor import END_GRACE
-from tests.programs import ROOT
+from tests.support.programs import ROOT
 
 UNITS = ROOT / "deploy/systemd"
 EXPOSURE = 20  # tenths

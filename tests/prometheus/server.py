@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.harness import Relay
-from tests.observe import wait_until
-from tests.programs import ROOT, START, free_port, launched
+from tests.support.harness import Relay
+from tests.support.observe import wait_until
+from tests.support.programs import ROOT, START, free_port, launched
 
 Json = dict[str, Any]
 

@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from tests.clients import echoes
-from tests.harness import Relay
-from tests.metadata_server import MetadataServer
-from tests.observe import wait_until
-from tests.programs import ROOT, START
+from tests.e2e.health.full import labels, toml
 from tests.prometheus.cases import CASES, Series
 from tests.prometheus.server import RULES, prometheus
-from tests.reg.health.full import labels, toml
-from tests.relay_toml import listener, settings
-from tests.upstreams import Echo, refusing
+from tests.support.clients import echoes
+from tests.support.harness import Relay
+from tests.support.metadata_server import MetadataServer
+from tests.support.observe import wait_until
+from tests.support.programs import ROOT, START
+from tests.support.relay_toml import listener, settings
+from tests.support.upstreams import Echo, refusing
 
 Json = dict[str, Any]
 

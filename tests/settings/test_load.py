@@ -7,12 +7,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from relay.settings.model import Listener, Settings, load
+from tests.support.programs import ROOT
 
 Load = Callable[..., Settings]
 SHORT = 'upstream = ["hub.example"]\n'
@@ -181,5 +181,5 @@ def test_settings_do_not_change(load_text: Load) -> None:
 @pytest.mark.parametrize("module", ["relay.address", "relay.supervisor.cpus"])
 def test_what_workers_import_leaves_pydantic_alone(module: str) -> None:
     code = f"import sys, {module}; sys.exit('pydantic' in sys.modules)"
-    root = Path(__file__).parents[2]
+    root = ROOT
     assert subprocess.run([sys.executable, "-c", code], cwd=root, env=dict(os.environ), check=False).returncode == 0

@@ -19,6 +19,7 @@ from relay.core.destinations import why_never
 from relay.settings.model import Listener, Settings, load, render
 from relay.settings.reference import document
 from relay.settings.schema import Kind, find, leaves_of, to_toml
+from tests.support.programs import ROOT
 
 Load = Callable[..., Settings]
 
@@ -192,7 +193,7 @@ def test_a_setting_is_found_by_its_path_and_nothing_else_is() -> None:
 
 
 def test_the_reference_is_current() -> None:
-    reference = Path(__file__).parents[2] / "docs" / "configuration.md"
+    reference = ROOT / "docs" / "configuration.md"
     assert reference.read_text(encoding="utf-8") == document(Settings), (
         "run: python -m relay.settings.reference > docs/configuration.md"
     )

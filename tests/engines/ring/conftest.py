@@ -11,7 +11,7 @@ import pytest
 from relay.engines.ring.selector import RingLoop, RingSelector
 from relay.engines.ring.unavailable import explain
 from tests.engines.ring.traffic import Pair
-from tests.observe import PATIENCE
+from tests.support.observe import PATIENCE
 
 
 @pytest.fixture(scope="session", autouse=True)

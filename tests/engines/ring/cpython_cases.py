@@ -34,7 +34,7 @@ import pytest
 from relay.engines.ring import selector
 from relay.engines.ring.reactor import Reactor
 from relay.engines.ring.selector import RingLoop, RingSelector
-from tests.programs import PATIENCE, ROOT, environment
+from tests.support.programs import PATIENCE, ROOT, environment
 
 LIMIT = 40.0 * PATIENCE  # seconds for the cases of a module; the longest take ten
 SELECTORS, SELECTOR_CLASS = "test.test_selectors", "RingSelectorTests"

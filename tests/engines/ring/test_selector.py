@@ -18,7 +18,7 @@ import pytest
 
 from relay.engines.ring.selector import RingLoop, RingSelector
 from tests.engines.ring.traffic import Pair, Traffic
-from tests.observe import PATIENCE
+from tests.support.observe import PATIENCE
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 IDLE = 0.2  # seconds of a wait in which nothing happens

@@ -17,7 +17,7 @@ import pytest
 from relay.engines.ring import uring
 from relay.engines.ring.selector import RingLoop, RingSelector
 from tests.engines.ring.traffic import Pair, Traffic
-from tests.observe import PATIENCE
+from tests.support.observe import PATIENCE
 
 WRITE = selectors.EVENT_WRITE
 

@@ -1,0 +1,33 @@
+"""Settings with which a relay has every metric that there is, and a scrape's names."""
+
+from __future__ import annotations
+
+from tests.support.observe import Metrics
+from tests.support.relay_toml import listener, settings
+from tests.support.upstreams import Echo
+
+TABLES = """\
+[dial]
+rate = 1000.0
+[azure]
+scheduled_events = true
+metadata_url = "{url}"
+"""
+
+
+def toml(echo: Echo, metadata_url: str) -> str:
+    """A limit of a listener, an upstream by name, a paced dial, Azure's events."""
+    name = f"localhost:{echo.address[1]}"
+    return settings(listener(name, more="max_connections = 100"), tables=TABLES.format(url=metadata_url), checks=0.2)
+
+
+def labels(metrics: Metrics) -> dict[str, set[str]]:
+    """Every metric, as docs/metrics.md names it, and its labels: a histogram is one, and has no `le`."""
+    found: dict[str, set[str]] = {}
+    histograms = {name for name, kind in metrics.types.items() if kind == "histogram"}
+    for name, pairs in metrics.samples:
+        for suffix in ("_bucket", "_sum", "_count"):
+            if name.removesuffix(suffix) in histograms:
+                name = name.removesuffix(suffix)  # noqa: PLW2901
+        found.setdefault(name, set()).update({label for label, _ in pairs} - {"le"})
+    return found

@@ -1,0 +1,115 @@
+"""The shared table: two processes see each other's writes, and no two things stand in one place."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relay.core.counters import Layout
+from relay.core.limit_table import LimitPlan, clear_column
+from relay.core.limits import Lease, Refusal
+from relay.ipc.shared_table import PAGE, Fence, Table
+from tests.ipc.tables import LAYOUT, PLAN
+from tests.support.programs import ROOT
+
+
+class Peer:
+    """The other process."""
+
+    def __init__(self, table: Table) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.ipc.table_peer", str(table.descriptor)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            pass_fds=[table.descriptor],
+        )
+
+    def __call__(self, line: str) -> str:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+
+def test_two_processes_see_each_others_writes() -> None:
+    table = Table.create(PLAN, LAYOUT)
+    peer = Peer(table)
+    with peer.process:
+        table.blocks[0][7] = 1 << 63
+        assert peer("read 0 7") == str(1 << 63)
+        assert peer("write 1 0 42") == "written"
+        assert table.blocks[1][0] == 42
+        limits = table.limits(0)
+        assert peer("acquire 9") == "admitted"
+        first, second = limits.acquire(0, 9), limits.acquire(0, 9)
+        assert isinstance(first, Lease)
+        assert second is Refusal.SOURCE, "the limit is for both together"
+        assert peer("acquire 8") == "admitted"
+        assert peer("acquire 7") == Refusal.INSTANCE.value
+        first.release()
+        assert peer("acquire 7") == "admitted"
+        peer.process.kill()
+    # What it held and counted outlives it, until it is given back.
+    assert table.blocks[1][0] == 42
+    assert limits.acquire(0, 1) is Refusal.INSTANCE
+    clear_column(PLAN, 1, table.counts, table.sources)
+    assert isinstance(limits.acquire(0, 1), Lease)
+    os.close(table.descriptor)
+
+
+PLANS = st.builds(
+    LimitPlan,
+    workers=st.integers(1, 5),
+    instance=st.just(1),
+    capacity=st.just(1),
+    listeners=st.lists(st.just(1), min_size=1, max_size=600).map(tuple),
+    per_source=st.just(1),
+    source_buckets=st.sampled_from([64, 128]),
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(PLANS, st.builds(Layout, st.integers(1, 40), st.integers(1, 40), st.integers(1, 30)))
+def test_nothing_overlaps(plan: LimitPlan, layout: Layout) -> None:
+    table = Table.create(plan, layout)
+    regions = [table.counts, table.hashes, table.sources, *table.blocks]
+    sizes = [plan.count_cells, plan.source_cells, plan.source_cells, *[layout.size] * plan.workers]
+    assert [len(region) for region in regions] == sizes
+    assert not any(any(region) for region in regions), "all zero at first"
+    for number, region in enumerate(regions, 1):
+        for cell in range(len(region)):
+            region[cell] = number
+    for number, region in enumerate(regions, 1):
+        assert set(region) == {number}
+    # The same from another mapping; and no page has the counters of two workers.
+    again = Table(table.descriptor, plan, layout)
+    assert [list(block) for block in again.blocks] == [list(block) for block in table.blocks]
+    contents = os.pread(table.descriptor, os.fstat(table.descriptor).st_size, 0)
+    blocks = set(range(len(regions) - plan.workers + 1, len(regions) + 1))
+    for start in range(0, len(contents), PAGE):
+        assert len(blocks.intersection(memoryview(contents[start : start + PAGE]).cast("Q"))) <= 1
+    os.close(table.descriptor)
+
+
+def test_a_fence_never_waits() -> None:
+    """It takes a lock of its own: even two threads with one fence each, or one that is used again and again."""
+    fences = [Fence(), Fence()]
+
+    def use(fence: Fence) -> None:
+        for _ in range(10_000):
+            fence()
+
+    threads = [threading.Thread(target=use, args=[fence]) for fence in fences]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()

@@ -1,0 +1,63 @@
+"""A network namespace of its own for a part of a test that changes routes, ports or packet filters."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.support.programs import ROOT, launched
+
+UNSHARE = [shutil.which("unshare") or "unshare", "--net", *(["--map-root-user"] if os.geteuid() else [])]
+
+
+def _missing(*more: str) -> str:
+    """Why there is no network namespace to be had, with `more` of its kind; nothing if there is."""
+    if shutil.which("unshare") is None or shutil.which("ip") is None:
+        return "unshare (util-linux) or ip (iproute2) is not installed"
+    done = subprocess.run([*UNSHARE, *more, "true"], capture_output=True, text=True)
+    return "" if done.returncode == 0 else f"no namespace: {done.stderr.strip()}"
+
+
+def nft(*arguments: str, text: str = "") -> str:
+    """Run nft(8), in such a namespace; what it printed."""
+    done = subprocess.run(["nft", *arguments], input=text, text=True, check=True, stdout=subprocess.PIPE)
+    return done.stdout
+
+
+needs_nft = pytest.mark.skipif(shutil.which("nft") is None, reason="nft (nftables) is not installed")
+needs_namespace = pytest.mark.skipif(bool(_missing()), reason=_missing())
+needs_mounts = pytest.mark.skipif(bool(_missing("--mount")), reason=_missing("--mount"))
+
+
+def inside(module: str, *arguments: Any, prepare: str = "true", mounts: bool = False) -> str:
+    """Run a module in a namespace that has loopback, after the shell commands `prepare`; what it printed.
+
+    With `mounts` what `prepare` mounts is seen there alone.
+    """
+    script = f'ip link set lo up && {prepare} && exec "$0" -m "$@"'
+    done = subprocess.run(
+        launched(
+            [
+                *UNSHARE,
+                *(["--mount"] if mounts else []),
+                "sh",
+                "-c",
+                script,
+                sys.executable,
+                module,
+                *map(str, arguments),
+            ]
+        ),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=55,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
