@@ -1,1 +1,1 @@
-"""Ways to move bytes. `contract` says what an engine is; each engine is a module or package of its own."""
+"""Ways to move bytes. `contract` defines what an engine is; `stream` and `ring` are the two engines."""

@@ -1,26 +1,37 @@
-"""The contract between an engine and what stands above it.
+"""The contract between an engine and the code above it.
 
-An engine owns a worker's client sockets from accept to close and moves their bytes; it decides nothing. For every
-connection it tells a `Handler` what happened (`Event`) and carries out the `Action` that it is answered with:
+An engine owns a worker's client sockets from accept to close, dials upstreams, and moves bytes between the two. It
+makes no decisions: for each connection it reports what happened (`Event`) to a `Handler`, and carries out the `Action`
+that the handler returns:
 
-    accepted → Refuse | Wait | Preread | Dial  (Wait: the answer comes later, through `Engine.perform`)
-    PREREAD → Preread (more) | Wait | Dial | Close, PREREAD_ENDED / PREREAD_TIMEOUT → Wait | Dial | Close
-    CONNECTED → Pump, DIAL_FAILED / DIAL_TIMEOUT → Dial (the next address) | Close
-    anything that ends it → Close
+    accepted                        → Preread | Dial | Wait | Refuse
+    PREREAD                         → Preread (more bytes) | Dial | Wait | Close | Refuse
+    PREREAD_ENDED, PREREAD_TIMEOUT  → Dial | Wait | Close | Refuse
+    CONNECTED                       → Pump | Close
+    DIAL_FAILED, DIAL_TIMEOUT       → Dial (the next address) | Wait | Close
+    every other event               → Close
 
-While it pumps, an engine honours half-close in both orders, passes a reset on as a reset, stops receiving from a side
-whose peer does not take what was received, and ends a connection that was silent for too long. A side that is reset or
-lost after its FIN has come truncates nothing: the other side gets all that came before the FIN, then FIN. What the
-other one sends is dropped from then on, uncounted. If it ends as well, until a second after it has acknowledged
-everything, and the first one was reset, the connection is FINISHED; else it ends with the event of the side that was
-lost. That side itself is closed with RST, whatever the handler answers: it may come back. Nothing here assumes a
-transport, a task or a file object per connection: an engine that keeps its connections in arrays fits as well.
+A handler that returns Wait passes its next action to `Engine.perform` later.
 
-A connection holds at most HELD_BOUND bytes, whatever its peers do. An engine may call a handler from within `perform`,
-and a handler may call `perform` for another connection from within `advance`. An upstream that accepts and resets at
-once may show as DIAL_FAILED or as CONNECTED and UPSTREAM_RESET.
+While it pumps, an engine does four things without asking:
 
-What an engine does not do: resolve names, count, log, or choose anything.
+- half-close: it forwards FIN in both directions independently, whichever side sends it first;
+- reset: it forwards a reset as a reset, never as a clean end;
+- backpressure: it stops receiving from a side whose peer does not take what was received;
+- timeouts: it ends a connection that is idle, or half-closed and silent, for too long.
+
+A side may be reset or lost after its FIN was received. Nothing is truncated then: the other side, the survivor, gets
+everything that came before the FIN, then FIN. Whatever the survivor sends from then on is dropped and not counted. If
+the failed side was reset, and the survivor ends within a second after it has acknowledged everything, the connection is
+FINISHED; otherwise it ends with the failed side's RESET or LOST event. The failed side's own socket is closed with RST
+whatever the handler returns, since its host may come back.
+
+A connection holds at most HELD_BOUND bytes, whatever its peers do. Calls may nest: an engine may call a handler from
+within `perform`, and a handler may call `perform` for another connection from within `advance`. An upstream that
+accepts and resets at once is reported either as DIAL_FAILED, or as CONNECTED followed by UPSTREAM_RESET.
+
+An engine does not resolve names, keep counters, write the access log, or choose an upstream. The contract assumes no
+transport, task or file object per connection: an engine that keeps its connections in arrays fits as well.
 """
 
 from __future__ import annotations
@@ -33,82 +44,82 @@ from typing import NamedTuple, Protocol
 
 from relay.address import Address
 
-NEVER = float("inf")  # a time that does not come
+NEVER = float("inf")  # a point in time that is never reached
 HELD_BOUND = 256 * 1024  # bytes received and not yet taken by the other side, per connection
 
 
 class Event(enum.Enum):
-    """What happened to a connection. The value that goes with it is named behind it; None where nothing is."""
+    """What happened to a connection. The comment names the value passed with the event; without one it is None."""
 
     __hash__ = object.__hash__  # by identity; Enum's own is written in Python, and events are looked up in tables
 
-    PREREAD = "preread"  # everything received so far, bytes
-    PREREAD_ENDED = "preread_ended"  # the same; the client has ended its direction, no more will come
-    PREREAD_TIMEOUT = "preread_timeout"  # the same
-    CONNECTED = "connected"  # local Address of the upstream side, or None if nobody asked for it
-    DIAL_FAILED = "dial_failed"  # errno
+    PREREAD = "preread"  # bytes: everything received so far
+    PREREAD_ENDED = "preread_ended"  # the same bytes; the client has sent FIN, no more will come
+    PREREAD_TIMEOUT = "preread_timeout"  # the same bytes
+    CONNECTED = "connected"  # Address: the upstream socket's local address, None unless source reports are enabled
+    DIAL_FAILED = "dial_failed"  # int: errno
     DIAL_TIMEOUT = "dial_timeout"
-    FINISHED = "finished"  # both directions ended and everything was delivered
-    CLIENT_RESET = "client_reset"  # in any phase
+    FINISHED = "finished"  # both directions ended with FIN and everything was delivered
+    CLIENT_RESET = "client_reset"  # may come in any phase
     UPSTREAM_RESET = "upstream_reset"
-    CLIENT_LOST = "client_lost"  # errno: keepalive, user timeout, network gone
-    UPSTREAM_LOST = "upstream_lost"  # errno
+    CLIENT_LOST = "client_lost"  # int: errno of keepalive, user timeout, or an unreachable network
+    UPSTREAM_LOST = "upstream_lost"  # int: errno
     IDLE = "idle"  # no byte in either direction for Timeouts.idle
-    CLIENT_HALF_CLOSE = "client_half_close"  # the upstream ended, the client is silent and does not end
-    UPSTREAM_HALF_CLOSE = "upstream_half_close"
-    STOP = "stop"  # the engine was told to stop
-    DRAINED = "drained"  # closed gracefully, see `Engine.close_gracefully`: the relay gets rid of its connections
-    AGED = "aged"  # the same, see `Engine.close_expired`: it has lived for long enough
-    DEFECT = "defect"  # an exception: a bug in the relay
+    CLIENT_HALF_CLOSE = "client_half_close"  # the upstream sent FIN; the client is silent and sends none
+    UPSTREAM_HALF_CLOSE = "upstream_half_close"  # the client sent FIN; the upstream is silent and sends none
+    STOP = "stop"  # `Engine.stop` was called
+    DRAINED = "drained"  # closed by `Engine.close_gracefully`: the relay is draining
+    AGED = "aged"  # closed by `Engine.close_expired`: the connection reached its maximum age
+    DEFECT = "defect"  # an exception was raised: a bug in the relay
 
 
 class Refuse(NamedTuple):
-    """Close the accepted socket at once, with a reset."""
+    """Close the accepted socket at once, with RST."""
 
 
 class Wait(NamedTuple):
-    """Keep the accepted socket as it is; somebody will call `Engine.perform`."""
+    """Leave the accepted socket alone until `Engine.perform` is called for this connection."""
 
 
 class Preread(NamedTuple):
-    """Receive from the client, `limit` bytes in all at most; answered with PREREAD whenever something has come.
+    """Receive from the client before an upstream is dialled; PREREAD reports what has come so far.
 
-    A further Preread in answer goes on with it. With `least`, PREREAD is told once there are so many bytes in all, or
-    as many as there may be. The engine may tell PREREAD_TIMEOUT early, when all prereads take too much memory.
+    Returning Preread again continues the same preread; its timeout keeps running. With `least`, PREREAD is reported
+    only once `least` or `limit` bytes have come, whichever is fewer. PREREAD_TIMEOUT may come early when unfinished
+    prereads of all connections together take too much memory.
 
-    What was received is the handler's from then on: it goes to the upstream as `Pump.first`, as far as it is to go
-    there. It counts as received from the client. `timeout` seconds are for all that comes until another action (0:
-    none).
+    The engine counts the bytes as received from the client, and leaves them to the handler: whatever belongs upstream
+    has to be passed on as `Pump.first`.
     """
 
-    limit: int
-    timeout: float
-    least: int = 0
+    limit: int  # most bytes to receive in all
+    timeout: float  # seconds from the first Preread until another action; 0: no timeout
+    least: int = 0  # bytes in all below which PREREAD is not reported
 
 
 class Dial(NamedTuple):
-    """Connect to a literal address; answered with CONNECTED, DIAL_FAILED or DIAL_TIMEOUT. `timeout` is more than 0."""
+    """Connect to a literal address; the result is CONNECTED, DIAL_FAILED or DIAL_TIMEOUT."""
 
     address: Address
-    source: str  # local address to dial from, "" for the kernel's choice
-    timeout: float  # seconds
+    source: str  # local address to dial from; "" for the kernel's choice
+    timeout: float  # seconds, more than 0
 
 
 class Pump(NamedTuple):
     """Pass bytes both ways until the connection ends.
 
-    `first` goes to the upstream before anything else; it does not count as received from the client (what was preread
-    has been counted).
+    `first` goes to the upstream before anything else. It is not counted again: prereading has counted it.
     """
 
     first: bytes = b""
 
 
 class Close(NamedTuple):
-    """Close both sides (whichever are open).
+    """Close whichever sides are open.
 
-    True sends RST and discards. False sends what the engine has received, then FIN; if the side does not take all of
-    that at once, RST, so that a stream that was cut never looks complete.
+    A side with True is closed with RST, and what is held for it is discarded. A side with False gets what the engine
+    holds for it, then FIN; if the side does not take all of that at once, it gets RST, so that a truncated stream never
+    looks complete.
     """
 
     reset_client: bool = False
@@ -119,36 +130,37 @@ Action = Refuse | Wait | Preread | Dial | Pump | Close
 
 
 class Linked(Protocol):
-    """What an engine finds its own record of a connection by."""
+    """An object that carries the engine's reference to its own record of a connection."""
 
-    link: object | None  # the engine's own; None before and after
+    link: object | None  # set by the engine; None before the accept and after the close
 
 
 class Handler(Linked, Protocol):
-    """What an engine needs of a connection."""
+    """The callbacks and fields that an engine needs for each connection."""
 
-    expires_at: float  # monotonic seconds; from then on `Engine.close_expired` finds it. NEVER: it does not
+    expires_at: float  # monotonic seconds from which `Engine.close_expired` may close the connection, or NEVER
 
     def advance(self, event: Event, value: object = None) -> Action:
-        """Take the next step. After an answer of Refuse or Close the engine forgets the handler."""
+        """Return the action for an event. After returning Refuse or Close, the handler is forgotten by the engine."""
 
     def moved(self, up: int, down: int) -> None:
-        """Bytes received so far, from the client and from the upstream; called now and then."""
+        """Update the totals of bytes received, from the client and from the upstream. Called about once a second
+        while bytes flow."""
 
     def end(self, event: Event, value: object, up: int, down: int) -> Close:
-        """`moved` for the last time and `advance` in one: for every event that can have no other answer than Close.
+        """Do a last `moved` and an `advance` in one call, for an event that can only be answered with Close.
 
-        Those are all that come from outside or by timeout once it was let in, but a preread's and a dial's own.
+        Those are all events but the results of a preread or a dial, and DEFECT, which go to `advance`.
         """
 
 
 Accepted = Callable[[Address], tuple[Handler, Action]]
-"""Called for each accepted connection with the client's address."""
+"""Called for each accepted connection with the client's address; returns its handler and first action."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds; 0 turns one off. Checked a few times a second: a timeout never comes early, and up to a second late."""
+    """Timeouts in seconds; 0 turns one off. A timeout never fires early, and at most a second late."""
 
     idle: float
     half_close: float
@@ -156,11 +168,12 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class TcpOptions:
-    """How long to bear with a peer that is silent, on both sides; in seconds.
+    """When a silent peer is given up, on both sides; in seconds, `keepalive_count` in probes.
 
-    The keepalive ones are the kernel's socket options, 0 leaves its default (keepalive_idle: off). They may be set up
-    to a second after a connection was established. `user_timeout` is the engine's own: a peer that has something to
-    acknowledge, and does not answer for so long, is lost; 0: never. That is noticed up to a quarter of it later.
+    The keepalive fields are the kernel's socket options, set up to a second after a connection is established; 0 leaves
+    the kernel's default, and keepalive_idle = 0 turns keepalive off. `user_timeout` is implemented by the engine: a
+    peer that has data to acknowledge, and has not answered for this long, is lost. The check may notice it up to a
+    quarter of the timeout late; 0: never.
     """
 
     keepalive_idle: int = 60
@@ -170,65 +183,68 @@ class TcpOptions:
 
 
 class Engine(Protocol):
-    """One worker's engine. All calls come from the worker's event loop."""
+    """One worker's engine. All calls are made from the worker's event loop."""
 
     name: str
 
     def listen(self, sock: socket.socket, accepted: Accepted, *, shared: bool = False) -> None:
-        """Accept on a bound, listening socket. The engine closes it in the end.
+        """Accept on a bound, listening socket. The engine owns the socket from now on, and closes it.
 
-        `shared`: other processes accept from the same queue, or will; what is queued at the end is left to them.
+        `shared`: other processes accept, or will accept, from the same accept queue; connections still queued when the
+        engine stops listening are left to them.
         """
 
     def configure(self, timeouts: Timeouts, tcp: TcpOptions) -> None:
-        """Timeouts of all connections from now on; options of those that are dialled or settled from now on.
+        """Replace the timeouts of all connections, and the socket options of later ones.
 
-        The options that a client's side inherits from its listening socket stay as they are.
+        Socket options apply to upstream sockets dialled from now on, and to connections whose later options are not set
+        yet. What client sockets inherit from their listening socket stays as it is.
         """
 
     def perform(self, handler: Handler, action: Action) -> None:
-        """Carry out what a handler answered with late, after Wait. Nothing happens if the connection is gone."""
+        """Carry out the action that a handler decided on after Wait. Does nothing if the connection is gone."""
 
     def local_address(self, handler: Linked) -> Address | None:
         """The address that the handler's client connected to; None if the connection is gone."""
 
     def tick(self, now: float) -> bool:
-        """Look at deadlines; the worker calls this twice a second or more often, with its monotonic clock.
+        """Check deadlines, in batches; called with the worker's monotonic clock, twice a second or more often.
 
-        True: there is more to look at. It wants to be called again as soon as what else is waiting has had its turn.
+        True: the check is not finished. Call again as soon as other callbacks have had their turn.
         """
 
     def unlisten(self, sock: socket.socket) -> None:
-        """Let nobody new in there, and close the listening socket.
+        """Stop accepting new connections on a listening socket, then close it, without resetting any client.
 
-        Whoever begins to connect is not answered from now on, on no copy of the socket; whoever has begun is accepted
-        within a second, after which the socket is closed, in a tick. So nobody gets a connection that is reset. (Where
-        the kernel cannot do that, what is queued is accepted, and the socket closed at once.) A shared one is closed at
-        once, and its queue left to the others. Nothing happens if the engine does not listen there (any more).
+        From now on the kernel drops every SYN, on all copies of the socket. Handshakes already begun get a second to
+        complete and are accepted; then a tick closes the socket. If the kernel cannot drop SYNs, what is queued is
+        accepted and the socket closed at once. A shared socket is closed at once too, and its queue left to the other
+        processes. Does nothing if the engine does not listen on the socket (any more).
         """
 
     def stop_listening(self) -> None:
-        """Do so for all listening sockets."""
+        """`unlisten` every listening socket."""
 
     def close_gracefully(self, count: int, event: Event) -> int:
-        """Begin to end the `count` oldest connections gracefully, by the order of accepting; returns how many it were.
+        """Begin a graceful close of the `count` oldest connections, in accept order; returns how many were begun.
 
-        Those that pump are meant, and are not being closed yet. The client is told first, so that nothing is lost of
-        what it sends: it gets what was received for it, and then FIN, as if the upstream had sent one. Its own bytes go
-        on to the upstream, and so does its FIN; what the upstream sends meanwhile is dropped, uncounted. The connection
-        is over when the upstream has ended as well, or has everything. If that takes longer than a few seconds, or if
-        one of the sides is reset, then it is over too. Whichever way, the handler is told `event` and nothing else
-        (but STOP and DEFECT, which come first if they come), and its answer is carried out.
+        Connections that do not pump yet, or are closing gracefully already, are passed over. The client gets FIN first,
+        so that nothing it sends is lost: what was received for it, then FIN, as if the upstream had sent one. The
+        client's own bytes, and its FIN, still go to the upstream; what the upstream sends meanwhile is dropped and not
+        counted. The connection is closed once the client has sent FIN, and the upstream has sent FIN as well or has
+        acknowledged everything; after a few seconds at the latest, or when a side is reset. In every case the handler
+        gets `event` and no other, and its Close is carried out. Only STOP and DEFECT may come instead, if they come
+        first.
         """
 
     def close_expired(self, count: int, event: Event) -> int:
-        """The same for at most `count` of those whose `Handler.expires_at` has passed, the earliest first.
+        """Begin a graceful close of up to `count` connections past their `Handler.expires_at`, earliest first.
 
-        Returns how many of them are left. It may take a second until such a connection is found.
+        Returns how many expired connections are left. An expired connection may be found up to a second late.
         """
 
     def stop(self) -> None:
-        """Tell every connection STOP and carry out its answer."""
+        """Report STOP to every connection, and carry out the answers."""
 
     @property
     def connections(self) -> int:
@@ -236,7 +252,7 @@ class Engine(Protocol):
 
     @property
     def held(self) -> int:
-        """Bytes received and not yet taken by the other side, all connections together."""
+        """Bytes received and not yet taken by the other side, over all connections."""
 
     @property
     def accept_pauses(self) -> int:
