@@ -1,4 +1,4 @@
-"""The stream engine's sockets towards an upstream: made, bound and on their way; whether they arrive, epoll tells."""
+"""Open the stream engine's upstream sockets: non-blocking, bound and connecting; epoll reports the result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h: choose the port at connect, when the
 
 
 def start_dial(action: Dial, options: Sequence[Option]) -> socket.SocketType:
-    """A non-blocking socket that connects to the action's address. Raises OSError if that cannot even begin."""
+    """Return a non-blocking socket that is connecting to the action's address. Raises OSError if it cannot begin to."""
     address = action.address
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     # SocketType is the C type under socket.socket; the Python class around it costs more than the system call.
@@ -34,5 +34,5 @@ def start_dial(action: Dial, options: Sequence[Option]) -> socket.SocketType:
 
 
 def pending_error(sock: socket.SocketType) -> int:
-    """The errno that the kernel keeps for this socket, 0 for none; asking takes it away (SO_ERROR, socket(7))."""
+    """The socket's pending errno, 0 for none; reading it clears it (SO_ERROR, socket(7))."""
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

@@ -1,4 +1,4 @@
-"""The stream engine's event loop: accepting, dialling, closing. How bytes move is in `pump`, what is due in `life`."""
+"""The stream engine: epoll events, accept, dial and close. `pump` moves bytes; `engines.base` has periodic checks."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from relay.engines.stream.pump import Pump
 
 IN, OUT, BROKEN = select.EPOLLIN, select.EPOLLOUT, select.EPOLLERR | select.EPOLLHUP
 ENDING = select.EPOLLRDHUP
-MESSAGE = IN | OUT  # by far the most frequent: something came, and nothing else is to be said
-# One registration per socket for its whole life; what the engine does not want to hear yet, it remembers.
+MESSAGE = IN | OUT  # by far the most frequent mask: bytes came, and nothing else
+# Each socket is registered once, until it is closed. Events that come too early are remembered in its `Side`.
 INTEREST = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 
-BATCH = 512  # events taken from the kernel in one call
-ROUNDS = 8  # batches of messages handled before uvloop's timers and callbacks get their turn
-BUSY = 4  # a batch smaller than this was the last for now: uvloop waits for the next
+BATCH = 512  # events taken from epoll in one call
+ROUNDS = 8  # batches handled before uvloop's timers and callbacks get their turn
+FEW = 4  # events: after a smaller batch, return to uvloop, which waits for the next
 
 
 class StreamEngine(BaseEngine[Link]):
@@ -52,11 +52,11 @@ class StreamEngine(BaseEngine[Link]):
         self._epoll = select.epoll()
         self._acceptor = Acceptor(self._watch_listener, self._epoll.unregister, self._begin, self._refuse)
         self._sides: dict[int, Side] = {}
-        self._closing: list[socket.SocketType] = []
-        self._again: deque[Side] = deque()
-        self._scheduled = False  # a call of _ready_again
+        self._dropped: list[socket.SocketType] = []  # sockets to close after the batch
+        self._read_queue: deque[Side] = deque()  # sides with more to read than one turn allows
+        self._scheduled = False  # `_ready_again` is scheduled
         self._in_batch = False
-        self._pump = Pump(self._ended, self._broken, self._again, held_limit)
+        self._pump = Pump(self._ended, self._broken, self._read_queue, held_limit)
         loop.add_reader(self._epoll.fileno(), self._ready)
 
     # --- what the worker calls ------------------------------------------------------------------------------------
@@ -74,7 +74,7 @@ class StreamEngine(BaseEngine[Link]):
     # --- events ---------------------------------------------------------------------------------------------------
 
     def _ready(self) -> None:
-        """Take and handle events until there are few, then let uvloop have its turn."""
+        """Handle batches of epoll events until one is small, then let uvloop have its turn."""
         sides, acceptor, read, flush = self._sides, self._acceptor, self._pump.read, self._pump.flush
         for _ in range(ROUNDS):
             events = self._epoll.poll(0, BATCH)
@@ -88,7 +88,7 @@ class StreamEngine(BaseEngine[Link]):
                     continue
                 try:
                     if side.peer is None:
-                        self._not_yet(side, mask)
+                        self._before_pumping(side, mask)
                         continue
                     if mask == MESSAGE and side.held is None:
                         read(side)
@@ -103,21 +103,21 @@ class StreamEngine(BaseEngine[Link]):
                         self._hung_up(side)
                 except Exception:
                     self._defect(side.link)
-            if self._again:
-                self._go_on()
+            if self._read_queue:
+                self._read_queued()
             self._in_batch = False
             self._close_sockets()
-            if len(events) < BUSY or self._again:
+            if len(events) < FEW or self._read_queue:
                 break
         self._schedule()
 
     def _schedule(self) -> None:
-        """Come back for those that have more to read.
+        """Schedule another `_ready` for the sides in the read queue, after one pass of uvloop's loop.
 
-        Bulk is worth a pass of uvloop's loop for each turn: its timers are the worker's heartbeat. One pass at a time,
-        however often this function is called in between.
+        The pass lets uvloop's timers run even under bulk traffic: they are the worker's heartbeat. However often this
+        method is called, only one pass is scheduled at a time.
         """
-        if self._again and not self._scheduled:
+        if self._read_queue and not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._ready_again)
 
@@ -126,18 +126,18 @@ class StreamEngine(BaseEngine[Link]):
         if not self._epoll.closed:
             self._ready()
 
-    def _go_on(self) -> None:
-        """Another turn for each side that had more to read than one turn allows."""
-        for _ in range(len(self._again)):
-            side = self._again.popleft()
+    def _read_queued(self) -> None:
+        """Give each side in the read queue another turn."""
+        for _ in range(len(self._read_queue)):
+            side = self._read_queue.popleft()
             side.queued = False
             try:
                 self._pump.read(side)
             except Exception:
                 self._defect(side.link)
 
-    def _not_yet(self, side: Side, mask: int) -> None:
-        """Something happened before bytes may flow. Edges come once: what may not be read yet is remembered."""
+    def _before_pumping(self, side: Side, mask: int) -> None:
+        """Handle an event of a connection that does not pump yet. Edges come once, so unread bytes are remembered."""
         link = side.link
         if side is link.client:
             if mask & (IN | ENDING):
@@ -165,8 +165,8 @@ class StreamEngine(BaseEngine[Link]):
             client.setsockopt(*RESET_ON_CLOSE)
 
     def _begin(self, fd: int, family: int, handler: Handler, action: Action) -> None:
-        """A connection was accepted, and not refused."""
-        # All of family, type and protocol given: the constructor then asks the kernel for none of them.
+        """Begin with a connection that was accepted and not refused."""
+        # With family, type and protocol given, the constructor does not ask the kernel for them.
         client = socket.SocketType(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fd)
         link = Link(handler, client)
         self._add(link)
@@ -179,16 +179,16 @@ class StreamEngine(BaseEngine[Link]):
             self._defect(side.link)
 
     def _hung_up(self, side: Side) -> None:
-        """ERR or HUP on a side of a connection that pumps. What came before it was read already, unless held back."""
+        """Handle ERR or HUP while pumping. What came before it has been read already, unless it is held back."""
         if self._is_lost(side.link, side is side.link.client):
-            return  # what it had said is still being read
+            return  # it is known to be lost, and what it sent is still being read
         number = pending_error(side.sock)
-        # HUP alone is good order where FIN was sent: the side's own FIN came too, perhaps behind bytes that wait for a
-        # peer that is slow to take them. Without FIN sent it means a reset whose errno another call was told.
+        # HUP alone is in order once FIN was sent to the side: its own FIN came too, perhaps behind bytes that wait for
+        # a slow peer. If no FIN was sent, HUP alone means a reset whose errno another call has already returned.
         if number or not side.finished:
             self._pump.broken(side, number)
 
-    # --- what `BaseEngine` asks for -----------------------------------------------------------------------------------
+    # --- what `BaseEngine` requires -----------------------------------------------------------------------------------
 
     def _resume(self) -> None:
         self._acceptor.resume()
@@ -198,8 +198,8 @@ class StreamEngine(BaseEngine[Link]):
         self._schedule()
 
     def _set_options(self, tcp: TcpOptions) -> None:
-        # What only matters to a connection that lives on is set when it has: a relay of short connections would spend a
-        # twentieth of its time on it.
+        # Options that only matter to a longer connection are set by `_settle`: with short connections they would take a
+        # twentieth of the relay's time.
         self._options = engine_options(tcp)
 
     def _receive_early(self, link: Link, preread: PrereadBuffer) -> None:
@@ -257,7 +257,7 @@ class StreamEngine(BaseEngine[Link]):
         return address
 
     def _settle(self, link: Link) -> None:
-        """Keepalive, with its times on the upstream side: the client side has them from its listener."""
+        """Turn keepalive on, and set its times upstream; the client's side has inherited them from its listener."""
         for option in self._options.client_later:
             link.client.sock.setsockopt(*option)
         if link.upstream is not None:
@@ -268,25 +268,25 @@ class StreamEngine(BaseEngine[Link]):
         for side, reset in ((link.client, reset_client), (link.upstream, reset_upstream)):
             if side is None:
                 continue
-            # What cannot be delivered any more must not look as if nothing were missing.
-            if reset or not self._pump.last(side):
+            # A stream that can no longer be delivered whole must end with RST, so that it does not look complete.
+            if reset or not self._pump.flush_last(side):
                 side.sock.setsockopt(*RESET_ON_CLOSE)
             self._drop(side)
         link.upstream = None
-        del link.client  # with it goes the last cycle, see _drop
+        del link.client  # breaks the last cycle, see _drop
 
     def _drop(self, side: Side) -> None:
-        """Forget a side. Its descriptor is closed after the batch, so that no event in it can meet a successor."""
+        """Forget a side. Its descriptor is closed after the batch, so that a new socket cannot get its events."""
         self._pump.forget(side)
         del self._sides[side.fd]
-        side.ended = True  # for a turn that it may still have in `_again`
-        self._closing.append(side.sock)
-        # Break the cycles, so that the memory goes back now and not when the collector comes.
+        side.ended = True  # it may still be in the read queue
+        self._dropped.append(side.sock)
+        # Break the reference cycles, so that memory is freed now and not by the garbage collector.
         side.peer = None
         del side.recv_into, side.send
 
     def _close_sockets(self) -> None:
-        if self._closing and not self._in_batch:
-            for sock in self._closing:
+        if self._dropped and not self._in_batch:
+            for sock in self._dropped:
                 sock.close()
-            self._closing.clear()  # not within a batch: a new socket could get the number of one that has events in it
+            self._dropped.clear()  # not within a batch: a new socket could get a descriptor that has events in it

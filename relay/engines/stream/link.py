@@ -1,4 +1,4 @@
-"""The records of one relayed connection: a `Link` with its two `Side`s. Plain data."""
+"""The stream engine's records of one connection: a `Link` with its two `Side`s. Plain data."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from relay.engines.contract import Handler
 from relay.engines.link import CHANGED
 from relay.engines.preread import PrereadBuffer
 
-# Zero seconds of lingering: close(2) then sends RST, socket(7).
+# SO_LINGER with zero seconds: close(2) then sends RST, socket(7).
 RESET_ON_CLOSE = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 class Side:
-    """One of a connection's two sockets, with what is known of its direction: the bytes that come from it."""
+    """One of a connection's two sockets, and the state of its direction: the bytes received from it."""
 
     __slots__ = (
         "dropping",
@@ -38,18 +38,18 @@ class Side:
         self.link = link
         self.sock = sock
         self.fd = sock.fileno()
-        self.peer: Side | None = None  # None until both sides are there: then bytes flow
-        # Bound methods, looked up once for all messages.
+        self.peer: Side | None = None  # the other side, once both are connected and the connection pumps
+        # Bound methods, looked up once instead of for each message.
         self.recv_into: Callable[[bytearray, int, int], int] = sock.recv_into
         self.send: Callable[[bytes | memoryview, int], int] = sock.send
         self.received = 0  # bytes
-        self.held: bytes | None = None  # received from the peer, not yet taken by this side
-        self.readable = False  # an edge was seen that has not been read to its end
-        self.queued = False  # has another turn coming
-        self.ending = False  # FIN is in the kernel's queue: read until the end, a short read is not the last
-        self.ended = False  # FIN read, or `dropping`: what comes later is not passed on
-        self.dropping = False  # cut, or its peer is lost, and its FIN has not come: what comes is dropped
-        self.finished = False  # FIN sent, or lost
+        self.held: bytes | None = None  # received from the peer, not taken yet; b"": nothing, but this side is full
+        self.readable = False  # epoll reported bytes that may not have been read to the last one
+        self.queued = False  # is in the read queue
+        self.ending = False  # FIN is in the kernel's queue: read up to it, even after a short read
+        self.ended = False  # FIN was read, or `dropping`: what comes later is not passed on
+        self.dropping = False  # its FIN has not come, but it was cut, or its peer is lost: what it sends is dropped
+        self.finished = False  # FIN was sent to it, or it is lost
 
 
 class Link:
@@ -61,8 +61,8 @@ class Link:
         self.handler = handler
         self.client = Side(self, client)
         self.upstream: Side | None = None
-        self.settled: bool | None = None  # see `life.Link`
+        self.settled: bool | None = None  # see `engines.link.Link`
         self.preread: PrereadBuffer | None = None
-        self.deadline = 0.0  # of the dial under way, monotonic seconds
-        self.active = 0.0  # when a byte was last seen to have moved; 0: not pumping
-        self.seen = CHANGED  # bytes received both ways when `active` was set
+        self.deadline = 0.0  # monotonic seconds, of the dial or preread under way
+        self.active = 0.0  # monotonic seconds when activity was last seen; 0: not pumping
+        self.seen = CHANGED  # bytes received from both sides when `active` was set
