@@ -1,4 +1,4 @@
-"""Which engine runs here, and how each one's event loop and engine are made."""
+"""Choose the engine for this machine, and make its event loop and the engine itself."""
 
 from __future__ import annotations
 
@@ -11,28 +11,26 @@ from typing import NamedTuple
 
 from relay.engines.contract import Engine, TcpOptions, Timeouts
 
-ATTEMPTS, PAUSE = 20, 0.1  # seconds; to make a ring while an earlier one is being freed
+RING_ATTEMPTS = 20  # tries to make a ring while the kernel is still freeing an earlier one
+RING_RETRY_PAUSE = 0.1  # seconds between them
 
-# Words for why it is this engine; those for why it is not the ring are `ring.explain`'s.
+# `Choice.word` of an engine that was chosen; the words for why the ring was not are in `ring.unavailable`.
 AS_SET, SELF_TEST_PASSED = "as_set", "self_test_passed"
 
 
 class Choice(NamedTuple):
-    """An engine's name and why it is the one, for people and in one of few words (docs/metrics.md has all of them).
-
-    `problem` says why the ring is not to be had, though it was asked for.
-    """
+    """The chosen engine, and the reason."""
 
     name: str
-    reason: str
-    word: str
-    problem: str = ""
+    reason: str  # for people
+    word: str  # for metrics: one of the fixed words listed in docs/metrics.md
+    problem: str = ""  # why the ring is unavailable, if it was wanted
 
 
 def choose(wanted: str, workers: int) -> Choice:
-    """The engine for the setting `engine` (auto, ring or stream) and that many workers.
+    """Choose the engine for the setting `engine` (auto, ring or stream) and the number of workers.
 
-    Tries io_uring where it may be used (`ring.selftest`), with a ring for each worker.
+    Unless `stream` is wanted, this runs io_uring's self-test (`ring.selftest`), with one ring per worker.
     """
     if wanted == "stream":
         return Choice("stream", "engine = stream", AS_SET)
@@ -41,7 +39,7 @@ def choose(wanted: str, workers: int) -> Choice:
 
 @lru_cache(maxsize=1)
 def _try_ring(workers: int) -> Choice:
-    from relay.engines.ring import kernels, selftest  # ctypes and what comes with it, where it is wanted only
+    from relay.engines.ring import kernels, selftest  # loads ctypes: only where the ring is wanted
 
     release = os.uname().release
     try:
@@ -54,18 +52,18 @@ def _try_ring(workers: int) -> Choice:
 
 
 def make_loop(name: str) -> asyncio.AbstractEventLoop:
-    """The event loop of that engine. Raises OSError if the ring is not to be had."""
+    """Make the event loop of an engine. Raises OSError if the ring is unavailable."""
     if name == "ring":
         from relay.engines.ring.selector import RingLoop
 
-        for _ in range(ATTEMPTS):
+        for _ in range(RING_ATTEMPTS):
             try:
                 return RingLoop()
             except OSError as error:
-                # The kernel frees a ring some time after its process has ended, and until then counts its memory.
+                # The kernel frees a ring some time after its process has ended, and counts its memory until then.
                 if error.errno != errno.ENOMEM:
                     raise
-                time.sleep(PAUSE)
+                time.sleep(RING_RETRY_PAUSE)
         return RingLoop()
     import uvloop
 
@@ -81,19 +79,19 @@ def make_engine(
     report_source: bool,
     held_limit: int,
 ) -> Engine:
-    """That engine on its loop. `report_source`: whether handlers need that address."""
+    """Make an engine on its loop. `report_source`: report the upstream socket's local address with CONNECTED."""
     if name == "ring":
         from relay.engines.ring import kernels
         from relay.engines.ring.engine import RingEngine
 
-        found = kernels.faults(os.uname().release)
+        faults = kernels.faults(os.uname().release)
         return RingEngine(
             loop,
             timeouts,
             tcp,
             report_source=report_source,
             held_limit=held_limit,
-            multishot_receive=kernels.UNBOUNDED_RECEIVE not in found,
+            multishot_receive=kernels.UNBOUNDED_RECEIVE not in faults,
         )
     from relay.engines.stream import StreamEngine
 

@@ -1,7 +1,7 @@
-"""Socket options: what the kernel is told about a connection before anybody looks at it.
+"""Socket options of both sides, and when each is set.
 
-Options set on a listening socket are inherited by what it accepts (Linux: tcp_create_openreq_child clones them), so
-they cost nothing per connection on the client's side; towards the upstream they are set one by one.
+Options set on a listening socket are inherited by the sockets accepted from it (Linux: tcp_create_openreq_child clones
+them), so on the client's side they cost nothing per connection; upstream sockets get them one by one.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ NODELAY: Option = (int(socket.IPPROTO_TCP), socket.TCP_NODELAY, 1)  # int: an In
 KEEPALIVE: Option = (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
-def tcp_options(tcp: TcpOptions) -> tuple[Option, ...]:
-    """The setsockopt arguments for every connection, on either side; `user_timeout` is none (see `engines.lost`)."""
+def socket_options(tcp: TcpOptions) -> tuple[Option, ...]:
+    """The setsockopt arguments for either side of a connection.
+
+    `user_timeout` is not among them: the engine implements it, see `engines.unresponsive`.
+    """
     options: list[Option] = [NODELAY]
     if tcp.keepalive_idle:
         options.append(KEEPALIVE)
@@ -34,16 +37,16 @@ def tcp_options(tcp: TcpOptions) -> tuple[Option, ...]:
 
 
 class EngineOptions(NamedTuple):
-    """What an engine sets itself, and when. A client's side inherits the rest from its listener."""
+    """The options that an engine sets itself, by when. A client's side inherits the others from its listener."""
 
-    upstream_first: tuple[Option, ...]  # before a dial: what matters from the first byte on
-    upstream_later: tuple[Option, ...]  # once a connection has lived for a while: how long to bear with a silent peer
+    upstream_first: tuple[Option, ...]  # before the dial: they matter from the first byte on
+    upstream_later: tuple[Option, ...]  # once a connection has lived for a tick: keepalive and its times
     client_later: tuple[Option, ...]
 
 
 def engine_options(tcp: TcpOptions) -> EngineOptions:
-    """The options of each side by the time when they are set: most short connections end before the later ones."""
-    options = tcp_options(tcp)
+    """Split the options by when they are set: most short connections end before the later ones are needed."""
+    options = socket_options(tcp)
     first = tuple(option for option in options if option[:2] == NODELAY[:2])
     return EngineOptions(
         first,
@@ -53,8 +56,8 @@ def engine_options(tcp: TcpOptions) -> EngineOptions:
 
 
 def set_inherited(sock: socket.socket, tcp: TcpOptions) -> None:
-    """Set what connections take from the socket that accepts them. Raises OSError."""
-    for option in tcp_options(tcp):
-        # Keepalive itself would start a timer with each connection: engines set it on those that live on.
+    """Set the options that connections inherit on their listening socket. Raises OSError."""
+    for option in socket_options(tcp):
+        # Keepalive itself would start a timer with each connection: engines set it once a connection has lived a tick.
         if option != KEEPALIVE:
             sock.setsockopt(*option)

@@ -62,7 +62,7 @@ def test_keepalive_and_nodelay_are_set(lab: Lab, host: str, side: str) -> None:
     couple = couple_with(lab, lab.start(tcp=tcp), tcp, host)
     peer = couple.client if side == "client" else couple.upstream
     assert options_of(peer)["nodelay"] == 1, "from the first byte on"
-    # The kernel's own user timeout would give up slow readers, and overrule the count: see `engines.lost`.
+    # The kernel's own user timeout would give up slow readers, and overrule the count: see `engines.unresponsive`.
     wanted = {"nodelay": 1, "keepalive": 1, "idle": 77, "interval": 11, "count": 7, "user_timeout": 0}
     # The rest may come up to a second later.
     wait_until(lambda: options_of(peer) == wanted, what=lambda: str(options_of(peer)))
