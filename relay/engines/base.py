@@ -1,7 +1,7 @@
-"""The lives of an engine's connections: what is due for them now and then, and how they are ended by the worker.
+"""What every engine does for all of its connections: periodic checks, timeouts, graceful closes, and stopping.
 
-What every engine has in common is here and in `actions`, which is about one connection. An engine inherits from
-`BaseEngine` and adds what is its own: how sockets are made, how bytes move, how both are closed.
+This module and `actions`, which handles one connection, are the part that all engines share. An engine inherits from
+`BaseEngine` and adds its own part: how sockets are opened, how bytes move, how sockets are closed.
 """
 
 from __future__ import annotations
@@ -21,42 +21,42 @@ from relay.engines.link import L
 from relay.engines.tcp_state import acknowledged
 from relay.engines.unresponsive import UnresponsivePeers
 
-# Connections that are looked at before others have their turn: each for some 0.15 ms in all. An end takes longer.
-TO_SETTLE, TO_SWEEP, TO_ASK, TO_END = 16, 128, 64, 16
+# Connections handled by one tick before other events get their turn. Each batch takes some 0.15 ms; the close batch
+# takes longer.
+SETTLE_BATCH, SWEEP_BATCH, PEER_CHECK_BATCH, CLOSE_BATCH = 16, 128, 64, 16
 
-GRACEFUL_CLOSE_TIMEOUT = 5.0  # seconds that a graceful end may take
+GRACEFUL_CLOSE_TIMEOUT = 5.0  # seconds that a graceful close may take
 
 
 class BaseEngine(Actions[L]):
-    """The engine-independent half of an engine. `link_type` is the engine's record of a connection."""
+    """The engine-independent half of an engine. `link_type` is the class of the engine's connection records."""
 
     link_type: type[L]
-    _acceptor: Acceptor  # made by the engine
+    _acceptor: Acceptor  # created by the engine
 
     def __init__(self, timeouts: Timeouts, tcp: TcpOptions, held_limit: int) -> None:
         super().__init__(held_limit)
         self._timeouts = timeouts
         self._unresponsive: UnresponsivePeers[L] = UnresponsivePeers(tcp.user_timeout)
-        self._to_sort: list[L] = []  # those that have lived to see a tick, and have yet to be looked at
-        self._to_sweep: list[L] = []  # what the sweep under way has yet to look at
-        self._to_end: list[L] = []  # those whose graceful end is over
-        self._next_sweep = 0.0
-        self._sweep_began = 0.0
-        self._last_sweep = 0.0
-        self._sweep_every = idle.interval(timeouts)
+        self._to_settle: list[L] = []  # connections older than a tick that have yet to be settled, or put into `_early`
+        self._to_sweep: list[L] = []  # connections that the sweep under way has yet to check
+        self._to_close: list[L] = []  # connections whose graceful or lingering close is over
+        # Monotonic seconds at which the next sweep is due, and at which the last two were begun.
+        self._next_sweep = self._sweep_started = self._previous_sweep = 0.0
+        self._sweep_interval = idle.check_interval(timeouts)
 
-    # --- what the engine adds -------------------------------------------------------------------------------------
+    # --- what the engine implements -------------------------------------------------------------------------------
 
     @abstractmethod
     def _set_options(self, tcp: TcpOptions) -> None:
-        """Options of the sockets that are dialled, or settled, from now on."""
+        """Set the socket options for sockets dialled, and connections settled, from now on."""
 
     @abstractmethod
     def _resume(self) -> None:
-        """Try again what was paused because the machine was short of something."""
+        """Try again what was paused for lack of descriptors or memory. Called at every tick."""
 
-    def _after(self) -> None:
-        """A call from the worker is over."""
+    def _after_call(self) -> None:
+        """Do what a call from the worker has left over. Called at the end of each call."""
 
     # --- what the worker calls ------------------------------------------------------------------------------------
 
@@ -72,17 +72,17 @@ class BaseEngine(Actions[L]):
         self._acceptor.add(sock, accepted, shared)
 
     def unlisten(self, sock: socket.socket) -> None:
-        self._acceptor.leave(sock)
-        self._after()
+        self._acceptor.unlisten(sock)
+        self._after_call()
 
     def stop_listening(self) -> None:
-        self._acceptor.leave_all()
-        self._after()
+        self._acceptor.unlisten_all()
+        self._after_call()
 
     def configure(self, timeouts: Timeouts, tcp: TcpOptions) -> None:
         self._timeouts = timeouts
-        self._sweep_every = idle.interval(timeouts)
-        self._next_sweep = 0.0  # the next one would come as late as the old timeouts allow
+        self._sweep_interval = idle.check_interval(timeouts)
+        self._next_sweep = 0.0  # now: the old interval may be too long for the new timeouts
         self._unresponsive.set_timeout(tcp.user_timeout)
         self._set_options(tcp)
 
@@ -90,58 +90,60 @@ class BaseEngine(Actions[L]):
         link = handler.link
         if isinstance(link, self.link_type):
             self._guarded(link, self._perform, link, action)
-            self._after()
+            self._after_call()
 
     def local_address(self, handler: Linked) -> Address | None:
         link = handler.link
         return self._local_address(link) if isinstance(link, self.link_type) else None
 
     def tick(self, now: float) -> bool:
-        if not self._to_sort and not self._to_sweep and not self._to_end:
+        if not self._to_settle and not self._to_sweep and not self._to_close:
             self._begin_tick(now)
-        self._sort_new()
-        self._sweep()
+        self._settle_batch()
+        self._sweep_batch()
         more = self._check_unresponsive(now)
-        self._end_some()
-        self._after()
-        return bool(more or self._to_sort or self._to_sweep or self._to_end)
+        self._close_batch()
+        self._after_call()
+        return bool(more or self._to_settle or self._to_sweep or self._to_close)
 
     def stop(self) -> None:
         for link in list(self._links):
             self._guarded(link, self._ended, link, Event.STOP, None)
-        self._after()
+        self._after_call()
 
-    # --- graceful ends --------------------------------------------------------------------------------------------
+    # --- graceful close -------------------------------------------------------------------------------------------
 
     def close_gracefully(self, count: int, event: Event) -> int:
-        if count <= 0 or len(self._closing_gracefully) == len(self._links):
+        if count <= 0 or len(self._graceful_closes) == len(self._links):
             return 0
-        eligible = (link for link in self._links if link.active and link not in self._closing_gracefully)
-        return self._begin_graceful_closes(list(itertools.islice(eligible, count)), event)
+        eligible = (link for link in self._links if link.active and link not in self._graceful_closes)
+        return self._close_each_gracefully(list(itertools.islice(eligible, count)), event)
 
     def close_expired(self, count: int, event: Event) -> int:
-        self._begin_graceful_closes([self._aged.pop() for _ in range(min(max(count, 0), len(self._aged)))], event)
-        return len(self._aged)
+        count = min(max(count, 0), len(self._expired))
+        self._close_each_gracefully([self._expired.pop() for _ in range(count)], event)
+        return len(self._expired)
 
-    def _begin_graceful_closes(self, links: list[L], event: Event) -> int:
+    def _close_each_gracefully(self, links: list[L], event: Event) -> int:
         closing = GracefulClose(event, monotonic() + GRACEFUL_CLOSE_TIMEOUT)
         for link in links:
             self._guarded(link, self._begin_graceful_close, link, closing)
-        self._after()
+        self._after_call()
         return len(links)
 
     def _begin_graceful_close(self, link: L, closing: GracefulClose) -> None:
-        # Out of the way: the oldest of those that go on are to be found at once.
+        # To the end of the accept order, so that the next call finds the oldest eligible connection at once.
         self._links[link] = self._links.pop(link)
-        self._closing_gracefully[link] = closing
-        self._aged.discard(link)
+        self._graceful_closes[link] = closing
+        self._expired.discard(link)
         self._cut(link)
 
-    def _is_over(self, link: L, closing: GracefulClose, now: float) -> bool:
-        """Whether a graceful end has had its time, or is complete but for the upstream's own FIN.
+    def _graceful_close_is_over(self, link: L, closing: GracefulClose, now: float) -> bool:
+        """True if a graceful close has timed out, or lacks only the upstream's FIN.
 
-        If that one has not come by the next tick, it is enough that the upstream's kernel has everything. Not before:
-        what the upstream sends to a closed socket is answered with a reset, and that would overtake what is under way.
+        The upstream's FIN is not waited for beyond a tick, once the upstream has acknowledged everything. Closing
+        before that could lose data: the kernel answers what the upstream sends to a closed socket with a reset, which
+        would overtake the bytes under way.
         """
         if now >= closing.deadline:
             return True
@@ -150,39 +152,42 @@ class BaseEngine(Actions[L]):
             return False
         return acknowledged(upstream.fd)
 
-    def _end_some(self) -> None:
-        few = self._to_end[-TO_END:]
-        del self._to_end[-TO_END:]
-        for link in few:
+    def _close_batch(self) -> None:
+        """End the next batch of connections whose graceful or lingering close is over."""
+        batch = self._to_close[-CLOSE_BATCH:]
+        del self._to_close[-CLOSE_BATCH:]
+        for link in batch:
             lingering = self._lingering.get(link)
             event, value = (FINISHED, None) if lingering is None else (lingering.event, lingering.value)
             self._guarded(link, self._ended, link, event, value)
 
-    # --- what is due for all --------------------------------------------------------------------------------------
+    # --- ticks ----------------------------------------------------------------------------------------------------
 
     def _begin_tick(self, now: float) -> None:
-        self._to_sort, self._new = [link for link in self._new if link in self._links], []
+        self._to_settle, self._new = [link for link in self._new if link in self._links], []
         self._resume()
         self._acceptor.tick(now)
         for link in [link for link in self._early if link.deadline <= now]:
             if link.preread is not None:
-                self._guarded(link, self._tell_preread, link, Event.PREREAD_TIMEOUT)
+                self._guarded(link, self._report_preread, link, Event.PREREAD_TIMEOUT)
             else:
                 self._guarded(link, self._failed, link, Event.DIAL_TIMEOUT, None)
-        self._to_end = [link for link, closing in self._closing_gracefully.items() if self._is_over(link, closing, now)]
+        self._to_close = [
+            link for link, closing in self._graceful_closes.items() if self._graceful_close_is_over(link, closing, now)
+        ]
         if self._lingering:
             self._lingering = {link: lingering for link, lingering in self._lingering.items() if link in self._links}
-            self._to_end += [link for link, lingering in self._lingering.items() if lingering.is_over(link, now)]
+            self._to_close += [link for link, lingering in self._lingering.items() if lingering.is_over(link, now)]
         if now >= self._next_sweep:
-            self._next_sweep = now + self._sweep_every
-            self._last_sweep, self._sweep_began = self._sweep_began, now
+            self._next_sweep = now + self._sweep_interval
+            self._previous_sweep, self._sweep_started = self._sweep_started, now
             self._to_sweep = list(self._links)
 
-    def _sort_new(self) -> None:
-        """Some of the connections that have lived to see a tick: dialling still, or to be settled for a longer life."""
-        few = self._to_sort[-TO_SETTLE:]
-        del self._to_sort[-TO_SETTLE:]
-        for link in few:
+    def _settle_batch(self) -> None:
+        """Settle the next batch of connections older than a tick; those that do not pump yet go to `_early`."""
+        batch = self._to_settle[-SETTLE_BATCH:]
+        del self._to_settle[-SETTLE_BATCH:]
+        for link in batch:
             if link in self._links:
                 if link.active:
                     link.settled = True
@@ -191,40 +196,40 @@ class BaseEngine(Actions[L]):
                     link.settled = False
                     self._early.add(link)
 
-    def _sweep(self) -> None:
-        """Find what has been silent for too long, and report what has moved, among the next few."""
-        few = [link for link in self._to_sweep[-TO_SWEEP:] if link in self._links]
-        del self._to_sweep[-TO_SWEEP:]
-        seen = idle.look(few, self._timeouts, self._sweep_began, self._last_sweep)
-        self._unresponsive.moved(seen.moved)
-        for link in seen.moved:
+    def _sweep_batch(self) -> None:
+        """Check the next batch of connections: report bytes that moved, and end connections over a timeout."""
+        batch = [link for link in self._to_sweep[-SWEEP_BATCH:] if link in self._links]
+        del self._to_sweep[-SWEEP_BATCH:]
+        result = idle.check(batch, self._timeouts, self._sweep_started, self._previous_sweep)
+        self._unresponsive.add(result.moved)
+        for link in result.moved:
             try:
-                self._report(link)
+                self._report_bytes(link)
             except Exception:
                 self._defect(link)
-        for link in seen.quiet:
+        for link in result.quiet:
             self._guarded(link, self._quiet, link)
-        for link in seen.long:
+        for link in result.long_idle:
             self._guarded(link, self._park, link)
-        for link in seen.aged:
-            if link in self._links and link not in self._closing_gracefully:
-                self._aged.add(link, link.handler.expires_at)
-        for link, event in seen.expired:
-            if link not in self._closing_gracefully:  # those have a time of their own
+        for link in result.expired:
+            if link in self._links and link not in self._graceful_closes:
+                self._expired.add(link, link.handler.expires_at)
+        for link, event in result.timed_out:
+            if link not in self._graceful_closes:  # a graceful close has its own timeout
                 lingering = self._lingering.get(link)
-                told = event if lingering is None or event is Event.IDLE else lingering.half_close
-                self._guarded(link, self._ended, link, told, None)
+                reported = event if lingering is None or event is Event.IDLE else lingering.half_close
+                self._guarded(link, self._ended, link, reported, None)
 
     def _check_unresponsive(self, now: float) -> bool:
-        """Find peers that have vanished, among the next few; whether there are more to look at."""
-        if not self._unresponsive.begin(now):
+        """End the connections of the next batch whose peer is unresponsive; True if there are more to check."""
+        if not self._unresponsive.start_round(now):
             return False
-        for link, is_client in self._unresponsive.look(TO_ASK, self._goes_on, now, self._is_lost):
+        for link, is_client in self._unresponsive.check(PEER_CHECK_BATCH, self._is_open, now, self._is_lost):
             self._guarded(link, self._broken, link, is_client, errno.ETIMEDOUT)
-            if link in self._links:  # it goes on with the other side, which may be lost as well
-                self._unresponsive.moved((link,))
-        return self._unresponsive.looking
+            if link in self._links:  # it lingers: the other side may become unresponsive as well
+                self._unresponsive.add((link,))
+        return self._unresponsive.checking
 
-    def _goes_on(self, link: L) -> bool:
-        """Whether it is there, and not being closed gracefully: those have a time of their own."""
-        return link in self._links and link not in self._closing_gracefully
+    def _is_open(self, link: L) -> bool:
+        """True if the connection is open and not closing gracefully, which has its own timeout."""
+        return link in self._links and link not in self._graceful_closes

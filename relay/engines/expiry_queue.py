@@ -1,4 +1,4 @@
-"""What has lived long enough and waits for its end: earliest first, each once, and any of them may leave before."""
+"""A priority queue by expiry time that holds each item once, and from which any item can be removed."""
 
 from __future__ import annotations
 
@@ -7,41 +7,41 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-SPARE = 64  # entries of those that have left, which are not worth being swept out
+DEAD_ALLOWANCE = 64  # dead entries that are not worth rebuilding the heap for
 
 
 class ExpiryQueue(Generic[T]):
-    """A queue by time. What leaves is only struck off; once that is more than what waits, it is swept out."""
+    """A heap with lazy deletion: it is rebuilt once dead entries outnumber live ones by more than DEAD_ALLOWANCE."""
 
     def __init__(self) -> None:
-        self.waiting: dict[T, int] = {}  # by what waits, the number of its entry; not to be changed from outside
-        self._entries: list[tuple[float, int, T]] = []  # a heap; the number settles ties
+        self.live: dict[T, int] = {}  # number of each queued item's entry; read-only for others
+        self._entries: list[tuple[float, int, T]] = []  # the heap: time, entry number (settles ties), item
         self._number = 0
 
     def __len__(self) -> int:
-        return len(self.waiting)
+        return len(self.live)
 
     def add(self, item: T, time: float) -> None:
-        """Let it wait, if it does not yet."""
-        if item not in self.waiting:
+        """Queue an item, unless it is queued already: then its first time stays."""
+        if item not in self.live:
             self._number += 1
-            self.waiting[item] = self._number
+            self.live[item] = self._number
             heapq.heappush(self._entries, (time, self._number, item))
 
     def discard(self, item: T) -> None:
-        """It does not wait any more."""
-        if self.waiting.pop(item, None) is None:
+        """Remove an item, if it is queued."""
+        if self.live.pop(item, None) is None:
             return
-        if not self.waiting:
+        if not self.live:
             self._entries.clear()
-        elif len(self._entries) > 2 * len(self.waiting) + SPARE:
-            self._entries = [entry for entry in self._entries if self.waiting.get(entry[2]) == entry[1]]
+        elif len(self._entries) > 2 * len(self.live) + DEAD_ALLOWANCE:
+            self._entries = [entry for entry in self._entries if self.live.get(entry[2]) == entry[1]]
             heapq.heapify(self._entries)
 
     def pop(self) -> T:
-        """The one whose time came first; it does not wait any more. Raises IndexError if none waits."""
+        """Remove and return the item with the earliest time. Raises IndexError if the queue is empty."""
         while True:
             _, number, item = heapq.heappop(self._entries)
-            if self.waiting.get(item) == number:
-                del self.waiting[item]
+            if self.live.get(item) == number:
+                del self.live[item]
                 return item

@@ -1,4 +1,4 @@
-"""What the parts that all engines share need of an engine's record of a connection."""
+"""The fields of an engine's connection record (`Link`, `Side`) that the code shared by all engines uses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 from relay.engines.contract import Handler
 from relay.engines.preread import PrereadBuffer
 
-CHANGED = -1  # for `Link.seen`: something moved that the byte counts do not show
+CHANGED = -1  # value of `Link.seen` after activity that the byte counts do not show
 
 
 class Side(Protocol):
@@ -15,20 +15,20 @@ class Side(Protocol):
 
     fd: int
     received: int  # bytes
-    ended: bool  # FIN read, or `dropping`
-    dropping: bool  # `ended`, though its FIN has not come: what comes is dropped
-    finished: bool  # FIN sent
+    ended: bool  # its FIN was read, or `dropping`
+    dropping: bool  # its FIN has not come, but it counts as `ended`: what it sends is dropped
+    finished: bool  # FIN was sent to it, or it is lost
 
 
 class Link(Protocol):
     """A connection as an engine sees it."""
 
     handler: Handler
-    active: float  # when a byte was last seen to have moved, monotonic seconds; 0: not pumping
-    seen: int  # bytes received both ways when `active` was set
-    settled: bool | None  # seen by a tick: None not yet, False with no bytes flowing yet, True and settled
-    deadline: float  # of the dial or preread under way, monotonic seconds; infinite while the handler is waited for
-    preread: PrereadBuffer | None
+    active: float  # monotonic seconds when activity was last seen; 0: not pumping
+    seen: int  # bytes received from both sides when `active` was set; CHANGED forces an update at the next check
+    settled: bool | None  # None: younger than a tick; False: older, not pumping; True: `_settle` was called
+    deadline: float  # monotonic seconds, of the dial or preread under way; NEVER while waiting for the handler
+    preread: PrereadBuffer | None  # None: no preread under way
 
     @property
     def client(self) -> Side: ...

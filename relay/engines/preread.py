@@ -1,7 +1,8 @@
-"""What clients have sent before bytes flow, and what of it is not whole: counted, and the latter bounded.
+"""Memory of prereads: bytes received from clients before an upstream is dialled, counted over all connections.
 
-A hello or a PROXY header that comes in one piece passes through here without a trace until an upstream is dialled. One
-that does not come whole waits for its timeout, and thousands of them for as long as somebody sends new ones.
+The bytes of prereads that are still partial are also bounded. A hello or a PROXY header that comes in one piece is
+counted only until its upstream is connected. A partial one is kept until its timeout, and an attacker could send
+thousands of them.
 """
 
 from __future__ import annotations
@@ -9,62 +10,62 @@ from __future__ import annotations
 import sys
 from typing import Generic, TypeVar
 
-SHARE = 4  # part of `limits.held_bytes` that hellos which are not whole may take: 1 / SHARE
+SHARE = 4  # partial prereads may take 1 / SHARE of `limits.held_bytes`
 
 T = TypeVar("T")
 
 
 class PrereadBudget(Generic[T]):
-    """Bytes of connections that have no upstream yet. `held_limit` is in bytes, 0 for none."""
+    """Bytes of connections that have no upstream yet. `held_limit` is in bytes; 0: no limit."""
 
     def __init__(self, held_limit: int) -> None:
-        self._most = held_limit // SHARE if held_limit else sys.maxsize
-        self._unfinished: dict[T, int] = {}  # bytes, by connection, the one first that was unfinished first
-        self._unfinished_bytes = 0
-        self.whole: dict[T, int] = {}  # bytes that a handler has until an upstream is there; not to be changed outside
-        self.bytes = 0  # in all
+        self._partial_limit = held_limit // SHARE if held_limit else sys.maxsize
+        self._partial: dict[T, int] = {}  # bytes by connection, oldest preread first
+        self._partial_bytes = 0
+        self.whole: dict[T, int] = {}  # bytes by connection that waits for its upstream; read-only for others
+        self.bytes = 0  # of partial and whole prereads
 
-    def grow(self, item: T, size: int) -> None:
-        """So many bytes more have come, and it is not whole."""
-        self._unfinished[item] = self._unfinished.get(item, 0) + size
-        self._unfinished_bytes += size
+    def add_partial(self, item: T, size: int) -> None:
+        """Count `size` more bytes of a preread that is still partial."""
+        self._partial[item] = self._partial.get(item, 0) + size
+        self._partial_bytes += size
         self.bytes += size
 
-    def finish(self, item: T, size: int) -> None:
-        """It has all come, so many bytes, and waits for an upstream."""
-        if self._unfinished:
+    def complete(self, item: T, size: int) -> None:
+        """Count a preread as whole: its `size` bytes are kept until its upstream is connected."""
+        if self._partial:
             self.forget(item)
         self.whole[item] = size
         self.bytes += size
 
     def forget(self, item: T) -> None:
-        """Its bytes have gone where they were to go, or are dropped."""
-        size = self._unfinished.pop(item, 0)
-        self._unfinished_bytes -= size
+        """Stop counting a connection's bytes: they were sent to the upstream, or dropped."""
+        size = self._partial.pop(item, 0)
+        self._partial_bytes -= size
         self.bytes -= size + self.whole.pop(item, 0)
 
-    def too_much(self) -> T | None:
-        """The one that has been unfinished for longest, if all of them together take more than they may.
+    def over_budget(self) -> T | None:
+        """The oldest partial preread, if all partial ones together exceed their limit.
 
-        Not if it is alone: somebody may always speak.
+        A preread that is the only partial one is always within it.
         """
-        if self._unfinished_bytes <= self._most or len(self._unfinished) < 2:
+        if self._partial_bytes <= self._partial_limit or len(self._partial) < 2:
             return None
-        return next(iter(self._unfinished))
+        return next(iter(self._partial))
 
 
 class PrereadBuffer:
-    """What was received from a client before anything was dialled."""
+    """The bytes received from one client before an upstream is dialled."""
 
     __slots__ = ("data", "least", "limit")
 
     def __init__(self, limit: int) -> None:
-        self.data: bytes | bytearray = b""  # nearly all hellos come in one piece, and are kept as it came
-        self.limit = limit  # bytes in all
-        self.least = 0  # bytes in all that the handler wants to see
+        self.data: bytes | bytearray = b""  # bytes while it is one piece, as nearly all hellos are; no copy then
+        self.limit = limit  # most bytes to receive in all
+        self.least = 0  # bytes in all below which the handler is not called
 
     def add(self, part: bytes) -> bool:
-        """Keep what has come; whether the handler is to be told."""
+        """Append `part`; True if there is enough for the handler to be called."""
         if not self.data:
             self.data = part
         elif type(self.data) is bytearray:
@@ -75,5 +76,5 @@ class PrereadBuffer:
 
     @property
     def room(self) -> int:
-        """Bytes that may still come."""
+        """Bytes that may still be received."""
         return self.limit - len(self.data)

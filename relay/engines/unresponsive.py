@@ -1,13 +1,13 @@
-"""Which peers have vanished: they owe an acknowledgement, and no answer has come for `tcp.user_timeout`.
+"""Find unresponsive peers: those with unacknowledged data that have not answered for `tcp.user_timeout`.
 
-Not left to the kernel's TCP_USER_TIMEOUT, which gives up peers that are there. Towards one that reads slowly it goes by
-the time since its window last had room for all of the next segment, though it takes something all the while
-(tcp_probe_timer); and with it keepalive gives a silent peer up after the first probe that is lost, whatever TCP_KEEPCNT
-says (tcp_keepalive_timer).
+The kernel's own TCP_USER_TIMEOUT is not used, since it gives up peers that are alive. For a peer that reads slowly, it
+goes by the time since the window last had room for the whole next segment, though the peer takes bytes all the while
+(tcp_probe_timer). And with it set, keepalive gives a silent peer up after the first probe that is lost, whatever
+TCP_KEEPCNT says (tcp_keepalive_timer).
 
-So the kernel is asked, now and then, about the connections on which bytes have moved since everything was acknowledged:
-silent ones cost nothing, and neither does a peer from which bytes came since the last look. A peer whose window is
-closed, and who says so whenever it is asked, is not lost.
+Instead TCP_INFO is read now and then, for connections on which bytes have moved since everything was last acknowledged.
+Idle connections cost nothing, and a peer that has sent bytes since the previous check is not read either. A peer with a
+closed window that answers window probes is not lost.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from relay.engines.contract import NEVER
 from relay.engines.link import L
 from relay.engines.tcp_state import PeerState, peer_state
 
-LOOKS = 4  # in a timeout
+CHECKS = 4  # per timeout
 STILL = 2.0  # seconds without a byte after which most peers have acknowledged everything
 
 
-def unanswered_since(before: float, peer: PeerState, moved: float, now: float) -> float:
-    """Since when an answer of the peer's is waited for (monotonic seconds), NEVER: for none.
+def unanswered_since(previous: float, peer: PeerState, moved: float, now: float) -> float:
+    """Since when an answer of the peer is overdue, in monotonic seconds; NEVER: none is.
 
-    `before` is what that was at the last look. `moved`: nothing was sent for the first time after that. So it is never
-    too early.
+    `previous` is the result of the previous check. `moved` is the latest time at which new data can have been sent, so
+    a peer is never declared lost too early.
     """
-    if not peer.owes:
+    if not peer.pending:
         return NEVER
-    if not peer.asked:  # between two attempts more time may pass than any timeout: the kernel's pauses grow
+    if not peer.probed:  # the kernel's backoff between attempts may exceed any timeout
         return now
     answered = now - peer.silent
-    if before != NEVER and answered <= before:
-        return before
+    if previous != NEVER and answered <= previous:
+        return previous
     return moved if answered < moved else now
 
 
-class Unanswered(NamedTuple):
-    """What was found at the last look: `unanswered_since` for both sides, and the bytes received from them."""
+class PeerCheck(NamedTuple):
+    """The result of a connection's previous check: `unanswered_since` of both sides, and bytes received from them."""
 
     client_since: float
     upstream_since: float
@@ -48,76 +48,79 @@ class Unanswered(NamedTuple):
     upstream_received: int
 
 
-class UnresponsivePeers(Generic[L]):
-    """The connections on which somebody may owe an answer. `ask` is `peer_state`, or stands in for it."""
+NOT_CHECKED = PeerCheck(NEVER, NEVER, -1, -1)
 
-    def __init__(self, timeout: float, ask: Callable[[int], PeerState] = peer_state) -> None:
-        self.timeout = timeout  # seconds, 0: nobody is ever lost
-        self._ask = ask
-        self._unanswered: dict[L, Unanswered] = {}
-        self._to_look_at: dict[L, Unanswered] = {}  # of the look under way
-        self._next = 0.0
+
+class UnresponsivePeers(Generic[L]):
+    """The connections whose peers may have unacknowledged data, checked in rounds of small batches.
+
+    `read_state` is `peer_state`, or a stand-in for it.
+    """
+
+    def __init__(self, timeout: float, read_state: Callable[[int], PeerState] = peer_state) -> None:
+        self.timeout = timeout  # seconds; 0: no peer is ever lost
+        self._read_state = read_state
+        self._checked: dict[L, PeerCheck] = {}  # to be checked in the next round, with their previous result
+        self._to_check: dict[L, PeerCheck] = {}  # to be checked in the current round
+        self._next_round = 0.0
 
     def set_timeout(self, timeout: float) -> None:
-        """Another one from now on."""
-        self.timeout, self._next = timeout, 0.0
+        """Replace the timeout; 0 forgets all connections."""
+        self.timeout, self._next_round = timeout, 0.0
         if not timeout:
-            self._unanswered, self._to_look_at = {}, {}
+            self._checked, self._to_check = {}, {}
 
     @property
-    def looking(self) -> bool:
-        """A look is under way."""
-        return bool(self._to_look_at)
+    def checking(self) -> bool:
+        """True while a round is unfinished."""
+        return bool(self._to_check)
 
-    def moved(self, links: Iterable[L]) -> None:
-        """Bytes have moved on these."""
+    def add(self, links: Iterable[L]) -> None:
+        """Check these connections from now on, since bytes have moved on them."""
         if self.timeout:
             for link in links:
-                if link not in self._unanswered and link not in self._to_look_at:
-                    self._unanswered[link] = ANSWERED
+                if link not in self._checked and link not in self._to_check:
+                    self._checked[link] = NOT_CHECKED
 
-    def begin(self, now: float) -> bool:
-        """Begin to look at all of them, if it is time to; whether there are any to look at."""
-        if not self._to_look_at and self._unanswered and now >= self._next:
-            self._next = now + self.timeout / LOOKS
-            self._to_look_at, self._unanswered = self._unanswered, {}
-        return self.looking
+    def start_round(self, now: float) -> bool:
+        """Start a round over all connections if one is due; True if there are any to check."""
+        if not self._to_check and self._checked and now >= self._next_round:
+            self._next_round = now + self.timeout / CHECKS
+            self._to_check, self._checked = self._checked, {}
+        return self.checking
 
-    def look(
+    def check(
         self,
         count: int,
-        alive: Callable[[L], bool],
+        is_open: Callable[[L], bool],
         now: float,
-        known: Callable[[L, bool], bool] = lambda _link, _is_client: False,
+        is_lost: Callable[[L, bool], bool] = lambda _link, _is_client: False,
     ) -> list[tuple[L, bool]]:
-        """Look at so many of them; returns those that have lost a peer, and whether that is the client.
+        """Check up to `count` connections of the round; returns those with a lost peer, and True if it is the client.
 
-        `known` says whether a connection's client (or upstream) is known to be lost; the other one is still looked at.
+        `is_lost(link, is_client)`: that side is known to be lost; only the other one is checked.
         """
         lost = []
-        for _ in range(min(count, len(self._to_look_at))):
-            link, before = self._to_look_at.popitem()
-            client, upstream = link.client if alive(link) else None, link.upstream
+        for _ in range(min(count, len(self._to_check))):
+            link, previous = self._to_check.popitem()
+            client, upstream = link.client if is_open(link) else None, link.upstream
             if client is None or upstream is None:
                 continue
             up, down = client.received, upstream.received
             moved = link.active if link.seen == up + down else now
             still = now - moved >= STILL
             client_since = upstream_since = NEVER
-            # While bytes go to and fro, one from whom some came since the last look need not be asked.
-            if (still or up == before.client_received) and not known(link, True):
-                client_since = unanswered_since(before.client_since, self._ask(client.fd), moved, now)
-            if (still or down == before.upstream_received) and not known(link, False):
-                upstream_since = unanswered_since(before.upstream_since, self._ask(upstream.fd), moved, now)
+            # While bytes flow, a peer that has sent some since the previous check has answered.
+            if (still or up == previous.client_received) and not is_lost(link, True):
+                client_since = unanswered_since(previous.client_since, self._read_state(client.fd), moved, now)
+            if (still or down == previous.upstream_received) and not is_lost(link, False):
+                upstream_since = unanswered_since(previous.upstream_since, self._read_state(upstream.fd), moved, now)
             if now - client_since >= self.timeout:
                 lost.append((link, True))
             elif now - upstream_since >= self.timeout:
                 lost.append((link, False))
             elif not still or client_since != NEVER or upstream_since != NEVER:
-                self._unanswered[link] = Unanswered(client_since, upstream_since, up, down)
-        if not self._to_look_at:
-            self._to_look_at = {}  # for its memory: an empty dictionary keeps its size
+                self._checked[link] = PeerCheck(client_since, upstream_since, up, down)
+        if not self._to_check:
+            self._to_check = {}  # frees memory: an empty dictionary keeps its size
         return lost
-
-
-ANSWERED = Unanswered(NEVER, NEVER, -1, -1)

@@ -75,7 +75,7 @@ def test_bulk_leaves_the_loop_its_turns(lab: Lab) -> None:
 
 def test_a_look_at_a_crowd_leaves_others_their_turn(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Deadlines and byte counts of thousands are looked at every second, and a message must not wait for that."""
-    monkeypatch.setattr(base, "TO_SWEEP", FEW)
+    monkeypatch.setattr(base, "SWEEP_BATCH", FEW)
     engine = lab.start()
     line = lab.line(engine)
     told = [0]

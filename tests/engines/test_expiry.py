@@ -13,14 +13,14 @@ from tests.engines.peers import receive, receive_to_end
 from tests.engines.running import DEADLINE, RunningEngine
 from tests.engines.script import Script
 
-LOOKED_AT_OFTEN = Timeouts(idle=600.0, half_close=0.8)  # ten times a second
+CHECKED_OFTEN = Timeouts(idle=600.0, half_close=0.8)  # ten times a second
 LONG_AGO = 3600.0  # seconds
 
 
 @pytest.fixture
 def engine(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> RunningEngine:
     monkeypatch.setattr(base, "GRACEFUL_CLOSE_TIMEOUT", 600.0)
-    return lab.start(timeouts=LOOKED_AT_OFTEN)
+    return lab.start(timeouts=CHECKED_OFTEN)
 
 
 def close_expired(engine: RunningEngine, count: int) -> int:
@@ -28,7 +28,7 @@ def close_expired(engine: RunningEngine, count: int) -> int:
 
 
 def wait_found(engine: RunningEngine, count: int) -> None:
-    """Wait until so many wait to be retired."""
+    """Wait until `count` expired connections are found."""
     deadline = monotonic() + DEADLINE
     while (found := close_expired(engine, 0)) != count:
         assert monotonic() < deadline, f"{found} instead of {count}"
@@ -44,7 +44,7 @@ def goes_on(couple: Couple) -> None:
 
 
 def ends(engine: RunningEngine, couple: Couple) -> None:
-    """It is being retired: the client sees the end, and then the rest takes its course."""
+    """The connection is closing gracefully: the client sees FIN, then the upstream."""
     assert receive_to_end(couple.client) == b""
     couple.client.close()
     assert receive_to_end(couple.upstream) == b""
@@ -96,7 +96,7 @@ def test_one_that_ends_by_itself_does_not_wait_any_more(lab: Lab, engine: Runnin
     ends(engine, second)
 
 
-def test_one_that_is_being_retired_does_not_wait_and_is_not_found_again(lab: Lab, engine: RunningEngine) -> None:
+def test_one_that_is_closing_gracefully_is_not_queued_and_not_found_again(lab: Lab, engine: RunningEngine) -> None:
     line = lab.line(engine)
     drained, found_first, other = line.open(), line.open(), line.open()
     assert engine.close_gracefully(1) == 1
@@ -104,7 +104,7 @@ def test_one_that_is_being_retired_does_not_wait_and_is_not_found_again(lab: Lab
     wait_found(engine, 1)
     assert engine.close_gracefully(1) == 1
     assert close_expired(engine, 0) == 0
-    other.handler.expires_at = monotonic() - 1.0  # by the time that it is found, all have been looked at
+    other.handler.expires_at = monotonic() - 1.0  # by the time that it is found, all have been checked
     wait_found(engine, 1)
     assert close_expired(engine, 9) == 0
     ends(engine, other)

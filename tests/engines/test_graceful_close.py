@@ -1,4 +1,4 @@
-"""Retiring: a connection is ended from within, the client first, and nothing is lost of what the client sends."""
+"""Graceful close: the engine ends a connection, the client first, and loses nothing of what the client sends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.engines.peers import Receiving, Sending, blocks, end, pattern, receiv
 from tests.engines.running import DEADLINE, RunningEngine
 from tests.engines.script import Script
 
-LONG = 600.0  # seconds; a test that does not wait for the grace would not live to see it
+LONG = 600.0  # seconds; a test that waited for it would time out
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def long_grace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def drained(engine: RunningEngine, couple: Couple, up: int, down: int) -> None:
-    """The connection has ended, its handler was told so once, and so many bytes were counted."""
+    """The connection has ended with DRAINED, reported once, and these bytes were counted."""
     assert engine.ended(couple.handler) == (Event.DRAINED,)
     assert (couple.handler.up, couple.handler.down) == (up, down)
 
@@ -69,7 +69,7 @@ def test_the_oldest_go_first_and_the_others_go_on(lab: Lab) -> None:
         assert couple.handler.endings == [Event.FINISHED if number == 4 else Event.DRAINED]
 
 
-def test_none_are_to_be_retired(lab: Lab) -> None:
+def test_there_is_nothing_to_close(lab: Lab) -> None:
     engine = lab.start()
     assert engine.close_gracefully(5) == 0
     couple = lab.couple(engine)
@@ -235,7 +235,7 @@ def test_both_end_in_the_same_moment(lab: Lab) -> None:
     assert (couple.handler.up, couple.handler.down) == (7, 3)
 
 
-def test_retiring_twice_is_retiring_once(lab: Lab) -> None:
+def test_closing_gracefully_twice_is_closing_once(lab: Lab) -> None:
     engine = lab.start()
     couple = lab.couple(engine)
     assert engine.close_gracefully(1) == 1

@@ -1,4 +1,4 @@
-"""Retired connections that do not end by themselves, or not in good order; and that none of them leaves anything."""
+"""Graceful closes that time out or end with a reset or a defect; and that none of them leaks anything."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_late_on_both_sides(lab: Lab) -> None:
 
 
 def test_stop_comes_first(lab: Lab) -> None:
-    """It had its reason to be in a hurry, and that is what is told."""
+    """STOP ends a graceful close at once, and is the event reported."""
     engine = lab.start()
     couple = lab.couple(engine)
     assert engine.close_gracefully(1) == 1

@@ -1,4 +1,4 @@
-"""Connections that have been silent for long: an engine may keep them in a cheaper way, and nobody must notice."""
+"""Long-idle connections: an engine may keep them in a cheaper way, and no peer must notice."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from tests.engines.peers import Receiving, Sending, blocks, end, pattern, receiv
 from tests.engines.running import TICK, RunningEngine
 from tests.support.programs import PATIENCE
 
-LONG = 0.1  # seconds
-TIMEOUTS = Timeouts(idle=0.0, half_close=2.0 * PATIENCE)  # looked at eight times as often
-LOOKS = int(0.8 * PATIENCE / TICK)  # ticks in which an engine has looked at least twice since then
+LONG_IDLE = 0.1  # seconds
+TIMEOUTS = Timeouts(idle=0.0, half_close=2.0 * PATIENCE)  # checked eight times as often
+CHECKS = int(0.8 * PATIENCE / TICK)  # ticks in which an engine checks at least twice
 
 SIDES = pytest.mark.parametrize("down", [False, True], ids=["up", "down"])
 
 
 @pytest.fixture
 def engine(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> RunningEngine:
-    monkeypatch.setattr(idle, "LONG", LONG)
+    monkeypatch.setattr(idle, "LONG_IDLE", LONG_IDLE)
     return lab.start(timeouts=TIMEOUTS)
 
 
@@ -30,7 +30,7 @@ def silent(lab: Lab, engine: RunningEngine) -> Couple:
     """A connection over which a message has gone each way, and then nothing for long."""
     couple = lab.couple(engine)
     exchange(couple, b"hello", b"welcome")
-    engine.wait_ticks(LOOKS)
+    engine.wait_ticks(CHECKS)
     return couple
 
 
@@ -42,7 +42,7 @@ def exchange(couple: Couple, request: bytes, response: bytes) -> None:
 
 
 def ends(couple: Couple, down: bool) -> tuple[socket.socket, socket.socket]:
-    """Who acts, and who sees it."""
+    """The sending and the receiving side."""
     return (couple.upstream, couple.client) if down else (couple.client, couple.upstream)
 
 
@@ -55,7 +55,7 @@ def test_messages_go_on(lab: Lab, engine: RunningEngine, down: bool) -> None:
         sender.sendall(data)
         assert receive(receiver, size) == data
     exchange(couple, b"ping", b"pong")
-    engine.wait_ticks(LOOKS)
+    engine.wait_ticks(CHECKS)
     exchange(couple, b"ping", b"pong")
     couple.client.close()
     couple.upstream.close()
@@ -103,7 +103,7 @@ def test_a_half_closed_connection_that_is_silent_goes_on(lab: Lab, engine: Runni
     couple = lab.couple(engine)
     end(couple.client)
     assert couple.upstream.recv(1) == b""
-    engine.wait_ticks(LOOKS)
+    engine.wait_ticks(CHECKS)
     couple.upstream.sendall(b"late")
     assert receive(couple.client, 4) == b"late"
     couple.upstream.close()
@@ -115,7 +115,7 @@ def test_many_that_fall_silent_and_all_talk_at_once(lab: Lab, engine: RunningEng
     line = lab.line(engine)
     couples = [line.open() for _ in range(100)]
     for _ in range(2):
-        engine.wait_ticks(LOOKS)
+        engine.wait_ticks(CHECKS)
         with engine.held_still():
             for number, couple in enumerate(couples):
                 couple.client.sendall(pattern(number, 500 + 40 * number))

@@ -23,10 +23,10 @@ NEVER = 0.0  # no timeout
 
 
 def until(size: int, then: Action) -> Script:
-    """Preread until so many bytes are there, then act; what was sniffed goes first."""
+    """Preread until `size` bytes have come, then act; what was preread goes first."""
     seen: list[bytes] = []
 
-    def sniffed(_handler: ScriptedHandler, value: object) -> Action:
+    def preread(_handler: ScriptedHandler, value: object) -> Action:
         assert isinstance(value, bytes)
         seen[:] = [value]
         return then if len(value) >= size else Preread(LIMIT, NEVER)
@@ -35,11 +35,11 @@ def until(size: int, then: Action) -> Script:
         return Pump(b"".join(seen))
 
     return Script(
-        Preread(LIMIT, NEVER), {Event.PREREAD: sniffed, Event.PREREAD_ENDED: sniffed, Event.CONNECTED: connected}
+        Preread(LIMIT, NEVER), {Event.PREREAD: preread, Event.PREREAD_ENDED: preread, Event.CONNECTED: connected}
     )
 
 
-def test_what_was_sniffed_is_passed_on_untouched(lab: Lab, host: str) -> None:
+def test_what_was_preread_is_passed_on_untouched(lab: Lab, host: str) -> None:
     engine = lab.start()
     server = lab.listening(host)
     client = lab.connected(lab.listen(engine, until(5, lab.dial(server)), host))
@@ -66,7 +66,7 @@ def test_byte_by_byte(lab: Lab) -> None:
     handler = engine.handler_of(client)
     for number in range(40):
         client.sendall(data[number : number + 1])
-        engine.wait(lambda number=number: len(handler.events) > number, "that byte is sniffed")  # type: ignore[misc]
+        engine.wait(lambda number=number: len(handler.events) > number, "that byte is preread")  # type: ignore[misc]
     values = [value for event, value in handler.events if event is Event.PREREAD]
     assert values == [data[: number + 1] for number in range(40)]
     upstream = lab.accepted(server)
@@ -107,7 +107,7 @@ def test_what_is_short_of_enough_at_the_end_or_the_limit_is_told(lab: Lab) -> No
 
 
 def test_of_too_many_that_are_not_whole_the_oldest_go(lab: Lab) -> None:
-    """They take a quarter of `held_limit` and no more; whoever says all at once is served meanwhile."""
+    """Partial prereads take a quarter of `held_limit` and no more; whole ones are served meanwhile."""
     engine = lab.start(held_limit=SHARE * 10 * LIMIT)
     server = lab.listening()
     script = until(LIMIT, lab.dial(server))
@@ -118,7 +118,7 @@ def test_of_too_many_that_are_not_whole_the_oldest_go(lab: Lab) -> None:
         client = lab.connected(slow)
         handler = engine.handler_of(client)
         client.sendall(bytes(LIMIT - 1))
-        engine.wait(lambda handler=handler: handler.events, "it is sniffed")  # type: ignore[misc]
+        engine.wait(lambda handler=handler: handler.events, "it is preread")  # type: ignore[misc]
         clients.append(client)
         assert engine.call(lambda: engine.engine.held) <= 10 * LIMIT
         if number % 10 == 0:
@@ -143,7 +143,7 @@ def test_no_more_than_the_limit_is_taken(lab: Lab) -> None:
     assert values[-1] == data[:LIMIT]
 
 
-def test_client_that_sends_and_ends_while_it_is_sniffed(lab: Lab) -> None:
+def test_client_that_sends_and_ends_during_the_preread(lab: Lab) -> None:
     engine = lab.start()
     server = lab.listening()
     dial = lab.dial(server)
@@ -167,12 +167,12 @@ def test_client_that_sends_and_ends_while_it_is_sniffed(lab: Lab) -> None:
     assert engine.ended(engine.handler_of(client)) == (Event.FINISHED,)
 
 
-def test_client_that_resets_while_it_is_sniffed(lab: Lab) -> None:
+def test_client_that_resets_during_the_preread(lab: Lab) -> None:
     engine = lab.start()
     client = lab.connected(lab.listen(engine, until(1000, Wait())))
     handler = engine.handler_of(client)
     client.sendall(b"a bit")
-    engine.wait(lambda: handler.events, "sniffed")
+    engine.wait(lambda: handler.events, "preread")
     reset(client)
     assert engine.ended(handler) == (Event.CLIENT_RESET,)
     assert handler.up == 5
@@ -186,7 +186,7 @@ def _told_of_timeout(engine: RunningEngine, handler: ScriptedHandler) -> bytes:
 
 
 @pytest.mark.parametrize("sent", [b"", b"a bit"], ids=["silent", "slow"])
-def test_sniffing_has_a_deadline(lab: Lab, sent: bytes) -> None:
+def test_a_preread_has_a_deadline(lab: Lab, sent: bytes) -> None:
     engine = lab.start()
     more = Preread(LIMIT, 0.3)
     client = lab.connected(lab.listen(engine, Script(more, {Event.PREREAD: more})))
@@ -197,7 +197,7 @@ def test_sniffing_has_a_deadline(lab: Lab, sent: bytes) -> None:
 
 
 def test_after_a_timeout_the_connection_can_go_on(lab: Lab) -> None:
-    """Who knows nothing of the client by then may still have somewhere to send it."""
+    """A handler may dial although the client has sent nothing."""
     engine = lab.start()
     server = lab.listening()
     script = Script(Preread(LIMIT, 0.2), {Event.PREREAD_TIMEOUT: lab.dial(server)})
@@ -217,7 +217,7 @@ def test_refused_for_what_it_said(lab: Lab) -> None:
     engine.wait_gone()
 
 
-def test_the_dial_after_sniffing_may_fail_and_go_elsewhere(lab: Lab) -> None:
+def test_the_dial_after_a_preread_may_fail_and_go_elsewhere(lab: Lab) -> None:
     engine = lab.start()
     server = lab.listening()
     script = until(5, Dial(lab.closed_port(), "", 5.0))
@@ -227,7 +227,7 @@ def test_the_dial_after_sniffing_may_fail_and_go_elsewhere(lab: Lab) -> None:
     assert receive(lab.accepted(server), 5) == b"hello"
 
 
-def test_stop_while_sniffing(lab: Lab) -> None:
+def test_stop_during_a_preread(lab: Lab) -> None:
     engine = lab.start()
     client = lab.connected(lab.listen(engine, until(5, Wait())))
     handler = engine.handler_of(client)

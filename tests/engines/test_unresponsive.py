@@ -1,4 +1,4 @@
-"""Peers that vanish, told from those that are slow: from what the kernel knows, and with real readers."""
+"""Unresponsive peers, told apart from slow ones: with made-up states of the kernel, and with real readers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from relay.engines import lingering
 from relay.engines.contract import NEVER, Event, Handler, TcpOptions
 from relay.engines.preread import PrereadBuffer
 from relay.engines.tcp_state import PeerState, peer_state
-from relay.engines.unresponsive import LOOKS, STILL, UnresponsivePeers, unanswered_since
+from relay.engines.unresponsive import CHECKS, STILL, UnresponsivePeers, unanswered_since
 from tests.engines.lab import Couple, Lab
 from tests.engines.peers import (
     Sending,
@@ -32,8 +32,8 @@ from tests.engines.peers import (
 from tests.engines.running import RunningEngine
 
 TIMEOUT = 8.0  # seconds
-EVERY = TIMEOUT / LOOKS
-NOTHING, OWES, ASKED = PeerState(False, False, 0.0), PeerState(True, False, 500.0), PeerState(True, True, 500.0)
+EVERY = TIMEOUT / CHECKS
+NOTHING, PENDING, PROBED = PeerState(False, False, 0.0), PeerState(True, False, 500.0), PeerState(True, True, 500.0)
 
 
 @dataclass(eq=False)
@@ -66,107 +66,109 @@ class Link:
 
 
 class Watch:
-    """UnresponsivePeers with a clock in the hand, and one connection whose peers are in the state that is wanted."""
+    """UnresponsivePeers with a manual clock, and one connection whose peers' states the test sets."""
 
     def __init__(self) -> None:
         self.unresponsive: UnresponsivePeers[Link] = UnresponsivePeers(TIMEOUT, self._state)
         self.peers = {1: NOTHING, 2: NOTHING}
-        self.asked = 0
+        self.reads = 0
         self.now = 1000.0
-        self.link = Link(self.now + EVERY - STILL / 2)  # not still at the first look
-        self.unresponsive.moved([self.link])
-        self.look()  # learns how many bytes have come
+        self.link = Link(self.now + EVERY - STILL / 2)  # not still at the first check
+        self.unresponsive.add([self.link])
+        self.check()  # learns how many bytes have come
 
-    def look(self, seconds: float = EVERY) -> list[bool]:
-        """Whether it is the client, for who is lost."""
+    def check(self, seconds: float = EVERY) -> list[bool]:
+        """Run a round of checks `seconds` later; for each lost peer, True if it is the client."""
         self.now += seconds
         lost: list[tuple[Link, bool]] = []
-        while self.unresponsive.begin(self.now):
-            lost += self.unresponsive.look(1, lambda _link: True, self.now)
+        while self.unresponsive.start_round(self.now):
+            lost += self.unresponsive.check(1, lambda _link: True, self.now)
         return [is_client for _, is_client in lost]
 
     def _state(self, fd: int) -> PeerState:
-        self.asked += 1
+        self.reads += 1
         return self.peers[fd]
 
 
 @pytest.mark.parametrize("is_client", [True, False])
 def test_a_peer_that_does_not_answer_is_lost_in_time_and_not_before(is_client: bool) -> None:
     watch = Watch()
-    watch.peers[1 if is_client else 2] = ASKED
+    watch.peers[1 if is_client else 2] = PROBED
     watch.link.active = watch.now + 0.5  # the last bytes went to it then
     while watch.now + EVERY < watch.link.active + TIMEOUT:
-        assert not watch.look()
-    assert watch.look() == [is_client]
+        assert not watch.check()
+    assert watch.check() == [is_client]
     assert watch.now < watch.link.active + TIMEOUT + EVERY
-    assert not watch.look()
+    assert not watch.check()
 
 
-def test_one_that_owes_nothing_is_not_asked_again_before_bytes_move() -> None:
+def test_a_peer_with_nothing_pending_is_not_read_again_before_bytes_move() -> None:
     watch = Watch()
-    watch.look()
-    assert watch.asked == 2
-    watch.peers[1] = ASKED
-    watch.look()
-    assert watch.asked == 2
-    watch.unresponsive.moved([watch.link])
-    watch.look()
-    assert watch.asked == 4
+    watch.check()
+    assert watch.reads == 2
+    watch.peers[1] = PROBED
+    watch.check()
+    assert watch.reads == 2
+    watch.unresponsive.add([watch.link])
+    watch.check()
+    assert watch.reads == 4
 
 
-def test_one_from_whom_bytes_come_is_not_asked() -> None:
+def test_a_peer_from_which_bytes_come_is_not_read() -> None:
     watch = Watch()
-    watch.peers = {1: ASKED, 2: ASKED}
-    for _ in range(10 * LOOKS):
+    watch.peers = {1: PROBED, 2: PROBED}
+    for _ in range(10 * CHECKS):
         watch.link.client.received += 1
         assert watch.link.upstream is not None
         watch.link.upstream.received += 1
-        watch.unresponsive.moved([watch.link])
+        watch.unresponsive.add([watch.link])
         watch.link.active = watch.now + EVERY
-        assert not watch.look()
-    assert not watch.asked
+        assert not watch.check()
+    assert not watch.reads
     assert watch.link.upstream is not None
-    while not (lost := watch.look()):  # until none come any more
+    while not (lost := watch.check()):  # until none come any more
         assert watch.now < watch.link.active + TIMEOUT + EVERY
     assert lost == [True]
 
 
 def test_a_closed_window_is_no_loss_and_a_probe_without_an_answer_is() -> None:
     watch = Watch()
-    watch.peers[1] = OWES
-    assert not any(watch.look() for _ in range(100))
-    watch.peers[1] = ASKED
-    assert not any(watch.look() for _ in range(LOOKS - 1))
-    assert watch.look() == [True]
+    watch.peers[1] = PENDING
+    assert not any(watch.check() for _ in range(100))
+    watch.peers[1] = PROBED
+    assert not any(watch.check() for _ in range(CHECKS - 1))
+    assert watch.check() == [True]
 
 
-def test_without_a_timeout_nobody_is_asked() -> None:
+def test_without_a_timeout_no_peer_is_read() -> None:
     watch = Watch()
     watch.unresponsive.set_timeout(0.0)
-    watch.unresponsive.moved([watch.link])
-    assert not watch.look()
-    assert not watch.asked
+    watch.unresponsive.add([watch.link])
+    assert not watch.check()
+    assert not watch.reads
 
 
-LOOK = st.tuples(st.floats(0, 20), st.booleans(), st.booleans(), st.floats(0, 40), st.floats(0, 1))
+CHECK = st.tuples(st.floats(0, 20), st.booleans(), st.booleans(), st.floats(0, 40), st.floats(0, 1))
 
 
-@given(st.lists(LOOK, max_size=40))
-def test_nobody_is_lost_who_has_answered_or_owed_nothing(looks: list[tuple[float, bool, bool, float, float]]) -> None:
+@given(st.lists(CHECK, max_size=40))
+def test_no_peer_is_lost_that_has_answered_or_has_nothing_pending(
+    checks: list[tuple[float, bool, bool, float, float]],
+) -> None:
     since, now, well = NEVER, 1000.0, 1000.0
-    for seconds, owes, asked, silent, part in looks:
+    for seconds, pending, probed, silent, part in checks:
         before, now = now, now + seconds
         moved = before + part * (now - before)  # something was sent then
-        since = unanswered_since(since, PeerState(owes, asked, silent), moved, now)
-        assert (since == NEVER) == (not owes)
-        well = now if not owes or not asked else max(well, now - silent)
+        since = unanswered_since(since, PeerState(pending, probed, silent), moved, now)
+        assert (since == NEVER) == (not pending)
+        well = now if not pending or not probed else max(well, now - silent)
         assert since == NEVER or since >= well
 
 
 @given(st.lists(st.floats(0.01, 3), min_size=1, max_size=200))
-def test_whoever_never_answers_is_lost_however_often_one_looks(looks: list[float]) -> None:
+def test_a_peer_that_never_answers_is_lost_however_often_it_is_checked(checks: list[float]) -> None:
     since, now, sent = NEVER, 1000.0, 1000.0
-    for seconds in looks:
+    for seconds in checks:
         now += seconds
         since = unanswered_since(since, PeerState(True, True, now - 1.0), sent, now)
         assert since == sent
@@ -178,11 +180,11 @@ def test_what_the_kernel_knows() -> None:
         sock.connect(server.getsockname())
         there, _ = server.accept()
         with there:
-            assert not peer_state(there.fileno()).owes
+            assert not peer_state(there.fileno()).pending
             there.setblocking(False)
             push(there, bytes(65536), 0)
             full = peer_state(there.fileno())
-            assert full.owes
+            assert full.pending
             assert full.silent < 60
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
         assert peer_state(datagrams.fileno()) == NOTHING
@@ -193,8 +195,8 @@ def test_what_the_kernel_knows() -> None:
 SLOW = TcpOptions(user_timeout=0.4)
 
 
-def wait_looks(engine: RunningEngine, seconds: float) -> None:
-    """Until so much time has passed for the engine's deadlines."""
+def wait_seconds(engine: RunningEngine, seconds: float) -> None:
+    """Wait until `seconds` have passed on the engine's clock."""
     end_at = engine.call(engine.loop.time) + seconds
     engine.wait(lambda: engine.loop.time() >= end_at, "time passes")
 
@@ -214,7 +216,7 @@ def test_a_slow_reader_is_not_lost(lab: Lab) -> None:
     received = b""
     for _ in range(20):
         received += client.recv(1000)
-        wait_looks(engine, 0.15)
+        wait_seconds(engine, 0.15)
     received += receive(client, len(data) - len(received))
     assert received == data
     sending.finish()
@@ -229,13 +231,13 @@ def test_a_reader_that_pauses_is_not_lost(lab: Lab) -> None:
     client, upstream = narrow_client(lab, engine)
     data = pattern("pause", 400_000)
     sending = Sending(upstream, [data], then_end=False)
-    wait_looks(engine, 3.0)
+    wait_seconds(engine, 3.0)
     assert receive(client, len(data)) == data
     sending.finish()
 
 
 def lose_after_its_end(engine: RunningEngine, couple: Couple, culprit: str) -> tuple[socket.socket, bytes]:
-    """One side says much, ends and vanishes, until it is lost. Returns the other one, and what it has still to read."""
+    """One side sends much, then FIN, and vanishes until it is lost. Returns the other, and what it has yet to read."""
     client, upstream, handler = couple
     this, other = (client, upstream) if culprit == "client" else (upstream, client)
     data, sent = pattern(culprit, 65_537), 0
@@ -246,7 +248,7 @@ def lose_after_its_end(engine: RunningEngine, couple: Couple, culprit: str) -> t
     engine.wait(lambda: not unacknowledged(this), "the engine's kernel has the end")
     vanish(this)
     other.sendall(b"x")
-    wait_looks(engine, 2.0)  # by now it is lost
+    wait_seconds(engine, 2.0)  # by now it is lost
     assert not handler.endings
     return other, repeated(data, sent)
 
@@ -255,7 +257,7 @@ def lose_after_its_end(engine: RunningEngine, couple: Couple, culprit: str) -> t
 def test_one_that_vanishes_after_its_end_truncates_nothing(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, culprit: str
 ) -> None:
-    """It has said everything, and will never acknowledge what the other one still sends."""
+    """The lost side has sent everything, and will never acknowledge what the other one still sends."""
     monkeypatch.setattr(lingering, "LINGER", 600.0)  # however slow the machine is
     engine = lab.start(tcp=SLOW)
     couple = lab.line(engine, buffers=65536).open()
@@ -284,7 +286,7 @@ def test_one_that_comes_back_after_it_was_lost_sees_no_clean_end(
     engine.wait(lambda: not unacknowledged(this), "the engine's kernel has the end")
     vanish(this)
     other.sendall(b"a part of the answer")
-    wait_looks(engine, 2.0)  # by now it is lost
+    wait_seconds(engine, 2.0)  # by now it is lost
     assert not handler.endings
     other.sendall(b"and the rest")
     end(other)

@@ -193,7 +193,7 @@ class StreamEngine(BaseEngine[Link]):
     def _resume(self) -> None:
         self._acceptor.resume()
 
-    def _after(self) -> None:
+    def _after_call(self) -> None:
         self._close_sockets()
         self._schedule()
 

@@ -26,7 +26,7 @@ def under_way(engine: RunningEngine) -> list[int]:
 
 def test_a_silent_connection_is_kept_by_polls_and_not_by_receives(monkeypatch: pytest.MonkeyPatch) -> None:
     """A receive has a buffer for its message's header, 512 bytes of kernel memory; a poll has none."""
-    monkeypatch.setattr(idle, "LONG", 0.3)
+    monkeypatch.setattr(idle, "LONG_IDLE", 0.3)
     lab = Lab(ring_kind())
     try:
         engine = lab.start(timeouts=Timeouts(idle=0.0, half_close=1.6))
