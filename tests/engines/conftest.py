@@ -1,6 +1,6 @@
 """The conformance suite's fixtures: `lab` makes engines of the kind under test, and peers around them.
 
-Every file here is about one promise of `relay.engines.contract` and runs once per engine in `kinds.KINDS`. After each
+Every test file covers one promise of `relay.engines.contract`, and runs once per engine in `kinds.KINDS`. After each
 test the engine is closed, and no exception may have reached its event loop.
 """
 

@@ -1,7 +1,6 @@
 """The engines that the suite runs against: how to make each one's event loop and the engine itself.
 
-An engine joins the suite by a line in KINDS. What a test may know of an engine beyond its contract is in its
-`Kind`, and nowhere else.
+A line in KINDS adds an engine to the suite. Whatever a test knows of an engine beyond its contract is in its `Kind`.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from relay.engines.ring.engine import RingEngine
 from relay.engines.ring.selector import RingLoop
 from relay.engines.stream import StreamEngine
 
-HELD_BOUND = 262144  # bytes per connection that no engine may hold more than, whatever the peers do
+HELD_BOUND = 262144  # most bytes that an engine may hold per connection, whatever the peers do
 
 
 class MakeEngine(Protocol):
@@ -43,15 +42,15 @@ class Kind:
     """One engine. Both makers are called in the thread that will run the loop."""
 
     name: str
-    package: str  # where its classes are: what it keeps per connection is looked for there
-    held: int  # bytes that it says to hold at most per direction
+    package: str  # package of its classes: `leaks.records` counts their objects
+    held: int  # most bytes that it claims to hold per direction
     make_loop: Callable[[], asyncio.AbstractEventLoop]
     make_engine: MakeEngine
 
 
 _STREAM = Kind("stream", "relay.engines.stream", 65536, uvloop.new_event_loop, StreamEngine)
 _RING = Kind("ring", "relay.engines.ring", 131072, RingLoop, RingEngine)
-# What it does on kernels whose multishot receive knows no bound; there only that, as the relay itself.
+# The ring engine for kernels whose multishot receive has no bound. On those kernels, as in the relay, only this one.
 _SINGLE = Kind("ring-single", "relay.engines.ring", 131072, RingLoop, partial(RingEngine, multishot_receive=False))
 _UNBOUNDED = kernels.UNBOUNDED_RECEIVE in kernels.faults(os.uname().release)
 

@@ -1,4 +1,4 @@
-"""What a test of an engine is made of: running engines of one kind, listeners, and peers on both sides of them."""
+"""The parts of an engine test: running engines of one kind, listeners, and peers on both sides."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.engines.script import Answer, Script, ScriptedHandler
 
 IPV4, IPV6 = "127.0.0.1", "::1"
 NO_TIMEOUTS = Timeouts(idle=0.0, half_close=0.0)
-TCP = TcpOptions(user_timeout=0.0)  # with one, a peer that does not read is given up before a slow machine is done
+TCP = TcpOptions(user_timeout=0.0)  # on a slow machine, one could end a connection whose peer does not read yet
 
 
 class Couple(NamedTuple):
@@ -27,13 +27,13 @@ class Couple(NamedTuple):
 
 
 def fill(engine: RunningEngine, sock: socket.socket, data: bytes) -> int:
-    """Send `data` over and over until bytes are held and stay held, nobody reading; returns the bytes sent."""
+    """Send `data` repeatedly until the engine holds bytes, while no peer reads; returns the bytes sent."""
     (total,) = fill_all(engine, [sock], data)
     return total
 
 
 def fill_all(engine: RunningEngine, socks: list[socket.socket], data: bytes) -> list[int]:
-    """`fill` for several at once. Bytes that are held for a moment do not count: the kernel's buffers grow."""
+    """`fill` for several sockets at once. Waits until the held bytes are stable, since the kernel's buffers grow."""
     totals = [0] * len(socks)
     before = -1
     while True:
@@ -46,7 +46,7 @@ def fill_all(engine: RunningEngine, socks: list[socket.socket], data: bytes) -> 
 
 
 class Line:
-    """A way through an engine: one listener, and one upstream that it dials."""
+    """A path through an engine: one listener, and the upstream that it dials."""
 
     def __init__(self, lab: Lab, engine: RunningEngine, host: str, answers: dict[Event, Answer], buffers: int) -> None:
         self._lab = lab
@@ -57,15 +57,15 @@ class Line:
         self.address = lab.listen(engine, self.script, host, buffers)
 
     def client(self) -> socket.socket:
-        """A client on its way; nobody has accepted it upstream."""
+        """A connected client, whose connection the upstream has not accepted yet."""
         return self._lab.connected(self.address, self._buffers)
 
     def open(self) -> Couple:
-        """A connection from end to end. Nobody else may be opening one on this line."""
+        """A connection from end to end. Only one may be opened on a line at a time."""
         client = self.client()
         upstream = self._lab.accepted(self.upstream)
         handler = self._engine.handler_of(client)
-        self._engine.wait(lambda: Event.CONNECTED in handler.kinds, "the engine knows that it is connected")
+        self._engine.wait(lambda: Event.CONNECTED in handler.kinds, "the engine reports CONNECTED")
         return Couple(client, upstream, handler)
 
 
@@ -85,7 +85,7 @@ class Lab:
         report_source: bool = False,
         held_limit: int = 0,
     ) -> RunningEngine:
-        """A running engine; without timeouts, unless told otherwise."""
+        """A running engine; without timeouts by default."""
         engine = RunningEngine(self.kind, timeouts, tcp, report_source, held_limit)
         self._engines.append(engine)
         return engine
@@ -126,13 +126,13 @@ class Lab:
         return self._keep(peers.accepted(listener))
 
     def closed_port(self, host: str = IPV4) -> Address:
-        """An address that nobody listens on, and nobody else can take while the test runs."""
+        """An address without a listener, reserved while the test runs."""
         sock = self._keep(socket.socket(peers.family_of(host), socket.SOCK_STREAM, socket.IPPROTO_TCP))
         sock.bind((host, 0))
         return peers.address_of(sock)
 
     def silent_port(self) -> Address:
-        """An address where a SYN is not answered: a listener whose queue is full, tcp_conn_request drops the rest."""
+        """An address where a SYN gets no answer: the accept queue is full (tcp_conn_request drops SYNs then)."""
         listener = self.listening(backlog=0)
         address = peers.address_of(listener)
         while True:
@@ -154,7 +154,7 @@ class Lab:
             assert engine.errors == []
 
     def close_sockets(self, *but: socket.socket) -> None:
-        """Close the peers, all but these."""
+        """Close all peers except `but`."""
         for sock in self._sockets:
             if sock not in but:
                 sock.close()

@@ -1,4 +1,4 @@
-"""What must not grow: the records that an engine keeps, and the descriptors of the process."""
+"""Count what may leak: an engine's records, and the descriptors of the process."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests.engines.running import DEADLINE
 
 
 def descriptors() -> int:
-    """Those that are open."""
+    """How many descriptors are open."""
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def records(kind: Kind) -> Counter[str]:
-    """The objects alive that belong to the engine's package, by type."""
+    """How many objects of the engine's package are alive, by type."""
     gc.collect()
     return Counter(
         type(item).__name__ for item in gc.get_objects() if str(type(item).__module__).startswith(kind.package)
@@ -26,7 +26,7 @@ def records(kind: Kind) -> Counter[str]:
 
 
 def drop_queued(listener: socket.socket) -> None:
-    """Close what nobody has accepted."""
+    """Accept and close every connection in a listener's queue."""
     listener.setblocking(False)
     with contextlib.suppress(BlockingIOError):
         while True:

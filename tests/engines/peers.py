@@ -1,4 +1,4 @@
-"""The far ends: plain blocking sockets with a timeout, and threads that send or receive until the end."""
+"""The peers: plain blocking sockets with a timeout, and threads that send or receive until the end."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def listening(host: str, backlog: int = 1024, buffers: int = 0) -> socket.socket
 def connected(address: Address, buffers: int = 0) -> socket.socket:
     """A client.
 
-    An engine may accept and reset it before connect(2) returns, which then fails: so the end of the handshake is waited
-    for without asking for the socket's error, and a test sees a reset, or that nobody listens, at its next operation.
+    An engine may accept and reset it before connect(2) returns, which would then fail. So this waits for the end of the
+    handshake without reading the socket's error: a test sees a reset or a refused connection at its next operation.
     """
     sock = socket.socket(family_of(address[0]), socket.SOCK_STREAM | socket.SOCK_NONBLOCK, socket.IPPROTO_TCP)
     try:
@@ -89,7 +89,7 @@ def reset(sock: socket.socket) -> None:
 
 
 def vanish(sock: socket.socket) -> None:
-    """Let nothing in any more: the far end hears no acknowledgement, as if the cable had been cut."""
+    """Drop all incoming segments: the other end gets no acknowledgement, as if the cable had been cut."""
     drop = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0))  # struct sock_filter: BPF_RET, 0 bytes
     program = struct.pack("@HP", 1, ctypes.addressof(drop))  # struct sock_fprog
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
@@ -106,7 +106,7 @@ def end(sock: socket.socket) -> None:
 
 
 def receive(sock: socket.socket, size: int) -> bytes:
-    """Exactly so many bytes. Raises AssertionError at an end that comes before."""
+    """Receive exactly `size` bytes. Raises AssertionError at an earlier FIN."""
     data = bytearray()
     while len(data) < size:
         part = sock.recv(min(size - len(data), 1 << 18))
@@ -117,7 +117,7 @@ def receive(sock: socket.socket, size: int) -> bytes:
 
 
 def receive_to_end(sock: socket.socket) -> bytes:
-    """Everything up to FIN. Raises ConnectionResetError at a reset."""
+    """Receive everything up to FIN. Raises ConnectionResetError at a reset."""
     data = bytearray()
     while part := sock.recv(1 << 18):
         data += part
@@ -125,7 +125,7 @@ def receive_to_end(sock: socket.socket) -> bytes:
 
 
 def receive_to_reset(sock: socket.socket) -> bytes:
-    """Everything up to RST. Raises AssertionError at FIN: the stream would look complete."""
+    """Receive everything up to RST. Raises AssertionError at FIN: the stream would look complete."""
     data = bytearray()
     with contextlib.suppress(ConnectionResetError, BrokenPipeError):
         while part := sock.recv(1 << 18):
@@ -143,10 +143,10 @@ def wait_reset(sock: socket.socket) -> None:
 
 
 def push(sock: socket.socket, data: bytes, total: int = 0) -> int:
-    """Send `data` over and over until the kernel takes no more; returns `total`, sent before, and what it took."""
+    """Send `data` repeatedly until the kernel takes no more; returns `total`, sent before, plus what it took."""
     with contextlib.suppress(BlockingIOError):
         while True:
-            # Not sock.send(), which would wait for as long as the socket's timeout says.
+            # Not sock.send(), which would block until the socket's timeout.
             total += os.write(sock.fileno(), data[total % len(data) :])
     return total
 
@@ -163,12 +163,12 @@ def pattern(seed: object, size: int) -> bytes:
 
 
 def repeated(data: bytes, size: int) -> bytes:
-    """`data` over and over, cut to `size` bytes: what `push` has sent."""
+    """`data` repeated and cut to `size` bytes: what `push` has sent."""
     return (data * (size // len(data) + 1))[:size]
 
 
 def blocks(seed: object, count: int, size: int = 1 << 20) -> Iterator[bytearray]:
-    """A long stream in blocks, no two alike: one random block, with the number of each at its beginning."""
+    """A long stream of distinct blocks: one random block, each time with its number at the beginning."""
     block = bytearray(pattern(seed, size))
     for number in range(count):
         block[:8] = number.to_bytes(8, "big")
@@ -176,7 +176,7 @@ def blocks(seed: object, count: int, size: int = 1 << 20) -> Iterator[bytearray]
 
 
 class Sending(threading.Thread):
-    """Sends parts one after the other, then FIN if asked to."""
+    """Sends parts one after the other, then FIN if `then_end`."""
 
     def __init__(self, sock: socket.socket, parts: Iterable[bytes | bytearray], *, then_end: bool = True) -> None:
         super().__init__(daemon=True)
@@ -232,7 +232,7 @@ class Receiving(threading.Thread):
             self.error = error
 
     def finish(self) -> None:
-        """Wait for FIN. Raises what came instead."""
+        """Wait for FIN. Raises the error that came instead."""
         self.join(DEADLINE * 3)
         assert not self.is_alive(), f"no end after {self.received} bytes"
         if self.error is not None:

@@ -1,7 +1,7 @@
-"""An engine at work: in a thread of its own with its own event loop, ticking, so that a test's peers may block.
+"""A running engine, ticking in a thread and event loop of its own, so that a test's peers may block.
 
-All calls into the engine go through its loop. A test waits for a state that it observes, with a deadline; whatever
-happens in the engine's thread wakes the waiting test, and so does every tick.
+All calls into the engine go through its loop. A test waits for a state that it observes, with a deadline; every event
+in the engine's thread, and every tick, wakes the waiting test.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class RunningEngine:
 
     @contextlib.contextmanager
     def held_still(self) -> Iterator[None]:
-        """Keep the loop from running, so that what the peers do meanwhile reaches the engine all at once."""
+        """Stop the loop for a while, so that what the peers do meanwhile reaches the engine all at once."""
         stopped, go_on = threading.Event(), threading.Event()
 
         def stand_still() -> None:
@@ -122,12 +122,12 @@ class RunningEngine:
                 raise AssertionError(f"not within {DEADLINE} s: {what}; {self._describe()}")
 
     def wait_ticks(self, count: int) -> None:
-        """Wait until the engine has looked at its deadlines so many times more."""
+        """Wait for `count` more ticks of the engine."""
         end = self.ticks + count
         self.wait(lambda: self.ticks >= end, f"{count} ticks")
 
     def wait_stable(self, value: Callable[[], object], ticks: int = 8) -> None:
-        """Wait until `value()` stays the same over some ticks: whoever was pushing is blocked."""
+        """Wait until `value()` stays the same over some ticks: the sender is blocked."""
         deadline = monotonic() + DEADLINE
         before, after = object(), value()
         while before != after:
@@ -140,14 +140,14 @@ class RunningEngine:
     def wait_gone(self) -> None:
         """Wait until every connection is closed, with nothing held for any of them."""
         self.wait(lambda: self.engine.connections == 0, "no connections")
-        assert self.call(lambda: self.engine.held) == 0  # asked in between, it may still count what is being closed
+        assert self.call(lambda: self.engine.held) == 0  # between calls: within one, closing connections still count
 
     def listen(self, sock: socket.socket, script: Script, *, shared: bool = False) -> None:
         """Accept on a listening socket, with a scripted handler for each connection."""
         self.listen_with(sock, self.accepting(script), shared=shared)
 
     def accepting(self, script: Script) -> Accepted:
-        """What gives each accepted connection a handler that follows the script."""
+        """A callback for `Engine.listen` that gives each accepted connection a handler with the script."""
 
         def accepted(address: Address) -> tuple[Handler, Action]:
             handler = ScriptedHandler(script, address, self.changed)
@@ -163,11 +163,11 @@ class RunningEngine:
         self.call(lambda: self.engine.listen(sock, accepted, shared=shared))
 
     def close_gracefully(self, count: int, event: Event = Event.DRAINED) -> int:
-        """Begin to end the oldest ones gracefully."""
+        """Begin a graceful close of the `count` oldest connections."""
         return self.call(self.engine.close_gracefully, count, event)
 
     def perform(self, handler: ScriptedHandler, action: Action) -> None:
-        """Answer late."""
+        """Carry out an action after Wait."""
         self.call(self.engine.perform, handler, action)
 
     def handler_of(self, client: socket.socket) -> ScriptedHandler:
@@ -190,7 +190,7 @@ class RunningEngine:
         self.call(self.engine.close)
 
     def wait_turns(self, count: int = 3) -> None:
-        """Let the loop go round a few times: what was scheduled has run then."""
+        """Let the loop run `count` times, so that scheduled callbacks have run."""
         for _ in range(count):
             self.call(lambda: None)
 

@@ -48,7 +48,7 @@ def in_turn(*actions: Action) -> Callable[[ScriptedHandler, object], Action]:
 
 @dataclass
 class Script:
-    """What to answer: `first` to the accept, `answers` to events (an action, or a function that gives or raises)."""
+    """A handler's actions: `first` on accept, `answers` by event (an action, or a function that returns it)."""
 
     first: Action = Wait()  # noqa: RUF009  (a tuple without fields: nothing to share)
     answers: Mapping[Event, Answer] = field(default_factory=dict)
@@ -56,14 +56,14 @@ class Script:
 
 
 class ScriptedHandler:
-    """Follows `script`; `changed` is notified of everything that happens."""
+    """A handler that follows `script`, and notifies `changed` of every event."""
 
     def __init__(self, script: Script, client: Address, changed: threading.Condition) -> None:
         self.link: object | None = None
         self.expires_at = NEVER
         self.client = client
         self.events: list[tuple[Event, object]] = []
-        self.up = 0  # bytes, as last told by the engine
+        self.up = 0  # bytes, as last reported by the engine
         self.down = 0
         self._over = False
         self._script = script
@@ -75,7 +75,7 @@ class ScriptedHandler:
             self._changed.notify_all()
         answer = answers[event] if event in (answers := self._script.answers) else ANSWERS[event]  # Refuse() is false
         action = answer(self, value) if callable(answer) else answer
-        self._over = event not in STEPS  # not if the answer was an exception: then DEFECT is to come
+        self._over = event not in STEPS  # not if the answer raised an exception: DEFECT comes then
         return action
 
     def moved(self, up: int, down: int) -> None:
@@ -96,10 +96,10 @@ class ScriptedHandler:
 
     @property
     def kinds(self) -> list[Event]:
-        """The events alone."""
+        """The events, without their values."""
         return [event for event, _ in self.events]
 
     @property
     def endings(self) -> list[Event]:
-        """The events that ended the connection: in the end there must be exactly one."""
+        """The events that ended the connection. Once it has ended there must be exactly one."""
         return [event for event in self.kinds if event not in STEPS]

@@ -1,9 +1,9 @@
-"""An engine in a process of its own that can be made short of descriptors.
+"""An engine in a process of its own that can be made to run out of descriptors.
 
     python -m tests.engines.short KIND FD HOST PORT
 
-FD is a listening socket. HOST and PORT are dialled for every connection; PORT 0: every connection waits. Commands come
-as lines on standard input, and each is answered with one line of JSON, the state of the engine:
+FD is a listening socket. HOST and PORT are dialled for every connection; with PORT 0 every connection waits. Each line
+on standard input is a command, answered with one line of JSON, the state of the engine:
 
     spare N     lower the limit of descriptors so that N are left
     state       nothing but the answer
@@ -26,7 +26,7 @@ from tests.engines.script import Script
 
 
 def state(engine: RunningEngine) -> dict[str, object]:
-    """What the test looks at."""
+    """The state that the test checks."""
     events = [(event.name, value) for handler in engine.handlers.values() for event, value in handler.events]
     return {
         "accept_pauses": engine.engine.accept_pauses,

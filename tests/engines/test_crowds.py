@@ -73,8 +73,8 @@ def test_bulk_leaves_the_loop_its_turns(lab: Lab) -> None:
         assert engine.ended(couple.handler) == (Event.FINISHED,)
 
 
-def test_a_look_at_a_crowd_leaves_others_their_turn(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Deadlines and byte counts of thousands are looked at every second, and a message must not wait for that."""
+def test_a_sweep_of_a_crowd_leaves_others_their_turn(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deadlines and byte counts of thousands are checked every second, and a message must not wait for that."""
     monkeypatch.setattr(base, "SWEEP_BATCH", FEW)
     engine = lab.start()
     line = lab.line(engine)
@@ -97,7 +97,7 @@ def test_a_look_at_a_crowd_leaves_others_their_turn(lab: Lab, monkeypatch: pytes
     for number, couple in enumerate(couples):
         assert receive(couple.upstream, 4) == number.to_bytes(4, "big")
     engine.wait(lambda: all(couple.handler.up == 4 for couple in couples), "all are told of their bytes")
-    # One look may end, and the next one begin, within one turn.
+    # One sweep may end, and the next one begin, within one turn.
     assert max(after - before for before, after in itertools.pairwise(at_turn)) <= 2 * FEW
 
 
@@ -199,7 +199,7 @@ def test_numbers_of_closed_sockets_are_not_confused_with_new_ones(lab: Lab) -> N
 
 
 def test_silent_half_closed_connections_cost_next_to_no_cpu(lab: Lab) -> None:
-    """Whatever waits for somebody's end or for a reset must not be told of an end that it has seen, again and again."""
+    """An engine that waits for a FIN or a reset must not be woken again and again by a FIN that it has seen."""
     engine = lab.start()
     line, slow = lab.line(engine), lab.line(engine, buffers=65536)
     for number in range(60):

@@ -1,4 +1,4 @@
-"""Expiry: connections whose time has passed are found, and closed gracefully when the worker says so."""
+"""Expiry: connections past `expires_at` are found, and closed gracefully when the worker asks for it."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ def test_only_the_silent_ones_end(lab: Lab) -> None:
 
 
 def test_waiting_for_an_answer_is_not_idle(lab: Lab) -> None:
-    """The deadline of a step is whoever's who answered Wait; the engine's timeouts are for connections that pump."""
+    """The handler that answered Wait has its own deadline; the engine's timeouts are for connections that pump."""
     engine = lab.start(timeouts=Timeouts(idle=IDLE, half_close=IDLE))
     line = lab.line(engine)
     server = lab.listening()

@@ -68,11 +68,11 @@ def test_what_is_queued_is_served(lab: Lab, way: str) -> None:
 
 
 def test_who_begins_to_connect_is_not_answered(lab: Lab) -> None:
-    """Told in the end that nobody listens; never that it is connected, to be reset then."""
+    """In the end the client is refused; it is never connected first and reset then."""
     engine = lab.start()
     sock, address = listen(engine, Script())
     engine.call(engine.engine.unlisten, sock)
-    engine.call(engine.engine.unlisten, sock)  # says nothing new
+    engine.call(engine.engine.unlisten, sock)  # does nothing
     client = lab.connected(address)
     with pytest.raises(ConnectionRefusedError):
         client.recv(1)
@@ -81,8 +81,8 @@ def test_who_begins_to_connect_is_not_answered(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("way", ["one", "all"])
-def test_one_that_is_left_is_listened_on_again_by_another_descriptor(lab: Lab, way: str) -> None:
-    """As if nothing had been: nobody waits, nobody who waits in the queue is lost, and the descriptor is closed."""
+def test_a_closing_listener_can_be_listened_on_again_by_another_descriptor(lab: Lab, way: str) -> None:
+    """As if it had never closed: no client waits, none in the queue is lost, and the old descriptor is closed."""
     engine = lab.start()
     server = lab.listening()
     script = Script(lab.dial(server))
