@@ -30,7 +30,7 @@ A connection holds at most HELD_BOUND bytes, whatever its peers do. Calls may ne
 within `perform`, and a handler may call `perform` for another connection from within `advance`. An upstream that
 accepts and resets at once is reported either as DIAL_FAILED, or as CONNECTED followed by UPSTREAM_RESET.
 
-An engine does not resolve names, keep counters, write the access log, or choose an upstream. The contract assumes no
+An engine does not resolve names, keep statistics, write the access log, or choose an upstream. The contract assumes no
 transport, task or file object per connection: an engine that keeps its connections in arrays fits as well.
 """
 
@@ -144,8 +144,10 @@ class Handler(Linked, Protocol):
         """Return the action for an event. After returning Refuse or Close, the handler is forgotten by the engine."""
 
     def moved(self, up: int, down: int) -> None:
-        """Update the totals of bytes received, from the client and from the upstream. Called about once a second
-        while bytes flow."""
+        """Take the totals of bytes received so far, from the client and from the upstream.
+
+        Called about once a second while bytes flow.
+        """
 
     def end(self, event: Event, value: object, up: int, down: int) -> Close:
         """Do a last `moved` and an `advance` in one call, for an event that can only be answered with Close.
@@ -172,8 +174,8 @@ class TcpOptions:
 
     The keepalive fields are the kernel's socket options, set up to a second after a connection is established; 0 leaves
     the kernel's default, and keepalive_idle = 0 turns keepalive off. `user_timeout` is implemented by the engine: a
-    peer that has data to acknowledge, and has not answered for this long, is lost. The check may notice it up to a
-    quarter of the timeout late; 0: never.
+    peer that has data to acknowledge, and has not answered for this long, is lost; 0 turns that off. The check may be
+    late by a quarter of the timeout.
     """
 
     keepalive_idle: int = 60
@@ -197,8 +199,8 @@ class Engine(Protocol):
     def configure(self, timeouts: Timeouts, tcp: TcpOptions) -> None:
         """Replace the timeouts of all connections, and the socket options of later ones.
 
-        Socket options apply to upstream sockets dialled from now on, and to connections whose later options are not set
-        yet. What client sockets inherit from their listening socket stays as it is.
+        Socket options apply to upstream sockets dialled from now on; those of keepalive also to connections so young
+        that they are not set yet. What client sockets inherit from their listening socket stays as it is.
         """
 
     def perform(self, handler: Handler, action: Action) -> None:
