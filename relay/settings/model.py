@@ -1,9 +1,9 @@
-"""The settings of relay, put together and loaded. What may be set in each table is in `settings.tables`.
+"""The settings of relay as one model, and `load`, which reads and checks them. Each table is in `settings.tables`.
 
-The models are the only place that says what may be set; the environment variables, `relay config`, the messages and
-docs/configuration.md follow from them. Precedence: defaults, then the TOML file, then RELAY_… variables. Only what is
-passed to `load` is read: no implicit file, no process environment, no global state. For the supervisor and the
-commands; workers are handed plain values and never import this, for pydantic takes longer to import than they to start.
+The models are the only definition of the settings; the environment variables, `relay config`, the error messages and
+docs/configuration.md are made from them. Precedence: defaults, then the TOML file, then RELAY_… variables. `load` reads
+its arguments only: no implicit file, no process environment, no global state. For the supervisor and the commands;
+workers get plain values and never import this module, since importing pydantic takes longer than a worker's start.
 """
 
 from __future__ import annotations
@@ -40,27 +40,29 @@ from relay.settings.values import Listed, ShorthandUpstream
 
 __all__ = ["SHORTHAND_PORTS", "Listener", "Settings", "SettingsError", "admin_bind", "load", "names", "render", "value"]
 
-# What `upstream` stands for, name and port of each listener. The ports are an IoT Hub's (Azure, "Choose a device
+# The listeners that `upstream` stands for, by name and port. The ports are an IoT Hub's (Azure, "Choose a device
 # communication protocol"): HTTPS and both WebSocket flavours 443, MQTT 8883, AMQP 5671.
 SHORTHAND_PORTS: Mapping[str, int] = {"https": 443, "mqtt": 8883, "amqp": 5671}
-MOST_NAMED = 5  # settings that a message names
+MOST_NAMED = 5  # settings that one message lists by name
 
 
 class Settings(BaseSettings):
-    """Everything that can be set, validated. Made by `load`, which also resolves the shorthand `upstream`."""
+    """All settings, validated. Made by `load`, which also replaces the shorthand `upstream` by listeners."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True, strict=True)
 
     upstream: Annotated[tuple[ShorthandUpstream, ...], Listed] = Field(
         default=(),
         description=(
-            "hosts without ports, short for [[listeners]] https 443, mqtt 8883, amqp 5671 to these hosts, same ports"
+            "hosts to relay to, without ports; short for three [[listeners]], https 443, mqtt 8883 and amqp 5671, each "
+            "to these hosts at the same port; empty = [[listeners]] are given instead"
         ),
     )
-    workers: int = Field(default=0, ge=0, le=256, description="worker processes, 0 = one per usable CPU")
+    workers: int = Field(default=0, ge=0, le=256, description="number of worker processes; 0 = one per usable CPU")
     engine: Literal["auto", "ring", "stream"] = Field(
         default="auto",
-        description='how workers move bytes: "ring" = io_uring, "stream" = uvloop, "auto" = ring where it works',
+        description='how workers move bytes: "ring" = io_uring, "stream" = uvloop, "auto" = ring where it works, else '
+        "stream",
     )
     limits: LimitSettings = LimitSettings()
     access: AccessSettings = AccessSettings()
@@ -77,14 +79,14 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
     listeners: Annotated[tuple[Listener, ...], Listed] = Field(
         default=(),
-        description="one table for each service; in the environment: a JSON list of objects",
+        description="one table for each listener, in place of upstream; in the environment, a JSON list of objects",
     )
 
 
 class SettingsError(Exception):
     """Settings that cannot be used. `problems` has one line for each mistake, naming the setting and what it may be.
 
-    `absent`: all that is wrong is that the file cannot be had now, which may be otherwise a moment later.
+    `absent`: the only problem is that the file cannot be read at this moment; a retry may succeed.
     """
 
     def __init__(self, problems: list[str], *, absent: bool = False) -> None:
@@ -94,7 +96,7 @@ class SettingsError(Exception):
 
 
 def names(model: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
-    """Every setting by its dotted name; `listeners` is one."""
+    """The dotted names of all settings; `listeners` as a whole is one setting."""
     found: list[str] = []
     for name, field in model.model_fields.items():
         kind = field.annotation
@@ -106,7 +108,7 @@ def names(model: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
 
 
 def value(settings: Settings, name: str) -> object:
-    """A setting by its dotted name."""
+    """The value of the setting with that dotted name."""
     found: object = settings
     for part in name.split("."):
         found = getattr(found, part)
@@ -116,10 +118,10 @@ def value(settings: Settings, name: str) -> object:
 def admin_bind(
     config: Path | None, environ: Mapping[str, str], *, read: Callable[[Path], bytes] = file_reader.read
 ) -> str:
-    """The effective `admin.bind` alone, as it was given, for commands that ask the relay that runs with these settings.
+    """The effective `admin.bind` as written, for commands that ask a relay which runs with these settings.
 
-    Mistakes elsewhere do not matter: that relay may have started before they were made. Raises SettingsError if the
-    file is needed and cannot be read.
+    Mistakes in other settings are ignored: the relay may have started before they were made. Raises SettingsError if
+    the file is needed and cannot be read.
     """
     text = EnvironSource(Settings, environ).values.get("admin", {}).get("bind")
     if text is None:
@@ -141,12 +143,12 @@ def load(
     before: Settings | None = None,
     read: Callable[[Path], bytes] = file_reader.read,
 ) -> Settings:
-    """The effective settings of the file `config`, if any, and of the RELAY_… variables in `environ`.
+    """The effective settings from the file `config`, if any, and the RELAY_… variables in `environ`.
 
-    `upstream` is always empty in the result: what it stood for is in `listeners`. There is at least one listener,
-    unless `require_listeners` is false (for showing settings, not for running them). `before` are the settings in
-    effect: a file that sets nothing any more must not undo them. `read` gives the content of the file. Raises
-    SettingsError with all mistakes at once.
+    `upstream` is always empty in the result: its listeners are in `listeners`. There is at least one listener, unless
+    `require_listeners` is false (for showing settings, not for running them). `before` are the settings in effect: a
+    file that no longer sets anything is an error if it would change them. `read` returns the content of the file.
+    Raises SettingsError with all mistakes at once.
     """
     file, environment = FileSource(Settings, config, read), EnvironSource(Settings, environ)
     problems = [*file.problems, *environment.problems]
@@ -162,19 +164,19 @@ def load(
     loaded = _spelled_out(settings)
     if before is not None and file.silent and (lost := _different(before, loaded)):
         raise SettingsError(
-            [f"{file.silent}. That would undo {lost}; restart relay if it is to run without what the file had"]
+            [f"{file.silent}. That would undo {lost}; if that is intended, restart relay instead of reloading it"]
         )
     return loaded
 
 
 def _different(before: Settings, after: Settings) -> str:
-    """The names of the settings that differ, for a message."""
+    """The names of the settings that differ, MOST_NAMED of them, for a message."""
     found = [name for name in names() if value(before, name) != value(after, name)]
     return ", ".join(found[:MOST_NAMED]) + (f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else "")
 
 
 def _spelled_out(settings: Settings) -> Settings:
-    """The settings with listeners in place of the shorthand `upstream`."""
+    """The settings with the shorthand `upstream` replaced by its listeners."""
     if not settings.upstream:
         return settings
     listeners = tuple(

@@ -1,8 +1,7 @@
 """Writes the configuration reference: `python -m relay.settings.reference > docs/configuration.md`.
 
-Everything about single settings comes from the models; only the introduction and the words between the tables are
-written here. A test compares the file with this module's output, so that the two cannot drift apart. Not used by a
-running relay.
+Everything about single settings comes from the models; only the introduction is written here. A test compares the file
+with this module's output. A running relay does not use this module.
 """
 
 from __future__ import annotations
@@ -26,38 +25,39 @@ One setting is enough to start:
 upstream = ["myhub.azure-devices.net"]
 ```
 
-It listens on 443, 8883 and 5671, and passes each connection on to the hub at the same port.
+relay then listens on 443, 8883 and 5671, and passes each connection on to the hub at the same port.
 
 ## Where settings come from
 
 1. The defaults below.
-2. The TOML file of `--config FILE`. No file is looked for when none is named.
+2. The TOML file of `--config FILE`. Without `--config`, relay reads no file.
 3. The environment, which wins. A variable is the setting's name in capitals with `RELAY_` before it and two
    underscores for each dot: `limits.max_connections` is `RELAY_LIMITS__MAX_CONNECTIONS`.
 
-`relay config` prints the outcome as a file that can be used as it is. `relay check` says what is wrong with it.
+`relay config` prints the effective settings as a file that can be used as it is. `relay check` prints the mistakes.
 
 In the environment, a list is separated by commas (`RELAY_UPSTREAM=a.example,b.example`) or written as JSON; a list of
-tables is JSON; a boolean is `true` or `false`. An empty variable is an empty string or an empty list, and so takes back
-what the file says. A list given in the environment replaces the file's, it does not add to it.
+tables is JSON; a boolean is `true` or `false`. An empty variable is an empty string or an empty list, and so overrides
+what the file sets. A list in the environment replaces the file's list and does not add to it.
 
-## Rules for all of them
+## Rules for all settings
 
 - Durations are in seconds and sizes in bytes, both without a unit: `300`, not `"5m"`.
-- 0 or empty is off, wherever the meaning does not say otherwise.
+- 0 or empty means off, unless the setting's meaning says otherwise.
 - Types are not converted: in TOML `workers = "4"` is a mistake, and so are `workers = 4.0` and `workers = true`.
-- An unknown name is a mistake, in the file as in the environment, where it is any variable that begins with `RELAY_`.
-  Kubernetes sets such variables for a Service named `relay`; `enableServiceLinks: false` in the pod turns that off.
-- A list or string of addresses takes IPv6 in brackets where a port follows: `[fd00::1]:8883`. Zone ids are refused.
-  Names beyond ASCII are written in their `xn--` form.
-- Every mistake is one line on standard error that names the setting and what it may be; all are said at once, and the
-  exit status is 2. Status 1 is for what is right in itself and not to be had on this machine now: a port in use, an
-  address that it does not have, too few descriptors, a settings file that cannot be read. `relay check` and
-  `relay run` say the same of both.
+- An unknown name is a mistake, in the file and in the environment, where every variable that begins with `RELAY_`
+  counts. Kubernetes sets such variables for a Service named `relay`; `enableServiceLinks: false` in the pod turns that
+  off.
+- IPv6 addresses are in brackets where a port follows: `[fd00::1]:8883`. Zone ids are refused. Names beyond ASCII are
+  written in their `xn--` form.
+- Every mistake is one line on standard error that names the setting and what it may be; all mistakes are printed
+  together, and the exit status is 2. Status 1 means that the settings are right but do not work on this machine now: a
+  port in use, an address that the machine does not have, too few descriptors, a settings file that cannot be read.
+  `relay check` and `relay run` report both in the same way.
 
 ## Where clients connect
 
-Either `upstream`, or one `[[listeners]]` for each service. The line of `upstream` above is short for:
+Set either `upstream`, or one `[[listeners]]` for each service. The `upstream` line above is short for:
 
 ```toml
 [[listeners]]
@@ -76,23 +76,25 @@ bind = ["0.0.0.0:5671", "[::]:5671"]
 upstream = ["myhub.azure-devices.net:5671"]
 ```
 
-Giving both is a mistake. So is the same bind address twice, those of `admin` and `health` included; port 0 lets the
-kernel choose, and may be given any number of times. All listeners together may have 247 addresses in their `bind`.
+Setting both is a mistake. So is the same bind address twice, `admin.bind` and `health.bind` included; port 0 lets the
+kernel choose a free port, and may be given any number of times. All listeners together may have 247 addresses in
+their `bind`.
 
 ## What is valid, and warned of
 
-`relay check` prints a warning, and `relay run` and a reload log one, for settings that seldom mean what they say. They
-change nothing, the exit status neither.
+`relay check` prints a warning, and `relay run` and a reload log one, for settings that are valid but rarely intended. A
+warning changes neither what relay does nor the exit status.
 
-- The admin port is open to the network: whoever reaches it can drain and reload this relay. Or admin and health port
-  are both off, so that nobody can ask how it is.
-- `timeouts.client_hello = 0` where a listener reads a TLS hello or a PROXY header: who sends none stays for ever.
-- `timeouts.idle` below 1767 s in front of port 8883: an MQTT client may be silent for so long. `timeouts.idle` and
-  `tcp.keepalive_idle` both 0: who vanishes stays for ever.
+- The admin port is open to the network: anyone who reaches it can drain and reload this relay. Or the admin port and
+  the health port are both off, so that nothing can check relay's health.
+- `timeouts.client_hello = 0` where a listener reads a TLS hello or a PROXY header: a client that sends none holds its
+  connection for ever.
+- `timeouts.idle` below 1767 s in front of port 8883: an MQTT client may be silent for that long. `timeouts.idle` and
+  `tcp.keepalive_idle` both 0: a peer that vanishes holds its connection for ever.
 - A network of `access.allow` lies wholly in `access.deny`, which wins.
-- A source address of no use: given twice, unspecified, multicast, of a family that no upstream has, or loopback in
-  front of an upstream elsewhere.
-- Two IoT Hubs in one `upstream`: connections go to either, and most devices reach one that does not know them.
+- A source address that is never useful: given twice, unspecified, multicast, of a family that no upstream has, or
+  loopback in front of an upstream elsewhere.
+- Two IoT Hubs in one `upstream`: connections go to either, and many devices reach a hub that does not know them.
 - `send_proxy_protocol` towards an IoT Hub, which refuses it.
 - `limits.max_connections` beyond what the descriptor limit carries.
 - `supervision.hang_timeout` too close to the service manager's watchdog.

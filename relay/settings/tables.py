@@ -1,6 +1,7 @@
-"""The tables of the settings: names, types, units, bounds and defaults of everything that can be set in each.
+"""The tables of the settings: the name, type, unit, bounds and default of every setting.
 
-`settings` puts them together and loads them; docs/configuration.md, `relay config` and the messages follow from both.
+`settings.model` puts the tables together and loads them; docs/configuration.md, `relay config` and the error messages
+are made from both.
 """
 
 from __future__ import annotations
@@ -30,257 +31,312 @@ from relay.settings.values import (
 
 
 class LimitSettings(Section):
-    """How many connections are let in. Refused ones are closed at once and counted by reason."""
+    """How many connections are admitted. A refused connection is closed at once and counted by its reason."""
 
     max_connections: Count = Field(
         default=0,
-        description="connections open at once, whole instance; 0 = what the descriptor limit carries, said at start",
+        description="most connections open at once, over all workers; 0 = what the descriptor limit allows, which is "
+        "logged at start",
     )
     max_connections_per_source: Count = Field(
-        default=0, description="connections open at once from one source, whole instance; 0 = no such limit"
+        default=0, description="most connections open at once from one source, over all workers; 0 = no limit"
     )
     connect_rate_per_source: PerSecond = Field(
-        default=0.0, description="new connections per second from one source, whole instance; 0 = no such limit"
+        default=0.0,
+        description="most new connections per second from one source, over all workers; 0 = no limit",
     )
     connect_burst_per_source: int = Field(
-        default=10, ge=1, le=10_000_000, description="new connections that one source may make at once after a pause"
+        default=10,
+        ge=1,
+        le=10_000_000,
+        description="burst of limits.connect_rate_per_source: new connections that one source may open at once after a "
+        "pause",
     )
     accept_rate: PerSecond = Field(
         default=0.0,
-        description="new connections per second, whole instance, one second's worth at once after a pause; 0 = no "
-        "such limit",
+        description="most new connections per second, over all workers; the burst after a pause is one second's worth; "
+        "0 = no limit",
     )
     held_bytes: HeldBytes = Field(
         default=67_108_864,
-        description="bytes that a worker holds at most, received and not yet taken by the other side, 1048576 or more; "
-        "at the limit it receives no more than can be passed on at once; hellos and PROXY headers that have not come "
-        "whole take at most a quarter as much, then the oldest are refused; whole ones that wait for a connect come on "
-        "top; 0 = no limit",
+        description="most bytes that each worker buffers, received and not yet taken by the other side: 1048576 or "
+        "more; at the limit a worker receives only what it can pass on at once; incomplete TLS hellos and PROXY "
+        "headers may take a quarter of it, beyond which the oldest connections are refused; complete ones that wait "
+        "for a connect are not counted; 0 = no limit",
     )
     source_prefix_v4: int = Field(
-        default=32, ge=1, le=32, description="leading bits of an IPv4 address that make one source"
+        default=32,
+        ge=1,
+        le=32,
+        description="prefix length of one source in IPv4, in bits: addresses with the same prefix count as one source",
     )
     source_prefix_v6: int = Field(
-        default=64, ge=1, le=128, description="leading bits of an IPv6 address that make one source"
+        default=64,
+        ge=1,
+        le=128,
+        description="prefix length of one source in IPv6, in bits: addresses with the same prefix count as one source",
     )
 
 
 class AccessSettings(Section):
-    """Which clients are let in at all, by their address; a refused one is closed at once."""
+    """Which client addresses may connect. A refused connection is closed at once."""
 
     allow: Annotated[tuple[Network, ...], Listed] = Field(
         default=(),
-        description="networks that are let in, and nobody else: each like 10.0.0.0/8, 2001:db8::/32 or one address; "
-        "empty = everybody",
+        description="networks whose clients are admitted, and no others: each like 10.0.0.0/8, 2001:db8::/32 or one "
+        "address; empty = every client",
     )
     deny: Annotated[tuple[Network, ...], Listed] = Field(
         default=(),
-        description="networks that are not let in, also where allow has them; an address ::ffff:a.b.c.d is named by "
-        "networks of IPv4 and of IPv6, here as in allow; empty = none",
+        description="networks whose clients are refused, even where access.allow has them; in both lists a client "
+        "address ::ffff:a.b.c.d matches IPv4 networks and IPv6 networks; empty = no client is refused",
     )
 
 
 class DialSettings(Section):
-    """Connecting to an upstream."""
+    """How connections to the upstreams are opened."""
 
     connect_timeout: float = Field(
         default=5.0,
         gt=0,
         le=3600,
         allow_inf_nan=False,
-        description="seconds that each upstream address has to answer a connect",
+        description="longest wait for one upstream address to answer a connect, in seconds",
     )
     timeout: Duration = Field(
         default=15.0,
-        description="seconds that one connection may spend on connecting, all upstream addresses together, from its "
-        "first connect on; waits for dial.rate between two connects count, the wait before the first does not; 0 = off",
+        description="longest time that a connection may spend on connecting, in seconds from its first connect, over "
+        "all upstream addresses it tries; waits in the dial queue count, except the one before the first connect; "
+        "0 = no limit",
     )
     rate: PerSecond = Field(
         default=0.0,
-        description="connects per second, whole instance, a tenth of a second's worth at once after a pause; further "
-        "connections wait for their turn; 0 = no limit",
+        description="most connects per second, over all workers; the burst after a pause is a tenth of a second's "
+        "worth; further connections wait in the dial queue; 0 = no limit and no queue",
     )
-    queue: Count = Field(default=1000, description="connections that may wait for dial.rate, whole instance")
+    queue: Count = Field(
+        default=1000,
+        description="most connections in the dial queue, over all workers; further ones are refused; 0 = none wait, "
+        "those above dial.rate are refused",
+    )
     queue_timeout: Duration = Field(
-        default=10.0, description="seconds that a connection may wait for dial.rate; who would wait longer is refused"
+        default=10.0,
+        description="longest wait in the dial queue, in seconds; connections that would wait longer are refused; 0 = "
+        "none wait, those above dial.rate are refused",
     )
     source_addresses: Annotated[tuple[SourceAddress, ...], Listed] = Field(
         default=(),
-        description="this machine's addresses to dial from, each with its own ports towards an upstream address; "
-        "empty = the kernel's choice",
+        description="addresses of this machine to connect from; each has its own range of source ports towards an "
+        "upstream address; empty = the kernel chooses the address",
     )
 
 
 class DnsSettings(Section):
-    """Resolving the upstreams' names."""
+    """How the names of upstreams are resolved."""
 
     nameservers: Annotated[tuple[Nameserver, ...], Listed] = Field(
         default=(),
-        description="servers to ask, each IP, IP:port or [IPv6]:port (port 53 if none), without a search list; empty = "
-        "the system's, with its search list",
+        description="DNS servers to query, each IP, IP:port or [IPv6]:port (without a port: 53), without a search "
+        "list; empty = the system's servers and search list, from /etc/resolv.conf",
     )
     min_ttl: Annotated[float, Field(ge=1, le=31_536_000, allow_inf_nan=False)] = Field(
-        default=5.0, description="seconds that an answer serves at least, whatever its TTL"
+        default=5.0, description="shortest time that an answer is used, in seconds; a smaller TTL counts as this"
     )
     max_ttl: Annotated[float, Field(ge=1, le=31_536_000, allow_inf_nan=False)] = Field(
-        default=300.0, description="seconds after which an answer is asked for again, whatever its TTL"
+        default=300.0,
+        description="longest time that an answer is used without a new query, in seconds; a greater TTL counts as this",
     )
     hold: Duration = Field(
-        default=3600.0, description="seconds that the last good answer goes on serving while the name does not resolve"
+        default=3600.0,
+        description="how long the last good answer is used after its TTL while the name does not resolve, in seconds; "
+        "0 = not beyond its TTL",
     )
 
 
 class HealthCheckSettings(Section):
-    """Checking the upstreams' addresses by connecting to each now and then; nothing is sent."""
+    """Active checks of the upstream addresses: each is connected to at an interval, and nothing is sent."""
 
-    interval: Duration = Field(default=5.0, description="seconds between two checks of an address, 0 = no checks")
-    rise: int = Field(default=2, ge=1, le=1000, description="successful checks in a row that bring an address up")
+    interval: Duration = Field(
+        default=5.0, description="interval between two checks of an address, in seconds; 0 = no active checks"
+    )
+    rise: int = Field(
+        default=2, ge=1, le=1000, description="successful checks in a row after which an address counts as up"
+    )
     fall: int = Field(
-        default=3, ge=1, le=1000, description="failed checks, or dials of a worker, in a row that take an address out"
+        default=3,
+        ge=1,
+        le=1000,
+        description="failed checks in a row after which an address counts as down; also failed connects in a row after "
+        "which a worker avoids an address for a while",
     )
 
 
 class TimeoutSettings(Section):
-    """When a connection is given up."""
+    """When a connection is closed for taking too long."""
 
     client_hello: Duration = Field(
         default=5.0,
-        description="seconds that a client has for its PROXY header and TLS hello, where a listener asks for them; "
-        "0 = off",
+        description="longest wait for a client's PROXY header and TLS hello, in seconds, on listeners that read them; "
+        "0 = no limit",
     )
-    idle: Duration = Field(default=3600.0, description="seconds a connection may be silent, 0 = off")
+    idle: Duration = Field(
+        default=3600.0,
+        description="longest time that a connection may be silent in both directions, in seconds; 0 = no limit",
+    )
     half_close: Duration = Field(
-        default=300.0, description="seconds a connection may be silent after one side has ended its direction, 0 = off"
+        default=300.0,
+        description="longest time that a half-closed connection (one side has sent its FIN) may be silent, in seconds; "
+        "0 = timeouts.idle alone applies",
     )
     max_age: Duration = Field(
         default=0.0,
-        description="seconds after which a connection is closed, so that load evens out after a scale-out; where very "
-        "many are of one age, the last of them up to drain.window later; 0 = no limit",
+        description="age at which a connection is closed, in seconds, so that load spreads after a scale-out; where "
+        "very many reach it together, the last are closed up to drain.window later; 0 = no limit",
     )
     max_age_jitter: float = Field(
         default=0.1,
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="part of max_age by which each connection lives shorter, at random, lest they end together",
+        description="largest random part of timeouts.max_age, from 0 to 1, by which a connection is closed earlier, so "
+        "that connections of one age do not close together; 0 = all at max_age exactly",
     )
 
 
 class TcpSettings(Section):
-    """Kernel options of the sockets on both sides; see tcp(7)."""
+    """TCP options of the connections on both sides; see tcp(7)."""
 
     keepalive_idle: int = Field(
         default=60,
         ge=0,
         le=32_767,
-        description="seconds of silence before the first keepalive probe, 0 = keepalive off",
+        description="silence before the first keepalive probe, in seconds; 0 = no keepalive probes",
     )
-    keepalive_interval: int = Field(default=15, ge=1, le=32_767, description="seconds between keepalive probes")
+    keepalive_interval: int = Field(
+        default=15, ge=1, le=32_767, description="interval between keepalive probes, in seconds"
+    )
     keepalive_count: int = Field(
-        default=4, ge=1, le=127, description="unanswered keepalive probes after which a peer is lost"
+        default=4, ge=1, le=127, description="unanswered keepalive probes in a row after which the peer counts as lost"
     )
     user_timeout: Annotated[float, Field(ge=0, le=2_147_483, allow_inf_nan=False)] = Field(
         default=30.0,
-        description="seconds without an answer after which a peer that has data to acknowledge is lost, 0 = off; one "
-        "that answers may read as slowly as it likes",
+        description="longest time that a peer with unacknowledged data may stay without an answer, in seconds, before "
+        "it counts as lost; a peer that answers may read as slowly as it likes; 0 = no limit of relay's own",
     )
 
 
 class DrainSettings(Section):
-    """Taking the instance out of service."""
+    """How the instance goes out of service."""
 
     announce: Duration = Field(
         default=15.0,
-        description="seconds that a drain is not ready and still accepts, for the load balancer to notice: more than "
-        "its probes' interval times their threshold",
+        description="first phase of a drain, in seconds: /readyz says not ready and connections are still accepted, "
+        "until the load balancer has noticed; set more than its probe interval times its threshold; 0 = accepting "
+        "stops at once",
     )
     window: Duration = Field(
-        default=60.0, description="seconds over which established connections are then closed evenly, oldest first"
+        default=60.0,
+        description="second phase of a drain, in seconds: established connections are closed evenly over this time, "
+        "oldest first; 0 = all at once",
     )
 
 
 class SupervisionSettings(Section):
-    """Watching the workers. One that crashes is replaced in any case."""
+    """How hung workers are found. A worker that crashes is replaced in any case."""
 
     hang_timeout: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = Field(
         default=10.0,
-        description="seconds that a worker's loop may be silent before it is killed and replaced, 0 = never",
+        description="longest time that a worker's event loop may not run, in seconds, before the worker is killed and "
+        "replaced; 0 = never",
     )
 
 
 class AdminSettings(Section):
-    """The admin port: health, metrics and status. For operators and Prometheus, not for the public."""
+    """The admin port: health, metrics, status, drain and reload. For operators and Prometheus, not for the public."""
 
     bind: BindOrOff = Field(
         default="127.0.0.1:8414",
-        description="IPv4:port or [IPv6]:port; port 0 = the kernel's choice, said at start; empty = off",
+        description="address to listen on, IPv4:port or [IPv6]:port; port 0 = a free port, which is logged at start; "
+        "empty = no admin port",
     )
     hosts: Annotated[tuple[HostName, ...], Listed] = Field(
         default=(),
-        description="names, without a port, under which a browser may use the port, besides addresses and localhost; "
-        "a page of any other name is refused, wherever that name points to",
+        description="host names, without a port, that a browser may use for the admin port, besides literal addresses "
+        "and localhost; a browser's request under any other name is refused, whatever that name resolves to; empty = "
+        "no further names",
     )
 
 
 class HealthSettings(Section):
-    """The health port: /livez, /readyz and /healthz only, to be opened to the load balancer."""
+    """The health port: /livez, /readyz and /healthz only, for the load balancer."""
 
     bind: BindOrOff = Field(
         default="0.0.0.0:8080",
-        description="IPv4:port or [IPv6]:port; port 0 = the kernel's choice, said at start; empty = off",
+        description="address to listen on, IPv4:port or [IPv6]:port; port 0 = a free port, which is logged at start; "
+        "empty = no health port",
     )
 
 
 class AzureSettings(Section):
-    """What the platform tells a virtual machine about itself."""
+    """What relay reads from the Azure Instance Metadata Service of its virtual machine."""
 
     scheduled_events: bool = Field(
         default=False,
-        description="watch Azure Scheduled Events, and drain when this machine is about to be evicted, ended or "
-        "rebooted",
+        description="true = poll Azure Scheduled Events, and drain before this machine is evicted, deleted or rebooted",
     )
     metadata_url: Url = Field(
-        default="http://169.254.169.254", description="where the instance metadata service answers"
+        default="http://169.254.169.254", description="URL of the instance metadata service, without a path"
     )
 
 
 class LogSettings(Section):
-    """What is logged, and in which form."""
+    """What is logged, and in which format."""
 
     format: Literal["json", "console"] = Field(
-        default="json", description='"json" = one object per line, "console" = for people at a terminal'
+        default="json", description='"json" = one JSON object per line, "console" = for reading at a terminal'
     )
     level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="the least severity that is logged; the access log does not depend on it"
+        default="info", description="lowest severity that the service log has; the access log does not depend on it"
     )
-    access: bool = Field(default=True, description="one line for each connection when it ends")
+    access: bool = Field(
+        default=True, description="true = the access log has one line for each connection, when it ends"
+    )
 
 
 class Listener(Section):
-    """One service: where clients connect, and where their connections are passed on to."""
+    """One listener: where clients connect, and which upstream their connections are passed on to."""
 
-    name: ListenerName = Field(description="name in logs and metrics, unique: 1 to 32 of a-z, 0-9, - and _")
+    name: ListenerName = Field(
+        description="name in logs and metrics, unique among the listeners: 1 to 32 characters of a-z, 0-9, - and _"
+    )
     bind: Annotated[tuple[Bind, ...], Listed] = Field(
-        min_length=1, description="addresses to listen on, each IPv4:port or [IPv6]:port; port 0 = the kernel's choice"
+        min_length=1,
+        description="addresses to listen on, each IPv4:port or [IPv6]:port; port 0 = a free port, which is logged at "
+        "start",
     )
     upstream: Annotated[tuple[Upstream, ...], Listed] = Field(
         min_length=1,
         description="where to connect, each host:port, IPv4:port or [IPv6]:port; names are resolved, those with a dot "
-        "at the end (hub.example.:443) without a search list",
+        "at the end (hub.example.:443) without the search list",
     )
     sni: Annotated[tuple[ServerName, ...], Listed] = Field(
         default=(),
-        description="names that TLS clients may ask for in their first hello, each exact or *.suffix; what is not TLS, "
-        "or names none of them, is refused; what comes after that hello passes unread; empty = everything does",
+        description="server names that a TLS client may ask for in its first hello, each exact or *.suffix; a "
+        "connection that is not TLS, or asks for another name or none, is refused; bytes after the hello are passed on "
+        "unread; empty = no filter, nothing is read",
     )
     proxy_protocol: Literal["off", "accept", "require"] = Field(
         default="off",
-        description='PROXY protocol from clients: "require" = who sends no header is refused, "accept" = with or '
-        "without one; set it only where nobody but a trusted proxy can connect: a header may claim any address",
+        description='PROXY protocol header from clients: "off" = none is read, "accept" = optional, "require" = '
+        "a connection without one is refused; set it only where none but a trusted proxy can connect, since a header "
+        "may claim any address",
     )
     send_proxy_protocol: Literal["off", "v1", "v2"] = Field(
-        default="off", description="PROXY protocol towards the upstream, by version; it has to expect it"
+        default="off",
+        description="PROXY protocol header to the upstream, by version; the upstream must expect it",
     )
     max_connections: Count = Field(
-        default=0, description="connections open at once through this listener, whole instance; 0 = no limit of its own"
+        default=0,
+        description="most connections open at once through this listener, over all workers; 0 = limits.max_connections "
+        "alone applies",
     )

@@ -1,6 +1,6 @@
-"""The kinds of values that settings have: what a value of each may be, and what is said of one that may not.
+"""The types of the settings' values, with a validator and its error messages for each.
 
-A validator raises ValueError with the rest of the sentence that begins with the value.
+A validator raises ValueError; the message is the rest of a sentence that begins with the value.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from relay.address import (
 )
 from relay.core.destinations import why_never
 
-LEAST_HELD = 1 << 20  # bytes of `limits.held_bytes`
+LEAST_HELD = 1 << 20  # least value of `limits.held_bytes`, in bytes
 _NAME = re.compile(r"[a-z0-9_-]{1,32}")
 
 
@@ -41,7 +41,7 @@ def _upstream(text: str) -> str:
 
 
 def _dialled(host: str, text: str) -> str:
-    """The host as settings keep it: a dot at the end of a name says that it is complete."""
+    """The host as settings keep it, a dot at its end if it is a complete name. Raises ValueError if it is never one."""
     try:
         why = why_never(host)
     except ValueError:
@@ -65,22 +65,22 @@ def _nameserver(text: str) -> str:
 
 
 def _per_second(value: float) -> float:
-    # A bucket is kept as a time of 64 bits in nanoseconds: ten million tokens, a thousand seconds each, still fit.
+    # A token bucket is stored as a time of 64 bits in nanoseconds: ten million tokens of a thousand seconds each fit.
     if 0 < value < 0.001:
-        raise ValueError("is less than one in a thousand seconds, and not 0")
+        raise ValueError("is less than 0.001 (one in 1000 s); set at least that, or 0")
     return value
 
 
 def _held_bytes(value: int) -> int:
-    # With less an engine would have to look at every byte before it takes it, for ever (see `ring.pump`).
+    # Below this an engine would stay in memory-pressure mode and poll before every receive (see `ring.pump`).
     if 0 < value < LEAST_HELD:
-        raise ValueError(f"is less than {LEAST_HELD} (1 MiB), and not 0")
+        raise ValueError(f"is less than {LEAST_HELD} (1 MiB); set at least that, or 0")
     return value
 
 
 def _url(text: str) -> str:
     if re.fullmatch(r"https?://[^/?#\s@]+/?", text) is None:
-        raise ValueError("is not like http://169.254.169.254")
+        raise ValueError("is not a URL like http://169.254.169.254, without a path")
     return text.rstrip("/")
 
 
@@ -98,8 +98,8 @@ def _listener_name(text: str) -> str:
     return text
 
 
-# Bounds are far above what makes sense and below what breaks: kernel options take 32 bits, and a duration of more than
-# a year is milliseconds by mistake, or "never", which is 0.
+# The upper bounds are far above sensible values and below those that break something: kernel options have 32 bits, and
+# a duration above a year is milliseconds by mistake, or was meant as "never", which is 0.
 Count = Annotated[int, Field(ge=0, le=10_000_000)]
 Duration = Annotated[float, Field(ge=0, le=31_536_000, allow_inf_nan=False)]
 PerSecond = Annotated[float, Field(ge=0, le=10_000_000, allow_inf_nan=False), AfterValidator(_per_second)]
@@ -115,11 +115,11 @@ HostName = Annotated[str, AfterValidator(_host_name)]
 SourceAddress = Annotated[str, AfterValidator(_source_address)]
 Url = Annotated[str, AfterValidator(_url)]
 ListenerName = Annotated[str, AfterValidator(_listener_name)]
-# Strict pydantic takes no list for a tuple, and TOML and JSON have nothing but lists. The items stay strict.
+# In strict mode pydantic takes no list for a tuple, and TOML and JSON have only lists. The items stay strict.
 Listed = Strict(False)
 
 
 class Section(BaseModel):
-    """A table of settings: no unknown names, no conversions, no changes after loading."""
+    """Base of every table of settings: no unknown names, no type conversions, no changes after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)

@@ -1,7 +1,7 @@
-"""Warnings about settings that are valid and yet seldom what is meant: a line each, naming the setting.
+"""Warnings about settings that are valid but rarely intended: one line each, naming the setting.
 
-`relay check` prints them, `relay run` and a reload log them; none of them changes what is done. Decides on the settings
-alone: what depends on the machine is warned of in `prepare`.
+`relay check` prints them, `relay run` and a reload log them; none changes what relay does. They depend on the settings
+alone; warnings that depend on the machine are in `prepare`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import TypeVar
 from relay.address import parse_hostport
 from relay.settings.model import Listener, Settings
 
-# Of an IoT Hub, Azure's clouds: azure-devices.net (global), .us (US Government), .cn (21Vianet).
+# Domains of IoT Hubs in Azure's clouds: azure-devices.net (global), .us (US Government), .cn (21Vianet).
 HUB_DOMAINS = ("azure-devices.net", "azure-devices.us", "azure-devices.cn")
 MQTT_PORT = 8883
 # The longest keep-alive that an IoT Hub grants an MQTT client (Microsoft Learn, "Communicate with an IoT hub using the
-# MQTT protocol", default keep-alive timeout): such a client may say nothing for so long.
+# MQTT protocol", default keep-alive timeout): such a client may send nothing for that long.
 LONGEST_KEEP_ALIVE = 1767.0  # seconds
-MAPPED_BITS = 96  # of ::ffff:0:0/96, RFC 4291 section 2.5.5.2
-SHOWN = 5  # networks that are named, lest a list of thousands fills the log
+MAPPED_BITS = 96  # prefix length of ::ffff:0:0/96, RFC 4291 section 2.5.5.2
+SHOWN = 5  # networks that one warning lists, so that a list of thousands does not fill the log
 
 Network = TypeVar("Network", IPv4Network, IPv6Network)
 
@@ -38,18 +38,18 @@ def settings_warnings(settings: Settings) -> list[str]:
 
 
 def _access(settings: Settings) -> Iterator[str]:
-    """Networks of `allow` of which `deny`, which wins, leaves nobody."""
+    """Networks of `access.allow` that `access.deny` covers completely; `deny` wins."""
     allow, deny = _by_version(settings.access.allow), _by_version(settings.access.deny)
     dead = [*map(str, _covered(allow[0], deny[0])), *map(str, _covered(allow[1], deny[1]))]
     if dead and len(dead) == len(settings.access.allow):
-        yield "access.deny: has all of access.allow, and wins: no client is let in"
+        yield "access.deny: covers all of access.allow, and deny wins: no client is admitted"
     elif dead:
         shown = ", ".join(dead[:SHOWN]) + (f" and {len(dead) - SHOWN} more" if len(dead) > SHOWN else "")
-        yield f"access.allow: {shown}: wholly in access.deny, which wins: nobody from there is let in"
+        yield f"access.allow: {shown}: wholly in access.deny, which wins: no client from there is admitted"
 
 
 def _by_version(texts: Sequence[str]) -> tuple[list[IPv4Network], list[IPv6Network]]:
-    """Networks of IPv4 and of IPv6. One within ::ffff:0:0/96, IPv4 written as IPv6, is one of IPv4."""
+    """The IPv4 networks and the IPv6 networks; one within ::ffff:0:0/96 (IPv4-mapped) is an IPv4 network."""
     v4: list[IPv4Network] = []
     v6: list[IPv6Network] = []
     for text in texts:
@@ -66,13 +66,13 @@ def _by_version(texts: Sequence[str]) -> tuple[list[IPv4Network], list[IPv6Netwo
 
 
 def _covered(allow: list[Network], deny: list[Network]) -> list[Network]:
-    """Those of `allow` that the networks of `deny` cover together."""
-    # Collapsed, what covers a network is a single one: the last whose address is not above.
-    whole = sorted(collapse_addresses(deny))
+    """The networks of `allow` that the networks of `deny` cover, alone or together."""
+    # After collapsing, only one network can cover another: the last one whose address is not above the other's.
+    collapsed = sorted(collapse_addresses(deny))
     found = []
     for network in allow:
-        at = bisect_right(whole, network.network_address, key=lambda one: one.network_address) - 1
-        if at >= 0 and network.subnet_of(whole[at]):
+        at = bisect_right(collapsed, network.network_address, key=lambda denied: denied.network_address) - 1
+        if at >= 0 and network.subnet_of(collapsed[at]):
             found.append(network)
     return found
 
@@ -82,15 +82,15 @@ def _source_addresses(settings: Settings) -> Iterator[str]:
     hosts = dict.fromkeys(
         parse_hostport(text, allow_name=True)[0] for item in settings.listeners for text in item.upstream
     )
-    upstreams = [_literal(host) for host in hosts]  # None: a name, whose addresses may be of any family
+    upstreams = [_literal(host) for host in hosts]  # None for a name: its addresses may be of any family
     for position, source in enumerate(sources):
         where = f"dial.source_addresses: {source}"
         if source in sources[:position]:
-            yield f"{where}: given twice; it has the same ports, and no more"
+            yield f"{where}: given twice; the second adds no source ports"
         elif source.is_unspecified or source.is_multicast:
-            yield f"{where}: no address that an upstream could answer to; name one of this machine's, see `ip address`"
-        elif upstreams and all(one is not None and one.version != source.version for one in upstreams):
-            yield f"{where}: of no use: no upstream is IPv{source.version}"
+            yield f"{where}: not an address that an upstream can answer; set one of this machine's, see `ip address`"
+        elif upstreams and all(address is not None and address.version != source.version for address in upstreams):
+            yield f"{where}: unused: no upstream is IPv{source.version}"
         elif source.is_loopback and (far := _not_loopback(list(hosts), source.version)):
             yield f"{where}: loopback, from which {far} cannot be reached: every dial from it fails"
 
@@ -103,7 +103,7 @@ def _literal(host: str) -> IPv4Address | IPv6Address | None:
 
 
 def _not_loopback(hosts: list[str], version: int) -> str:
-    """The first upstream that loopback does not lead to, or nothing."""
+    """The first upstream that cannot be reached from loopback, or an empty string."""
     for host in hosts:
         address = _literal(host)
         if address is None and host != "localhost" and not host.endswith(".localhost"):
@@ -118,8 +118,8 @@ def _timeouts(settings: Settings) -> Iterator[str]:
     waiting = [item.name for item in settings.listeners if item.sni or item.proxy_protocol != "off"]
     if not timeouts.client_hello and waiting:
         yield (
-            f"timeouts.client_hello: 0, so a client of {_listeners(waiting)} that sends nothing keeps its place "
-            "for ever: set some seconds"
+            f"timeouts.client_hello: 0, so a client of {_listeners(waiting)} that sends nothing holds its connection "
+            "for ever: set a number of seconds"
         )
     hubs = [item.name for item in settings.listeners if any(_is_mqtt(text) for text in item.upstream)]
     if 0 < timeouts.idle < LONGEST_KEEP_ALIVE and hubs:
@@ -139,17 +139,17 @@ def _ports(settings: Settings) -> Iterator[str]:
     admin, health = settings.admin.bind, settings.health.bind
     if admin and not ip_address(parse_hostport(admin, allow_name=False)[0]).is_loopback:
         yield (
-            f"admin.bind: {admin} is open to the network: who reaches it can drain and reload this relay; bind "
-            "127.0.0.1 or [::1], or let nobody but your own through a firewall"
+            f"admin.bind: {admin} is open to the network: anyone who reaches it can drain and reload this relay; bind "
+            "127.0.0.1 or [::1], or restrict it with a firewall"
         )
     if not admin and not health:
-        yield "admin.bind and health.bind: both empty, so neither a load balancer nor you can ask how this relay is"
+        yield "admin.bind and health.bind: both empty, so neither a load balancer nor you can check relay's health"
 
 
 def _hubs(settings: Settings) -> Iterator[str]:
-    """What an IoT Hub does not bear: to share devices with another, and the PROXY protocol."""
-    pairs: dict[tuple[str, ...], list[str]] = {}  # the listeners by the hubs that they have, when more than one
-    headers: dict[str, list[str]] = {}
+    """Settings that do not work with an IoT Hub: several hubs in one listener, and the PROXY protocol."""
+    pairs: dict[tuple[str, ...], list[str]] = {}  # names of the listeners with several hubs, by those hubs
+    headers: dict[str, list[str]] = {}  # names of the listeners that send a PROXY header, by hub
     for item in settings.listeners:
         hubs = _hubs_of(item)
         if len(hubs) > 1:
@@ -162,13 +162,16 @@ def _hubs(settings: Settings) -> Iterator[str]:
             "of them: many devices reach one that does not know them; give each hub a relay or listeners of its own"
         )
     for host, names in headers.items():
-        yield f"{_listeners(names)}.send_proxy_protocol: {host} is an IoT Hub, which refuses a PROXY header: set off"
+        yield (
+            f"{_listeners(names)}.send_proxy_protocol: {host} is an IoT Hub, which refuses a PROXY header: set it to "
+            '"off"'
+        )
 
 
 def _hubs_of(item: Listener) -> dict[str, str]:
-    """The hubs among a listener's upstreams: a host for each hub.
+    """The IoT Hubs among a listener's upstreams: one host for each hub, by the hub's name.
 
-    A hub is its first label and its cloud: hub.privatelink.azure-devices.net is hub.azure-devices.net.
+    A hub is identified by its first label and its cloud: hub.privatelink.azure-devices.net is hub.azure-devices.net.
     """
     found: dict[str, str] = {}
     for text in item.upstream:

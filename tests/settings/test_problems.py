@@ -12,7 +12,7 @@ from relay.settings.model import SettingsError, load
 
 Problems = Callable[..., list[str]]
 SHORT = 'upstream = ["hub.example"]\n'
-IDLE = "seconds a connection may be silent, 0 = off (default 3600.0)"
+IDLE = "longest time that a connection may be silent in both directions, in seconds; 0 = no limit (default 3600.0)"
 
 
 def listener(name: str = "x", bind: str = '"127.0.0.1:1"', upstream: str = '"a:1"', more: str = "") -> str:
@@ -33,7 +33,7 @@ def test_a_value_of_the_environment_is_named_by_its_variable(problems: Problems)
 @pytest.mark.parametrize(
     ("toml", "problem"),
     [
-        ("workers = true", "workers: true is not a whole number; worker processes"),
+        ("workers = true", "workers: true is not a whole number; number of worker processes"),
         ("workers = 2.0", "workers: 2.0 is not a whole number; "),
         ('workers = "2"', 'workers: "2" is not a whole number; '),
         ("workers = 2024-01-01", "workers: 2024-01-01 is not a whole number; "),
@@ -41,11 +41,11 @@ def test_a_value_of_the_environment_is_named_by_its_variable(problems: Problems)
         ("workers = -1", "workers: -1 is out of range (0 to 256); "),
         ("workers = 257", "workers: 257 is out of range (0 to 256); "),
         ("workers = 0x" + "f" * 5000, "workers: a number of dozens of digits is out of range (0 to 256); "),
-        ('limits.max_connections = "64k"', 'limits.max_connections: "64k" is not a whole number; connections open'),
+        ('limits.max_connections = "64k"', 'limits.max_connections: "64k" is not a whole number; most connections '),
         ("limits.max_connections = -1", "limits.max_connections: -1 is out of range (0 to 10000000); "),
         ("limits.source_prefix_v4 = 0", "limits.source_prefix_v4: 0 is out of range (1 to 32); "),
         ("limits.source_prefix_v6 = 129", "limits.source_prefix_v6: 129 is out of range (1 to 128); "),
-        ("dial.connect_timeout = 0", "dial.connect_timeout: 0 is out of range (more than 0, at most 3600); seconds"),
+        ("dial.connect_timeout = 0", "dial.connect_timeout: 0 is out of range (more than 0, at most 3600); longest "),
         ("timeouts.idle = true", "timeouts.idle: true is not a number; "),
         ("timeouts.idle = nan", "timeouts.idle: nan is not a finite number; "),
         ("timeouts.idle = inf", "timeouts.idle: inf is not a finite number; "),
@@ -350,10 +350,10 @@ def test_a_least_ttl_above_the_greatest_is_told(problems: Problems) -> None:
 @pytest.mark.parametrize("rate", ["1e-12", "5e-324", "0.0009"])
 def test_a_rate_that_no_clock_can_keep_is_told(problems: Problems, rate: str) -> None:
     (problem,) = problems(SHORT + f"[limits]\naccept_rate = {rate}\n")
-    assert problem.startswith(f"limits.accept_rate: {float(rate)} is less than one in a thousand seconds, and not 0; ")
+    assert problem.startswith(f"limits.accept_rate: {float(rate)} is less than 0.001 (one in 1000 s); set ")
 
 
 @pytest.mark.parametrize("size", [1, 4096, 1_048_575])
 def test_a_limit_that_leaves_no_room_for_holding_anything(problems: Problems, size: int) -> None:
     (problem,) = problems(SHORT + f"[limits]\nheld_bytes = {size}\n")
-    assert problem.startswith(f"limits.held_bytes: {size} is less than 1048576 (1 MiB), and not 0; ")
+    assert problem.startswith(f"limits.held_bytes: {size} is less than 1048576 (1 MiB); set at least that, or 0; ")

@@ -131,8 +131,9 @@ def test_every_setting_is_a_variable_of_the_property_above() -> None:
 
 def test_defaults_are_rendered_with_their_meaning_and_unit(load_text: Load) -> None:
     text = render(load_text('upstream = ["hub.example"]'))
-    assert "\n# seconds a connection may be silent, 0 = off (0 to 31536000)\nidle = 3600.0\n" in text
-    assert '# "json" = one object per line, "console" = for people at a terminal (json | console)\nformat =' in text
+    idle = "longest time that a connection may be silent in both directions, in seconds; 0 = no limit"
+    assert f"\n# {idle} (0 to 31536000)\nidle = 3600.0\n" in text
+    assert '# "json" = one JSON object per line, "console" = for reading at a terminal (json | console)\nformat' in text
 
 
 def test_the_shorthand_is_rendered_as_what_it_stands_for(load_text: Load) -> None:

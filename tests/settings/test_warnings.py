@@ -24,11 +24,12 @@ def listener(upstream: str, more: str = "", name: str = "x", port: int = 1) -> s
 
 
 ADMIN = (
-    "admin.bind: {} is open to the network: who reaches it can drain and reload this relay; bind 127.0.0.1 or [::1], "
-    "or let nobody but your own through a firewall"
+    "admin.bind: {} is open to the network: anyone who reaches it can drain and reload this relay; bind 127.0.0.1 or "
+    "[::1], or restrict it with a firewall"
 )
 HELLO = (
-    "timeouts.client_hello: 0, so a client of listeners.x that sends nothing keeps its place for ever: set some seconds"
+    "timeouts.client_hello: 0, so a client of listeners.x that sends nothing holds its connection for ever: set a "
+    "number of seconds"
 )
 IDLE = (
     "timeouts.idle: {} s is less than 1767, the longest keep-alive of an MQTT client: quiet devices of listeners.{} "
@@ -55,7 +56,7 @@ SOURCES = "[dial]\nsource_addresses = [{}]\n"
         (SHORT + '[health]\nbind = ""', []),
         (
             SHORT + '[admin]\nbind = ""\n[health]\nbind = ""',
-            ["admin.bind and health.bind: both empty, so neither a load balancer nor you can ask how this relay is"],
+            ["admin.bind and health.bind: both empty, so neither a load balancer nor you can check relay's health"],
         ),
         # who stays for ever, who is cut off
         ("timeouts.client_hello = 0\n" + listener('"a.example:1"', 'sni = ["a.example"]'), [HELLO]),
@@ -75,19 +76,19 @@ SOURCES = "[dial]\nsource_addresses = [{}]\n"
         (SHORT + '[access]\nallow = ["10.0.0.0/8"]\ndeny = ["10.1.0.0/16"]', []),
         (
             SHORT + '[access]\nallow = ["10.0.0.0/8", "::/0"]\ndeny = ["10.0.0.0/8"]',
-            ["access.allow: 10.0.0.0/8: wholly in access.deny, which wins: nobody from there is let in"],
+            ["access.allow: 10.0.0.0/8: wholly in access.deny, which wins: no client from there is admitted"],
         ),
         (
             SHORT + '[access]\nallow = ["10.0.0.0/8", "fd00::/8"]\ndeny = ["10.0.0.0/9", "10.128.0.0/9"]',
-            ["access.allow: 10.0.0.0/8: wholly in access.deny, which wins: nobody from there is let in"],
+            ["access.allow: 10.0.0.0/8: wholly in access.deny, which wins: no client from there is admitted"],
         ),
         (
             SHORT + '[access]\nallow = ["10.1.0.0/16", "fd00::1"]\ndeny = ["10.0.0.0/8", "fd00::/8"]',
-            ["access.deny: has all of access.allow, and wins: no client is let in"],
+            ["access.deny: covers all of access.allow, and deny wins: no client is admitted"],
         ),
         (
             SHORT + '[access]\nallow = ["::ffff:10.1.0.0/112", "::/0"]\ndeny = ["10.0.0.0/8"]',
-            ["access.allow: 10.1.0.0/16: wholly in access.deny, which wins: nobody from there is let in"],
+            ["access.allow: 10.1.0.0/16: wholly in access.deny, which wins: no client from there is admitted"],
         ),
         (SHORT + '[access]\nallow = ["10.0.0.0/8"]\ndeny = ["::/0"]', []),
         (SHORT + '[access]\ndeny = ["10.0.0.0/8"]', []),
@@ -96,7 +97,7 @@ SOURCES = "[dial]\nsource_addresses = [{}]\n"
         (SOURCES.format('"fd00::4"') + listener('"10.9.9.9:1", "[fd00::9]:1"'), []),
         (
             SOURCES.format('"fd00::4"') + listener('"10.9.9.9:1"'),
-            ["dial.source_addresses: fd00::4: of no use: no upstream is IPv6"],
+            ["dial.source_addresses: fd00::4: unused: no upstream is IPv6"],
         ),
         (
             SOURCES.format('"127.0.0.1", "10.0.0.4"') + listener('"127.0.0.1:2", "10.9.9.9:1"'),
@@ -108,12 +109,12 @@ SOURCES = "[dial]\nsource_addresses = [{}]\n"
         (SOURCES.format('"127.0.0.1", "127.0.0.2"') + listener('"127.0.0.9:1", "localhost:1"'), []),
         (
             SOURCES.format('"10.0.0.4", "10.0.0.4"') + listener('"a.example:1"'),
-            ["dial.source_addresses: 10.0.0.4: given twice; it has the same ports, and no more"],
+            ["dial.source_addresses: 10.0.0.4: given twice; the second adds no source ports"],
         ),
         (
             SOURCES.format('"0.0.0.0"') + listener('"a.example:1"'),
             [
-                "dial.source_addresses: 0.0.0.0: no address that an upstream could answer to; name one of this "
+                "dial.source_addresses: 0.0.0.0: not an address that an upstream can answer; set one of this "
                 "machine's, see `ip address`"
             ],
         ),
@@ -137,7 +138,7 @@ SOURCES = "[dial]\nsource_addresses = [{}]\n"
             listener(HUB, 'send_proxy_protocol = "v2"'),
             [
                 "listeners.x.send_proxy_protocol: myhub.azure-devices.net is an IoT Hub, which refuses a PROXY header: "
-                "set off"
+                'set it to "off"'
             ],
         ),
         (listener('"proxy.example:1"', 'send_proxy_protocol = "v2"'), []),
@@ -177,7 +178,7 @@ def test_a_network_is_warned_of_exactly_if_nobody_of_it_is_let_in(
     dead = [str(network) for network in allow if not any(rules.allows(address.packed) for address in network)]
     warnings = settings_warnings(Settings(access=access))
     if len(dead) == len(allow):
-        assert warnings == ["access.deny: has all of access.allow, and wins: no client is let in"]
+        assert warnings == ["access.deny: covers all of access.allow, and deny wins: no client is admitted"]
     elif dead:
         (line,) = warnings
         assert line.startswith("access.allow: ")
