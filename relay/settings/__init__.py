@@ -1,1 +1,1 @@
-"""Settings: from a file and the environment to one checked model, with errors that name the setting."""
+"""Settings: read from a file and the environment, checked, and put into one model. Errors name the setting."""

@@ -1,9 +1,9 @@
-"""Reads a settings file: a regular file, within a deadline, whatever the file system does.
+"""Reads a settings file within a deadline, even if the file system hangs.
 
-A read from a network file system that hangs cannot be interrupted, and a thread stuck in one keeps the process's
-descriptors, its listening sockets among them, beyond the end of the process. So a child process reads: it has no
-descriptor of relay's, is killed when it is late, and nobody waits for its end. This file is also that child's program,
-and so imports the standard library only.
+A read from a hung network file system cannot be interrupted, and a thread stuck in one keeps the process's descriptors,
+listening sockets included, open beyond the end of the process. So a child process reads: it has none of relay's
+descriptors, is killed when it is late, and nothing waits for it to end. This file is also the child's program, and so
+imports the standard library only.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # the child, which has no use for it, starts in half the time
+if TYPE_CHECKING:  # the child does not need it and starts in half the time without it
     import subprocess
 
 READ_SECONDS = 5.0  # for the whole file
-KILL_SECONDS = 0.2  # seconds that a child which was late may take to end; one that is stuck in the kernel takes longer
-MAX_FILE = 1 << 20  # bytes; a settings file is some kilobytes
-OWN_DESCRIPTORS = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")  # paths that mean something else in another process
+KILL_SECONDS = 0.2  # longest wait for a killed child to end; one stuck in the kernel is left behind
+MAX_FILE = 1 << 20  # bytes; a settings file has some kilobytes
+OWN_DESCRIPTORS = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")  # these paths mean another file in another process
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-# The first byte of what the child writes; the file comes after it, or what is wrong, for ever or at this moment.
+# The first byte of the child's output. READ: the file's content follows. WRONG, ABSENT: an error message follows, for
+# a path that is never a settings file, or one that cannot be read at this moment.
 READ, WRONG, ABSENT = b"=", b"?", b"!"
 
 _KINDS = (
@@ -39,7 +40,8 @@ _KINDS = (
 class Unreadable(Exception):
     """A file that cannot be read; the text says why.
 
-    `absent`: it cannot be had at this moment, whatever is in it. Else its path names what is never a settings file.
+    `absent`: it cannot be read at this moment; a retry may succeed. Else the path is never a settings file (a
+    directory, a device).
     """
 
     def __init__(self, text: str, *, absent: bool = True) -> None:
@@ -48,12 +50,9 @@ class Unreadable(Exception):
 
 
 def read(path: Path) -> bytes:
-    """Read a regular file in this process, MAX_FILE + 1 bytes of it at most. Raises Unreadable.
-
-    Waits for the file system as long as that takes.
-    """
+    """Read a regular file in this process, at most MAX_FILE + 1 bytes. Raises Unreadable. Blocks without a deadline."""
     try:
-        mode = path.stat().st_mode  # before it is opened: to open a fifo is to wait, and devices may act on it
+        mode = path.stat().st_mode  # before open(), which blocks on a fifo and may act on a device
         for is_kind, kind in _KINDS:
             if is_kind(mode):
                 raise Unreadable(f"is {kind}; name a regular file", absent=False)
@@ -64,7 +63,7 @@ def read(path: Path) -> bytes:
 
 
 def read_apart(path: Path, seconds: float = READ_SECONDS) -> bytes:
-    """Like `read`, in a child process that has `seconds` for it. Raises Unreadable.
+    """Read a file as `read` does, in a child process that has `seconds` to do so. Raises Unreadable.
 
     Where no child can be started (no memory, an interpreter that this user may not execute), this process reads.
     """
@@ -91,13 +90,13 @@ def read_apart(path: Path, seconds: float = READ_SECONDS) -> bytes:
         return answer[1:]
     if answer[:1] in (WRONG, ABSENT):
         raise Unreadable(answer[1:].decode("utf-8", "replace"), absent=answer[:1] == ABSENT)
-    if child.returncode < 0:  # to read here might be to hang here
+    if child.returncode < 0:  # no fallback: reading here might hang this process
         raise Unreadable(f"the process that reads it was killed (signal {-child.returncode}); try again")
-    return read(path)  # the child did not come that far
+    return read(path)  # the child failed before it could read
 
 
 def _leave(child: subprocess.Popen[bytes]) -> None:
-    """End the child if it still runs, and wait no longer than KILL_SECONDS for that."""
+    """Kill the child if it still runs, and wait at most KILL_SECONDS for it to end."""
     import subprocess
 
     if child.stdout is not None:
@@ -108,11 +107,11 @@ def _leave(child: subprocess.Popen[bytes]) -> None:
 
 
 def _main(path: Path) -> None:
-    """Write what the file has, or what is wrong with it, to standard output."""
+    """Write the file's content, or the error message, to standard output."""
     with contextlib.suppress(ImportError, OSError, AttributeError):
         import ctypes
 
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))  # nobody is left to read what this reads
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))  # without the parent the output has no reader
     try:
         answer = READ + read(path)
     except Unreadable as error:

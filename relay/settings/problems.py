@@ -1,7 +1,7 @@
-"""What is wrong with settings, in one line per mistake: what pydantic found, and what no single field can know.
+"""The error messages for settings, one line per mistake: pydantic's findings, and rules over more than one setting.
 
-The second kind (nothing to listen on, two ways to say it, the same address twice) is looked for in the values as they
-were given, not in the validated models: a wrong number elsewhere must not hide it until the next attempt.
+The rules (nothing to listen on, upstream and listeners both given, the same address twice) are checked on the values as
+they were given, not on the validated models, so that a wrong number elsewhere does not hide them until the next try.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _NOT_A = {
     "string_type": "is not a string; write it in quotes",
 }
 _OUT_OF_BOUNDS = frozenset({"greater_than", "greater_than_equal", "less_than", "less_than_equal"})
-MOST_ADDRESSES = MAX_DESCRIPTORS - START_DESCRIPTORS  # a worker gets a socket for each in one message
+MOST_ADDRESSES = MAX_DESCRIPTORS - START_DESCRIPTORS  # one message brings a worker a socket for each bind address
 _WILDCARDS = frozenset({"0.0.0.0", "::"})
 
 
 def path_text(path: Location) -> str:
-    """`listeners[0].bind[1]`: positions count from 0, keys that TOML would quote are quoted."""
+    """A path as text, `listeners[0].bind[1]`: positions count from 0, keys that TOML would quote are quoted."""
     text = ""
     for part in path:
         if isinstance(part, int):
@@ -52,7 +52,7 @@ def path_text(path: Location) -> str:
 
 
 def label(path: Location, variables: Mapping[tuple[str, ...], str]) -> str:
-    """The setting as its user wrote it: with the variable first when one set it."""
+    """The name of a setting for a message: `RELAY_WORKERS (workers)` if a variable set it, else its path."""
     for length in range(len(path), 0, -1):
         variable = variables.get(tuple(str(part) for part in path[:length]))
         if variable is not None:
@@ -63,12 +63,12 @@ def label(path: Location, variables: Mapping[tuple[str, ...], str]) -> str:
 def field_problems(
     error: ValidationError, model: type[BaseModel], variables: Mapping[tuple[str, ...], str]
 ) -> Iterator[str]:
-    """A line for each of pydantic's findings: the setting, its value, what is wrong, what it may be."""
+    """A line for each of pydantic's findings: the setting, its value, the mistake, the allowed values."""
     for found in error.errors(include_url=False):
         path: Location = found["loc"]
         where = label(path, variables)
         if found["type"] == "too_short" and found["input"]:
-            continue  # pydantic counts the good items only; the bad ones have lines of their own
+            continue  # pydantic counts valid items only; each invalid one has a line of its own
         if found["type"] == "extra_forbidden":
             yield f"{where}: unknown setting{_nearest(model, path)}"
             continue
@@ -77,7 +77,7 @@ def field_problems(
             yield f"{where}: {printable(found['msg'])}"
             continue
         if isinstance(path[-1], int):
-            yield f"{where}: {_fault(found, setting)}"  # says enough; what it is an item of is in its name
+            yield f"{where}: {_fault(found, setting)}"  # an item: the list's meaning would add little
             continue
         default = "" if setting.default is None else f" (default {setting.default})"
         yield f"{where}: {_fault(found, setting)}; {setting.meaning}{default}"
@@ -108,7 +108,7 @@ def _fault(found: ErrorDetails, setting: Setting) -> str:
 
 
 def _nearest(model: type[BaseModel], path: Location) -> str:
-    """`; did you mean …?`: the nearest name in the same table, else the same name in another one."""
+    """`; did you mean …?` with the most similar name in the same table, else the same name in another table."""
     name, above = str(path[-1]), path[:-1]
     parent = find(model, above)
     table = model if not above else None if parent is None else parent.table
@@ -122,14 +122,14 @@ def _nearest(model: type[BaseModel], path: Location) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Bind:
-    where: str
+    where: str  # the setting, for messages
     host: str
     port: int
-    shared: bool  # a listener's: bound with SO_REUSEPORT
+    shared: bool  # bound with SO_REUSEPORT, as listeners are
 
 
 class Whole:
-    """The effective values as they were given, for the rules that concern more than one setting."""
+    """The effective values before validation, for the rules that concern more than one setting."""
 
     def __init__(self, model: type[BaseModel], file: FileSource, environ: EnvironSource) -> None:
         self._model = model
@@ -137,7 +137,7 @@ class Whole:
         self._environ = environ
 
     def problems(self, shorthand_ports: Mapping[str, int], *, require_listeners: bool) -> Iterator[str]:
-        """A line for each rule broken. `shorthand_ports`: name and port of the listeners that `upstream` stands for."""
+        """A line for each broken rule. `shorthand_ports`: the listeners that `upstream` stands for, port by name."""
         upstream, listeners = self._given("upstream"), self._given("listeners")
         variables = self._environ.variables
         if upstream and listeners:
@@ -173,7 +173,7 @@ class Whole:
         yield from _loops(binds, self._upstreams(tables, upstream, shorthand))
 
     def _given(self, *path: str) -> Any:
-        """The value at `path`: the environment's, else the file's, else the default."""
+        """The value at `path`: from the environment, else from the file, else the default."""
         for values in (self._environ.values, self._file.values):
             found: Any = values
             for part in path:
@@ -184,14 +184,14 @@ class Whole:
         return None if setting is None else setting.field.default
 
     def _nothing_unread(self) -> bool:
-        """Whether all that was given could be read; else what seems to be missing may stand there."""
+        """Whether the file and the variables could be decoded; else a missing setting may be in what could not."""
         failed = [path for path in (("upstream",), ("listeners",)) if path in self._environ.variables]
         return self._file.readable and all(path[0] in self._environ.values for path in failed)
 
     def _upstreams(
         self, tables: list[dict[str, Any]], upstream: object, shorthand: Mapping[str, int]
     ) -> Iterator[tuple[str, str, int]]:
-        """Where each upstream that is a literal address is written, the address and its port."""
+        """The setting, host and port of each upstream that is a literal address."""
         variables = self._environ.variables
         for number, text in enumerate(upstream if shorthand and isinstance(upstream, list) else ()):
             if isinstance(text, str) and (host := _literal(text)):
@@ -217,10 +217,10 @@ class Whole:
 
 
 def _loops(binds: list[_Bind], upstreams: Iterator[tuple[str, str, int]]) -> Iterator[str]:
-    """Upstreams that are literal addresses of this relay itself, on whatever machine."""
+    """A line for each upstream that is a bind address of this relay itself, on any machine."""
     for where, host, port in upstreams:
         if why_never(host):
-            continue  # the field's own problem says so
+            continue  # field_problems reports it
         for bind in binds:
             if is_certainly_own(host, port, [Endpoint(bind.host, bind.port, not bind.shared)]):
                 shown = show(format_hostport(host, port))
@@ -233,11 +233,11 @@ def _parsed(where: str, text: object, shared: bool) -> Iterator[_Bind]:
         try:
             yield _Bind(where, *parse_hostport(text, allow_name=False), shared)
         except ValueError:
-            pass  # the field's own problem says so
+            pass  # field_problems reports it
 
 
 def _literal(text: str) -> str:
-    """A host that is an address; empty for a name, or what is neither."""
+    """The host if it is a literal address; empty for a name or invalid text."""
     try:
         return parse_host(text, allow_name=False)
     except ValueError:
@@ -245,6 +245,7 @@ def _literal(text: str) -> str:
 
 
 def _collisions(binds: Iterator[_Bind]) -> Iterator[str]:
+    """A line for each bind address that conflicts with an earlier one."""
     earlier: list[_Bind] = []
     for bind in binds:
         for other in earlier:
@@ -256,11 +257,11 @@ def _collisions(binds: Iterator[_Bind]) -> Iterator[str]:
 
 
 def _overlap(one: _Bind, other: _Bind) -> bool:
-    """Whether the kernel would refuse the second, or share one listener's connections out to another.
+    """Whether two binds of one port conflict: the kernel refuses the second, or shares connections between them.
 
-    An address beside the wildcard is fine between listeners, which all set SO_REUSEPORT: the kernel prefers the more
-    specific socket. Admin and health do not set it, and bind(2) answers EADDRINUSE. Nor do they set IPV6_V6ONLY: theirs
-    at [::] takes IPv4 as well.
+    Between listeners, which all set SO_REUSEPORT, an address beside the wildcard is fine: the kernel prefers the more
+    specific socket. The admin and health ports do not set it, and bind(2) fails with EADDRINUSE. Nor do they set
+    IPV6_V6ONLY, so [::] there takes IPv4 as well.
     """
     if one.host == other.host:
         return True

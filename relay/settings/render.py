@@ -1,6 +1,6 @@
-"""Settings as TOML with their meaning beside them: what `relay config` prints, and a file that can be loaded again.
+"""Settings as TOML with a comment for each: the output of `relay config`, which can be loaded again.
 
-Works on any model that `settings.schema` can walk. It formats what it is given and validates nothing.
+Works on any model that `settings.schema` can walk. It only formats, and validates nothing.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _HEADER = """\
 
 
 def render(settings: BaseModel) -> str:
-    """TOML that loads to equal settings: every setting with a comment that has its meaning, unit and bounds."""
+    """TOML that loads to equal settings; each setting has a comment with its meaning, unit and bounds."""
     return _HEADER + "".join(f"{line}\n" for line in _table(settings, ()))
 
 
 def _table(model: BaseModel, above: tuple[str, ...]) -> Iterator[str]:
-    """The values of one table first, then the tables below it: a key after a table's header would belong to that."""
+    """The lines of one table: its values first, then the tables below it, since a key belongs to the header above."""
     settings = fields_of(type(model), above)
     for setting in settings:
         if setting.kind not in (Kind.SECTION, Kind.TABLES):
@@ -50,6 +50,6 @@ def _below(model: BaseModel, setting: Setting) -> Iterator[str]:
 
 
 def comment(setting: Setting) -> str:
-    """One line: meaning, then what the value may be where the meaning does not say so."""
+    """The comment of a setting, one line: its meaning, then its bounds or allowed values."""
     notes = setting.bounds or " | ".join(setting.choices)
     return f"# {setting.meaning}{f' ({notes})' if notes else ''}"

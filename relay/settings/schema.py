@@ -1,8 +1,8 @@
-"""What the settings' models say about themselves, for the code that reads, explains, renders and documents them.
+"""A description of every setting, read from the models, for the code that loads, explains, renders and documents them.
 
 Walks any pydantic model whose fields are numbers, booleans, strings, words, lists of strings, sections (models) and
-lists of tables. It knows no setting by name: a field added to a model is thereby a TOML key, an environment variable,
-a line of `relay config` and a row of the reference.
+lists of tables. It knows no setting by name: a field added to a model becomes a TOML key, an environment variable, a
+line of `relay config` and a row of the reference.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NESTING = "__"
 
 
 class Kind(enum.Enum):
-    """The shape of a setting's value; the text is what it is called in front of people."""
+    """The type of a setting's value; the text is its name in messages and in the reference."""
 
     WHOLE = "whole number"
     NUMBER = "number"
@@ -36,7 +36,7 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One field of the models: where it is and what it may be."""
+    """One field of the models: its path, type, bounds and meaning."""
 
     path: tuple[str, ...]
     field: FieldInfo
@@ -44,7 +44,7 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """As in TOML, dotted: `limits.max_connections`."""
+        """The dotted name, as in TOML: `limits.max_connections`."""
         return ".".join(self.path)
 
     @property
@@ -54,28 +54,28 @@ class Setting:
 
     @property
     def meaning(self) -> str:
-        """Its description, with the unit. Every field has one."""
+        """The description, with the unit. Every field has one."""
         assert self.field.description is not None, self.name
         return self.field.description
 
     @property
     def default(self) -> str | None:
-        """In TOML; None for a setting that must be given."""
+        """The default in TOML; None for a required setting."""
         return None if self.field.is_required() else to_toml(self.field.default)
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The words that a WORD may be."""
+        """The allowed values of a WORD; empty for other kinds."""
         return get_args(self.field.annotation) if self.kind is Kind.WORD else ()
 
     @property
     def table(self) -> type[BaseModel] | None:
-        """The model of a SECTION, or of one of TABLES."""
+        """The model of a SECTION, or of each table of TABLES; None for other kinds."""
         return _model(self.field.annotation)
 
     @property
     def bounds(self) -> str:
-        """`0 to 256`, `more than 0, at most 3600`, `at least one`, or nothing."""
+        """The allowed range: `0 to 256`, `more than 0, at most 3600`, `at least one`, or an empty string."""
         least, most = "", ""
         for mark in self.field.metadata:
             if isinstance(mark, annotated_types.Ge):
@@ -99,7 +99,7 @@ def fields_of(model: type[BaseModel], above: tuple[str, ...] = ()) -> tuple[Sett
 
 
 def leaves_of(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[Setting]:
-    """Every setting that has a value, those inside sections included; lists of tables are one setting each."""
+    """Every setting that has a value, also those inside sections; a list of tables is one setting."""
     for setting in fields_of(model, above):
         if setting.kind is Kind.SECTION and setting.table is not None:
             yield from leaves_of(setting.table, setting.path)
@@ -108,7 +108,7 @@ def leaves_of(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[S
 
 
 def find(model: type[BaseModel], path: tuple[str | int, ...]) -> Setting | None:
-    """The setting at `path`, whose numbers are positions in lists; None when there is none of that name."""
+    """The setting at `path`, in which numbers are positions in lists; None if there is no such setting."""
     table: type[BaseModel] | None = model
     found: Setting | None = None
     for part in path:
@@ -126,7 +126,7 @@ def find(model: type[BaseModel], path: tuple[str | int, ...]) -> Setting | None:
 def to_toml(value: object) -> str:
     """A string, number, boolean or list of those as a TOML value.
 
-    For these types JSON's notation is TOML's, but for DEL, which TOML wants escaped (TOML 1.0.0, "String").
+    For these types JSON is valid TOML, except for DEL, which TOML requires to be escaped (TOML 1.0.0, "String").
     """
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 

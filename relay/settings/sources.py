@@ -1,8 +1,8 @@
-"""Where settings come from: one TOML file and the environment, each as a source for pydantic-settings.
+"""The sources of settings, one TOML file and the environment, each as a source for pydantic-settings.
 
-pydantic-settings' own sources stop at the first mistake, overlook variables that they do not know and read the
-process's environment implicitly. These take what they are given, name every mistake in one line each, and remember
-which variable set what. Values are only decoded here; whether they are any good is the models' to say.
+pydantic-settings' own sources stop at the first mistake, ignore unknown variables and read the process's environment
+implicitly. These read their arguments only, report every mistake in one line, and remember which variable set which
+setting. They only decode values; the models check them.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from relay.settings.file_reader import MAX_FILE, Unreadable
 from relay.settings.schema import NESTING, PREFIX, Kind, Setting, fields_of, leaves_of
 
-MAX_SHOWN = 60  # characters of a value that a message repeats
+MAX_SHOWN = 60  # characters of a value that a message quotes
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,30}")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,30}(\.[0-9]{0,30})?([eE][+-]?[0-9]{1,4})?")
-_MEANT_AS_JSON = re.compile(r"\[\s*[\"{]")  # `[::1]:53` begins with a bracket, too
+_MEANT_AS_JSON = re.compile(r"\[\s*[\"{]")  # not `[::1]:53`, which begins with a bracket too
 _TOML_PLACE = re.compile(r"(.*) \((?:at line (\d+), column (\d+)|at end of document)\)", re.DOTALL)
 
 
@@ -34,14 +34,14 @@ S = TypeVar("S", bound=BaseSettings)
 
 
 def build(model: type[S], *sources: PydanticBaseSettingsSource) -> S:
-    """A `model` of the values of `sources`, the first of which wins, and of nothing else. Raises ValidationError."""
+    """A `model` from the values of `sources` alone; the first source wins. Raises ValidationError."""
     return model(_build_sources=(sources, {}))
 
 
 class FileSource(PydanticBaseSettingsSource):
-    """The settings of a TOML file; none without a file. `problems` says what was wrong with the file itself.
+    """The settings of a TOML file; no settings without a file. `problems` are the mistakes in the file itself.
 
-    `read` gives the file's content, or raises Unreadable.
+    `read` returns the content of the file, or raises Unreadable.
     """
 
     def __init__(self, settings_cls: type[BaseSettings], path: Path | None, read: Callable[[Path], bytes]) -> None:
@@ -49,8 +49,8 @@ class FileSource(PydanticBaseSettingsSource):
         self.values: dict[str, Any] = {}
         self.problems: list[str] = []
         self.readable = True
-        self.absent = False  # the file cannot be had at this moment, whatever is in it
-        self.silent = ""  # that the file sets nothing, and its name
+        self.absent = False  # the file cannot be read at this moment; a retry may succeed
+        self.silent = ""  # a message that the file sets nothing; empty if it sets something
         if path is not None:
             self._read(path, read)
             if self.readable and not _sets_anything(self.values):
@@ -66,7 +66,7 @@ class FileSource(PydanticBaseSettingsSource):
             self._unreadable(f"{printable(str(path))}: {error}")
         for section in fields_of(self.settings_cls):
             if section.kind is Kind.SECTION and not isinstance(self.values.get(section.name, {}), dict):
-                # Reported here, for the environment's values of the same section would hide it.
+                # Reported here, since the environment's values of the same section would hide the mistake.
                 wrong = show(self.values.pop(section.name))
                 self.problems.append(f"{section.name}: {wrong} is not a table; write [{section.name}]")
 
@@ -82,7 +82,7 @@ class FileSource(PydanticBaseSettingsSource):
 
 
 class EnvironSource(PydanticBaseSettingsSource):
-    """The settings of RELAY_… variables. `variables` has the variable of each setting that one was given for."""
+    """The settings of the RELAY_… variables. `variables` maps the path of each setting given there to its variable."""
 
     def __init__(self, settings_cls: type[BaseSettings], environ: Mapping[str, str]) -> None:
         super().__init__(settings_cls)
@@ -115,15 +115,15 @@ class EnvironSource(PydanticBaseSettingsSource):
 
 
 def _sets_anything(table: dict[str, Any]) -> bool:
-    """Whether there is a value in a table or the tables in it; the header of a table is none."""
+    """Whether a table, or a table inside it, has a value; a table header alone is none."""
     return any(_sets_anything(value) if isinstance(value, dict) else True for value in table.values())
 
 
 def _parse_toml(data: bytes) -> dict[str, Any]:
-    """The tables of a TOML file; ValueError says in one line why there are none, with line and column if it can."""
+    """The tables of a TOML file. Raises ValueError with one line that says what is wrong, with its place if known."""
     if len(data) > MAX_FILE:
         raise ValueError(f"more than {MAX_FILE} bytes, which is no settings file")
-    data = data.removeprefix(codecs.BOM_UTF8)  # editors on Windows write it; TOML has no word for it
+    data = data.removeprefix(codecs.BOM_UTF8)  # editors on Windows write it; TOML does not allow it
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -135,12 +135,12 @@ def _parse_toml(data: bytes) -> dict[str, Any]:
         raise ValueError(_toml_mistake(str(error), text)) from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    except ValueError:  # sys.int_info: int() does not take that many
+    except ValueError:  # int() refuses that many digits (sys.int_info)
         raise ValueError("has a number with thousands of digits") from None
 
 
 def _decode(setting: Setting, text: str) -> object:
-    """The value that `text` stands for; text that is not of the setting's kind is left for the models to refuse."""
+    """The value of a variable. Text that does not fit the setting's kind is returned as it is; the models refuse it."""
     if setting.kind is Kind.WHOLE and _WHOLE.fullmatch(text):
         return int(text)
     if setting.kind is Kind.NUMBER and _NUMBER.fullmatch(text):
@@ -167,10 +167,11 @@ def _json_list(text: str) -> list[object]:
 
 
 def _nearest_variable(variable: str, known: list[str]) -> str:
+    """A hint for an unknown variable: the settings of the table that it names, or the most similar variable."""
     below = [name for name in known if name.startswith(variable + NESTING)]
     if below:
         return f"it is a table, whose settings are set one by one: {', '.join(below)}"
-    # Compared without the prefix: it would make everything look alike.
+    # Compared without the prefix, which would make all names similar.
     names = [name.removeprefix(PREFIX) for name in known]
     near = difflib.get_close_matches(variable.removeprefix(PREFIX).upper(), names, n=1, cutoff=0.5)
     return f"did you mean {PREFIX}{near[0]}?" if near else "`relay config` shows every setting"
@@ -187,7 +188,7 @@ def _toml_mistake(message: str, text: str) -> str:
 
 
 def show(value: object) -> str:
-    """A value as a message repeats it: strings in quotes, cut to a sane length, in one line, nothing unprintable."""
+    """A value for a message: one printable line, strings in quotes and cut to MAX_SHOWN characters."""
     if isinstance(value, str):
         cut = printable(value[:MAX_SHOWN].replace("\\", "\\\\").replace('"', '\\"'))
         return f'"{cut}…"' if len(value) > MAX_SHOWN else f'"{cut}"'
@@ -203,5 +204,5 @@ def show(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` with everything escaped that a terminal or a log could take for something else."""
+    """`text` with every unprintable character escaped, so that it cannot control a terminal or forge a log line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
