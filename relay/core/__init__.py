@@ -1,1 +1,1 @@
-"""Decisions without I/O: no sockets, no event loop, no files, no clock of their own: every value is an argument."""
+"""Decisions without I/O: no sockets, no event loop, no files, no clock. Times and other inputs are arguments."""

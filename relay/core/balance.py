@@ -1,20 +1,20 @@
-"""Which upstream address a new connection tries first: the usable one with the fewest connections, ties in turn.
+"""Which upstream address a new connection tries first: least connections among the usable ones, ties in turn.
 
-Theory of operation. One worker keeps a `Backend` for each upstream address and tells `Balance` what becomes of its
-connections; the counts are this worker's own. An address is unusable while
+Theory of operation. Each worker keeps a `Backend` for each upstream address and reports to `Balance` how its dials and
+connections go; the counts are this worker's own. An address is unusable while
 
-  - the supervisor's active checks say so (`Backend.up`), or
+  - the supervisor's active checks find it down (`Backend.up`), or
   - it is ejected: `fall` dials in a row failed, the last of them less than `eject` seconds ago.
 
-When an ejection has run out, the next connection that is sent there is a trial: until it is known what became of it,
-others stay away for up to `eject` seconds more, since an address that does not answer would have them all wait for
-their dial timeouts. A trial that fails ejects at once, a success clears everything. So does the news that the active
-checks found the address up again.
+When an ejection has run out, the next connection to that address is a trial: until its dial has ended, for up to
+`eject` seconds, other connections avoid the address, since with an address that does not answer they would all wait for
+their dial timeouts. A failed trial ejects at once, a success clears failures and ejection. So does an active check that
+finds the address up again.
 
-Unusable addresses come last, but LAST_RESORTS of them do come: a connection is tried rather than refused on hearsay,
-and does not wait for the dial timeout of each of many addresses that swallow SYNs. Which of them come changes with each
-failure, so that every one is tried by some connection. Addresses of both families compete; one that this machine has no
-way to fails, and is ejected like any other.
+Unusable addresses come last, but LAST_RESORTS of them are tried: the checks may be wrong, so a connection is not
+refused because of them, and it does not wait for the dial timeouts of many addresses that drop SYNs. Each failure
+changes which ones are tried, so that every address is tried by some connection. Addresses of both families compete; one
+that this machine has no route to fails, and is ejected like any other.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ _ACTIVE, _TURN, _FAILED_AT = attrgetter("active"), attrgetter("turn"), attrgette
 
 @dataclass(slots=True, eq=False)
 class Backend:
-    """One upstream address as one worker sees it. Changed by `Balance` alone. Times are monotonic seconds."""
+    """One upstream address as one worker sees it. Only `Balance` changes it. Times are monotonic seconds."""
 
     key: tuple[str, int]  # literal address and port
     active: int = 0  # this worker's connections to it, and dials under way
-    up: bool = True  # what the active checks say
-    failures: int = 0  # dials in a row
-    failed_at: float = 0.0  # the last of them; 0: none yet
+    up: bool = True  # the result of the active checks
+    failures: int = 0  # failed dials in a row
+    failed_at: float = 0.0  # time of the last failed dial; 0: none yet
     ejected_until: float = 0.0  # 0: not ejected
-    on_trial: bool = False  # `ejected_until` is how long the others wait for what becomes of the trial
+    on_trial: bool = False  # a trial is under way; until `ejected_until` other connections wait for its result
     turn: int = 0  # number of the last dial; 0: none yet
 
 
 class Balance:
-    """Chooses between backends, and decides which failures eject one."""
+    """Orders backends for new connections, and decides when failed dials eject one."""
 
     def __init__(self, fall: int, eject: float) -> None:
         """`fall` failed dials in a row eject an address for `eject` seconds; 0 seconds: never."""
@@ -51,33 +51,33 @@ class Balance:
         self.configure(fall, eject)
 
     def configure(self, fall: int, eject: float) -> None:
-        """Other values, from the next failure on."""
+        """Change both values, from the next failure on. Raises ValueError if one is out of range."""
         if fall < 1 or eject < 0:
             raise ValueError("fall is at least 1, eject at least 0")
         self._fall = fall
         self._eject = eject
 
     def order(self, backends: Sequence[Backend], now: float) -> list[Backend]:
-        """Those that a new connection tries, in this order; a list of the caller's own.
+        """The backends that a new connection tries, in order; a new list, which the caller may change.
 
         First the usable ones, fewest connections first and, among equals, the one whose last dial is longest ago;
-        those never dialled as they were given, so workers that give them in different orders do not all begin with the
-        same one. Then LAST_RESORTS of the unusable ones, the least recently failed first.
+        backends that were never dialled stay in the order of `backends`, so workers that pass them in different orders
+        do not all begin with the same one. Then LAST_RESORTS of the unusable ones, the least recently failed first.
         """
         if len(backends) == 1:
             return [backends[0]]
-        # Sorting is stable: what was sorted by last decides, what was sorted by before breaks ties.
-        row = sorted(backends, key=_TURN)
-        row.sort(key=_ACTIVE)
-        usable = [backend for backend in row if backend.up and backend.ejected_until <= now]
-        if len(usable) < len(row):
-            rest = [backend for backend in row if not backend.up or backend.ejected_until > now]
-            rest.sort(key=_FAILED_AT)
-            usable += rest[:LAST_RESORTS]
+        # Sorting is stable: the last key decides, the earlier key breaks ties.
+        by_load = sorted(backends, key=_TURN)
+        by_load.sort(key=_ACTIVE)
+        usable = [backend for backend in by_load if backend.up and backend.ejected_until <= now]
+        if len(usable) < len(by_load):
+            unusable = [backend for backend in by_load if not backend.up or backend.ejected_until > now]
+            unusable.sort(key=_FAILED_AT)
+            usable += unusable[:LAST_RESORTS]
         return usable
 
     def dialing(self, backend: Backend, now: float) -> None:
-        """A dial begins. Followed by `connected` and `closed`, by `failed`, or, if given up, by `closed` alone."""
+        """A dial begins. Later come `connected` and `closed`, or `failed`, or `closed` alone for an abandoned dial."""
         self._turn += 1
         backend.turn = self._turn
         backend.active += 1
@@ -92,10 +92,10 @@ class Balance:
             self._readmit(backend)
 
     def failed(self, backend: Backend, now: float) -> bool:
-        """A dial failed, and not for want of something on this machine (that is `closed`). Whether this ejects it.
+        """A dial failed because of the upstream; True if this ejects the address.
 
-        Failures of an address that is ejected already, from dials that were under way or a last resort, do not make
-        the ejection longer.
+        A dial that failed for lack of a resource on this machine is reported by `closed` instead. Failures of an
+        address that is ejected already, from dials under way or a last resort, do not make the ejection longer.
         """
         backend.active -= 1
         backend.failures += 1
@@ -109,11 +109,11 @@ class Balance:
         return True
 
     def closed(self, backend: Backend) -> None:
-        """A connection has ended, or a dial was given up: the client left, this machine has run out of something."""
+        """A connection has ended, or a dial was abandoned: the client left, or this machine ran out of a resource."""
         backend.active -= 1
 
     def set_up(self, backend: Backend, up: bool) -> None:
-        """What the active checks say; a change to up ends an ejection."""
+        """Set the result of the active checks; a change to up ends an ejection."""
         if up and not backend.up:
             self._readmit(backend)
         backend.up = up

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_POLYNOMIAL = 0x82F63B78  # 0x1EDC6F41 with its bits in reverse, as the lowest bit comes first
+_POLYNOMIAL = 0x82F63B78  # 0x1EDC6F41 with its bits reversed, since the lowest bit comes first
 
 
 def _remainder(byte: int) -> int:
@@ -15,7 +15,7 @@ _TABLE = tuple(_remainder(byte) for byte in range(256))
 
 
 def crc32c(data: bytes) -> int:
-    """The checksum, an unsigned number of 32 bits. About 0.1 µs a byte."""
+    """The checksum of `data`, an unsigned number of 32 bits. About 0.1 µs a byte."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = crc >> 8 ^ _TABLE[(crc ^ byte) & 0xFF]

@@ -1,7 +1,7 @@
-"""Which addresses can never be an upstream: those that reach this machine, or many, by definition.
+"""Which addresses can never be an upstream: by definition they mean this machine, or many machines.
 
-A DNS sinkhole answers with 0.0.0.0 or ::, which Linux connects to the machine itself: a relay would dial its own
-listeners, each connection leading to the next. Multicast and broadcast addresses take no TCP connection.
+A DNS sinkhole answers with 0.0.0.0 or ::, which Linux connects to the machine itself: relay would dial its own
+listeners, and each connection would open another. Multicast and broadcast addresses take no TCP connection.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ _COMPATIBLE = IPv6Network("::/96")  # RFC 4291 section 2.5.5.1
 
 
 def canonical(text: str) -> str:
-    """The address in its one spelling; an IPv4-mapped one (RFC 4291 section 2.5.5.2) is the IPv4 address that it is on
-    the wire. Raises ValueError for what is no address, or has a zone id.
+    """The canonical spelling of an address; an IPv4-mapped one (RFC 4291 section 2.5.5.2) becomes the IPv4 address that
+    is used on the wire. Raises ValueError for text that is no address, or has a zone id.
     """
     address = ip_address(text)
     if isinstance(address, IPv6Address):
@@ -43,11 +43,11 @@ def why_never(text: str) -> str:
 
 
 def _embedded(address: IPv6Address) -> IPv4Address | None:
-    """The IPv4 address that an IPv6 address is another spelling of, or leads to by 6to4 (RFC 3056) or NAT64."""
+    """The IPv4 address that an IPv6 address embeds: mapped, compatible, 6to4 (RFC 3056) or NAT64; None without one."""
     if address.ipv4_mapped is not None:
         return address.ipv4_mapped
     if address.sixtofour is not None:
         return address.sixtofour
-    if address in _NAT64 or (address in _COMPATIBLE and int(address) > 1):  # :: and ::1 are not of that kind
+    if address in _NAT64 or (address in _COMPATIBLE and int(address) > 1):  # :: and ::1 embed no IPv4 address
         return IPv4Address(int(address) & 0xFFFFFFFF)
     return None

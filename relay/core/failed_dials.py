@@ -1,13 +1,13 @@
-"""How often an upstream's addresses could not be connected to: slots in the shared table, claimed as addresses fail.
+"""Failed dials by upstream address: slots in the shared table, claimed as addresses fail.
 
-Addresses come and go with what names resolve to, so none has a place of its own from the start. In its own block a
-worker claims a slot for an address the first time that a dial to it fails, writes there which one it is, and counts. A
-slot is never given to another address; addresses of an upstream beyond sixteen are counted together as `OTHERS`. So no
-number goes back while it is shown, no message is needed, and what a killed worker counted is still there.
+Addresses change with DNS answers, so they have no fixed places. A worker claims a slot in its own block the first time
+that a dial to an address fails, writes the address there, and counts. A slot is never reused for another address;
+addresses of an upstream beyond SLOTS are counted together as `OTHERS`. So no exported counter goes back, no message is
+needed, and the counts of a killed worker remain.
 
-A dial that succeeds costs nothing. Whatever a worker that was taken over writes, there are no more slots than these,
-any value of their cells is an address, and what was seen of a slot (`look`) stays: its address for ever, its counts at
-least.
+A successful dial costs nothing. A compromised worker may write anything: the number of slots is fixed, any value of
+their cells decodes to an address, and in the supervisor's snapshot (`look`) a slot's address never changes and its
+counts never fall.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from collections.abc import Iterator, Sequence
 
 from relay.core.limit_table import Cells, Row
 
-SLOTS = 16  # addresses of one upstream that a worker tells apart
+SLOTS = 16  # addresses of one upstream that a worker counts separately
 KINDS = 3  # counters in a slot
-# Offsets within a slot: the address in two halves, how it is to be read with its port, then the counters.
+# Offsets within a slot: the address in two halves, its family and port, then the counters.
 HIGH, LOW, MARK, COUNTS = 0, 1, 2, 3
 SLOT = COUNTS + KINDS
-SIZE = (SLOTS + 1) * SLOT  # cells of one upstream; the last slot is OTHERS'
-KEPT = 4096  # addresses of workers that are no more which are told apart
+SIZE = (SLOTS + 1) * SLOT  # cells of one upstream; the last slot is for OTHERS
+KEPT = 4096  # addresses that are counted separately for workers that have ended
 
 Key = tuple[int, int, int]  # the cells HIGH, LOW and MARK
 OTHERS: Key = (0, 0, 0)
 HALF = 64  # bits of a cell
-IPV4, IPV6 = 1 << 16, 1 << 17  # in MARK, above the port; neither: nobody has claimed the slot
+IPV4, IPV6 = 1 << 16, 1 << 17  # in MARK, above the port; neither in a free slot
 
 
 def key(host: str, port: int) -> Key:
-    """What a slot says of an address. Raises ValueError if it is no literal one."""
+    """The cells that identify a literal address and port in a slot. Raises ValueError for a host name."""
     address = ipaddress.ip_address(host)
     number = int(address)
     return number >> HALF, number & (1 << HALF) - 1, port | (IPV4 if address.version == 4 else IPV6)
 
 
 def address(of: Key) -> tuple[str, int] | None:
-    """The inverse: host and port; None for OTHERS."""
+    """The inverse of `key`: host and port; None for OTHERS."""
     high, low, mark = of
     port = mark & 0xFFFF
     if mark & IPV4:
@@ -50,9 +50,9 @@ def address(of: Key) -> tuple[str, int] | None:
 
 
 def claim(block: Cells, start: int, wanted: Key) -> int:
-    """Where the counters of that address stand in an upstream's section, which begins at `start`: now and from now on.
+    """The offset of an address's counters in the upstream's section at `start`, in a slot claimed if it has none yet.
 
-    For the block's only writer.
+    The offset stays valid. For the block's only writer.
     """
     for slot in range(start, start + SLOTS * SLOT, SLOT):
         if not block[slot + MARK]:
@@ -64,7 +64,7 @@ def claim(block: Cells, start: int, wanted: Key) -> int:
 
 
 def look(block: Row, seen: Cells, start: int) -> None:
-    """Bring what was `seen` of an upstream's section, zeros at first, up to what a worker's block says now."""
+    """Update the snapshot `seen`, zeros at first, of an upstream's section from a worker's block."""
     for slot in range(start, start + SLOTS * SLOT, SLOT):
         if not seen[slot + MARK]:
             if not block[slot + MARK]:
@@ -81,7 +81,7 @@ def _raise(block: Row, seen: Cells, slot: int) -> None:
 
 
 def counted(block: Row, start: int) -> Iterator[tuple[Key, Sequence[int]]]:
-    """The addresses of an upstream's section that have failed, with their counts; OTHERS among them if it has any."""
+    """The addresses in an upstream's section with their counts, and OTHERS if it has any."""
     for slot in range(start, start + SLOTS * SLOT, SLOT):
         if not block[slot + MARK]:
             break
@@ -96,11 +96,11 @@ def _counts(block: Row, slot: int) -> list[int]:
 
 
 Counts = dict[tuple[int, Key], list[int]]
-"""Failed dials by number of the upstream and address."""
+"""Failed dials by upstream number and address."""
 
 
 def add(counts: Counts, upstream: int, of: Key, more: Sequence[int]) -> None:
-    """Add to what is there; beyond KEPT addresses to the others of that upstream."""
+    """Add the counts `more` of one address; beyond KEPT addresses, to OTHERS of that upstream."""
     if (upstream, of) not in counts and len(counts) >= KEPT:
         of = OTHERS
     kept = counts.setdefault((upstream, of), [0] * KINDS)

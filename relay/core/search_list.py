@@ -1,13 +1,13 @@
-"""The search list of resolv.conf(5): which absolute names a host name stands for, in the order in which they are asked.
+"""The search list of resolv.conf(5): the absolute names to query for a host name, in order.
 
-The order is that of glibc's res_search (resolv/res_query.c): a name with at least `ndots` dots is asked as it is first,
-one with fewer is asked below each search domain first, and as it is after them. It differs in two ways, on purpose:
+The order is that of glibc's res_search (resolv/res_query.c): a name with at least `ndots` dots is queried as it is
+first, a name with fewer below each search domain first, and as it is after them. Two differences are on purpose:
 
-  - A complete name, which has `ndots` dots or more and at least one, or a dot at its end, is never asked below a search
-    domain. glibc would do so when the name itself fails, and so a wildcard in a search domain takes the place of a name
-    that is gone for a moment. systemd-resolved and ICANN's SAC064 ("SSAC Advisory on Search List Processing") leave
-    names with dots alone as well.
-  - The name itself is always among them (`options no-tld-query` is not read, nor are LOCALDOMAIN and RES_OPTIONS).
+  - A complete name (`ndots` dots or more and at least one, or a dot at its end) is never queried below a search domain.
+    glibc does so when the name itself fails, so that a wildcard in a search domain can replace a name that is missing
+    for a moment. systemd-resolved and ICANN's SAC064 ("SSAC Advisory on Search List Processing") do not search for
+    names with dots either.
+  - The name itself is always queried (`options no-tld-query`, LOCALDOMAIN and RES_OPTIONS are not read).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class SearchList(NamedTuple):
 
 
 def parse(text: str, hostname: str) -> SearchList:
-    """The search list of a resolv.conf(5); the last of its `search` and `domain` lines counts.
+    """The search list in the text of a resolv.conf(5); the last `search` or `domain` line counts.
 
-    Without such a line it is the domain of `hostname`, this machine's name.
+    Without such a line the search list is the domain of `hostname`, this machine's name.
     """
     domains: list[str] | None = None
     ndots = 1
@@ -51,12 +51,12 @@ def parse(text: str, hostname: str) -> SearchList:
 
 
 def is_complete(name: str, search: SearchList) -> bool:
-    """Whether the name stands for itself alone; `name` may have a dot at its end, which says so."""
+    """Whether the search list does not apply to the name: it has enough dots, or a dot at its end."""
     return name.endswith(".") or name.count(".") >= max(1, search.ndots)
 
 
 def candidates(name: str, search: SearchList) -> tuple[str, ...]:
-    """The absolute names to ask for, in order, each once and without a dot at the end; the name itself among them."""
+    """The absolute names to query, in order, without duplicates and trailing dots; the name itself is among them."""
     bare = name.rstrip(".")
     if is_complete(name, search):
         return (bare,)
