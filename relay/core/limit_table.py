@@ -1,8 +1,8 @@
-"""The table that the limits are counted in: what stands where, how large it is, what may be done to it from outside.
+"""The shared table of the connection counts: its layout, its size, and the supervisor's operations on it.
 
-A row has one column per worker. First come the workers' sequence numbers, then their connections of the whole instance,
-then those of each listener. Sources have tables of their own, with a region per worker. How workers decide by it, is in
-`limits`.
+A row has one column per worker. The first row has the workers' sequence numbers, the second their connections in all,
+and each further row their connections of one listener. Sources have tables of their own, with a region per worker. The
+workers' algorithm is in `limits`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ WAYS = 16  # slots of one source bucket; sized so that a full bucket is less lik
 
 
 class Row(Protocol):
-    """A row of unsigned integers to read."""
+    """A read-only sequence of unsigned integers."""
 
     def __getitem__(self, index: int, /) -> int: ...
 
 
 class Cells(Row, Protocol):
-    """A mutable row of unsigned integers: a `memoryview` over shared memory, or a plain list in tests."""
+    """A mutable sequence of unsigned integers: a `memoryview` over shared memory, or a plain list in tests."""
 
     @overload
     def __getitem__(self, index: int, /) -> int: ...
@@ -33,19 +33,19 @@ class Cells(Row, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LimitPlan:
-    """What is limited, and how. Counts of connections; 0 means unlimited, except for `instance` and `capacity`."""
+    """The limits, in connections; 0 means unlimited, except for `instance` and `capacity`."""
 
-    workers: int
+    workers: int  # number of workers
     instance: int
-    capacity: int  # per worker: what its descriptors carry
+    capacity: int  # per worker: connections that its descriptor limit allows
     listeners: tuple[int, ...]
     per_source: int = 0
-    source_buckets: int = 0  # power of two, per worker; more than 0 where per_source is or may yet be set
-    sources_counted: bool = True  # per_source is set, or was
+    source_buckets: int = 0  # power of two, per worker; above 0 if per_source is set, or a reload may set it
+    sources_counted: bool = True  # per_source is set, or was before
 
     @property
     def total_capacity(self) -> int:
-        """Connections that the descriptors of all workers carry."""
+        """Connections that the descriptor limits of all workers allow."""
         return self.capacity * self.workers
 
     @property
@@ -60,7 +60,7 @@ class LimitPlan:
 
 
 def source_buckets(connections_per_worker: int) -> int:
-    """Buckets for one worker that may hold that many sources at once: a mean load of at most 2 of 16 slots."""
+    """Buckets for a worker with that many sources at once: a mean load of at most 2 of 16 slots."""
     buckets = 64
     while buckets * 2 < connections_per_worker:
         buckets *= 2
@@ -68,7 +68,7 @@ def source_buckets(connections_per_worker: int) -> int:
 
 
 def clear_column(plan: LimitPlan, column: int, counts: Cells, sources: Cells) -> None:
-    """Give back what a worker held that is no more. Only for the supervisor, after the worker's process has ended."""
+    """Give back the connections of a dead worker. Only for the supervisor, after the worker's process has ended."""
     for row in range(plan.count_cells // plan.workers):
         counts[row * plan.workers + column] = 0
     region = plan.source_buckets * WAYS if plan.sources_counted else 0

@@ -1,27 +1,28 @@
-"""Connection limits that hold for the whole instance, whatever the number of workers, without a lock or a message.
+"""Connection limits over all workers of the instance, without a lock or a message.
 
 Theory of operation. The workers share a table of counts with one column per worker; a worker writes only its own
-column. To let a connection in, a worker
+column. To admit a connection, a worker
 
     1. announces: adds one to its own count,
     2. executes a full memory fence,
     3. reads the sum over all columns, its own announcement included,
     4. keeps the announcement if the sum is within the limit, else takes it back.
 
-Never exceeded: of the workers that keep an announcement, the one whose fence came last saw all the others' (Dekker's
-argument), so the sum that it found within the limit contained them all.
+The limit is never exceeded: of the workers that keep an announcement, the one whose fence came last saw those of all
+others (Dekker's argument), so the sum that it found within the limit contained them all.
 
-Reached when there is room: a sum that is too high may contain announcements that will be taken back. Each worker has a
-sequence number that is odd while it decides, as in a seqlock: when the others' numbers are the same before and after
-the sum was read, at most one connection per odd number in it is undecided. If the sum is too high even without those,
-the limit is reached. Else the lowest column among the deciding keeps its announcement and looks again, and the others
-take theirs back and wait for it. All waiting is bounded: a worker that was stopped in the middle (SIGSTOP, a debugger)
-costs the others a refusal at worst, never a hang. What a dead worker held is given back by clearing its column.
+No connection is refused while there is room: a sum above the limit may contain announcements that will be taken back.
+Each worker has a sequence number that is odd while it decides, as in a seqlock: if the others' numbers are the same
+before and after the sum was read, at most one connection per odd number is undecided. If the sum is above the limit
+even without those, the limit is reached. Else the lowest of the deciding columns keeps its announcement and reads
+again, and the others take theirs back and wait for it. All waiting is bounded: a worker that was stopped in the middle
+(SIGSTOP, a debugger) costs the others a refusal at worst, never a hang. Clearing the column of a dead worker gives its
+connections back.
 
-Per source, the key is a 64-bit keyed hash of the source's network (made in `admit`), kept in buckets of 16 slots in a
-region per worker: one writer, any number of readers, no chains to follow. Two sources with the same hash would share
-one count; with a secret key and 64 bits that is as likely as guessing the key. The table does not allocate after it was
-made: a flood of sources cannot grow it.
+Per source, the key is a 64-bit keyed hash of the source's network (made in `admission`), kept in buckets of 16 slots in
+a region per worker: one writer, any number of readers, no chains to follow. Two sources with the same hash would share
+one count; with a secret key and 64 bits that is as likely as guessing the key. The table has a fixed size: a flood of
+sources cannot grow it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from collections.abc import Callable
 from relay.core import limit_table
 from relay.core.limit_table import Cells, LimitPlan
 
-SPINS = 400  # looks at the rivals before giving up: some 400 µs, many times what a decision takes
+SPINS = 400  # reads of the rivals' numbers before giving up: some 400 µs, many times as long as a decision
 MASK = 0xFFFFFFFF
 NO_SLOT = -1  # no source, or sources are not limited
 BUCKET_FULL = -2
@@ -41,14 +42,14 @@ BUCKET_FULL = -2
 class Refusal(enum.Enum):
     """Which limit refused a connection."""
 
-    CAPACITY = "capacity"  # this worker's own descriptors
+    CAPACITY = "capacity"  # this worker's descriptor limit
     INSTANCE = "instance"
     LISTENER = "listener"
     SOURCE = "source"
 
 
 class Lease:
-    """One admitted connection's place. Released once; releasing again does nothing."""
+    """The place of one admitted connection in the counts. Releasing it a second time does nothing."""
 
     __slots__ = ("_limits", "_listener", "_slot")
 
@@ -58,7 +59,7 @@ class Lease:
         self._slot = slot
 
     def release(self) -> None:
-        """Give the place back."""
+        """Subtract the connection from the counts."""
         limits = self._limits
         if limits is not None:
             self._limits = None
@@ -103,24 +104,23 @@ class Limits:
         self._bucket_mask = plan.source_buckets - 1
         self._capacity, self._instance, self._per_source = plan.capacity, plan.instance, plan.per_source
         self._listener_limits = plan.listeners
-        self._alone = n == 1  # nobody else decides at the same time: a look is a decision
+        self._alone = n == 1  # no other worker decides at the same time, so reading the counts is enough
 
     def acquire(self, listener: int, source: int = 0) -> Lease | Refusal:
-        """A place for one connection of listener number `listener` from the source with hash `source`.
-
-        0 is for no source: it is not limited by one.
+        """Admit one connection of listener number `listener` from the source with hash `source`, or say which limit
+        refuses it. Hash 0: no source, so no limit per source.
         """
         counts, column, own = self._counts, self._column, self._own
         held = counts[own]
         if held >= self._capacity:
             return Refusal.CAPACITY
         limited = source and self._per_source
-        # Without a rival in the way this is all; written out, for every connection passes here.
+        # The fast path, for a decision without rivals; written out, since every connection passes here.
         limit = self._listener_limits[listener]
         if self._alone:
             if held >= self._instance:
                 return Refusal.INSTANCE
-            # Counted without a limit too: a reload may set one.
+            # Counted even without a limit, since a reload may set one.
             cell = self._listener_cells[listener]
             of_listener = counts[cell]
             if of_listener >= limit > 0:
@@ -155,7 +155,7 @@ class Limits:
         return self._acquire(listener, 0, announced=True)
 
     def _acquire(self, listener: int, source: int, *, announced: bool = False) -> Lease | Refusal:
-        """The whole of it; `announced`: the first announcement is made, and the sum was too high."""
+        """The full algorithm. `announced`: the connection is announced already, and the sum was above the limit."""
         counts, column = self._counts, self._column
         refusal: Refusal | None = None
         slot = NO_SLOT
@@ -183,11 +183,11 @@ class Limits:
         return refusal or Refusal.INSTANCE
 
     def held(self) -> int:
-        """Connections that this worker holds now."""
+        """Number of connections that this worker holds now."""
         return self._counts[self._own]
 
     def _announce(self, listener: int, source: int) -> int:
-        """Add one to this worker's counts; the source's slot, or NO_SLOT or BUCKET_FULL."""
+        """Add one to this worker's counts. Returns the source's slot, NO_SLOT, or BUCKET_FULL if nothing was added."""
         counts = self._counts
         slot = NO_SLOT
         if source:
@@ -200,7 +200,7 @@ class Limits:
         return slot
 
     def _decide(self, listener: int, source: int) -> tuple[Refusal | None, bool]:
-        """(None, True) to let in, (the limit reached, True) to refuse, (…, False) to make way for a lower column."""
+        """(None, True) to admit, (the limit reached, True) to refuse, (…, False) to give way to a lower column."""
         refusal: Refusal | None = None
         for _ in range(SPINS):
             before = self._rivals()
@@ -240,37 +240,38 @@ class Limits:
         return None
 
     def _rivals(self) -> list[int]:
-        """The sequence numbers of all columns, this one's included counted as even."""
+        """The sequence numbers of all columns, with 0 (even) for this one."""
         numbers = [self._counts[column] for column in range(self._plan.workers)]
         numbers[self._column] = 0
         return numbers
 
     def _wait_for_lower_rivals(self) -> bool:
-        """Whether they came to an end; a worker that was stopped in the middle does not."""
+        """Wait for the deciding workers in lower columns; False if one does not finish, such as a stopped process."""
         return any(not any(self._counts[column] & 1 for column in range(self._column)) for _ in range(SPINS))
 
     def _bucket(self, column: int, source: int) -> int:
-        """The first cell of the bucket that a column has for `source`."""
+        """The first cell of the bucket for `source` in a column's region."""
         return column * self._region + (source & self._bucket_mask) * self._ways
 
     def _source_total(self, source: int) -> int:
+        """Connections of a source over all workers."""
         total = 0
         for column in range(self._plan.workers):
             start = self._bucket(column, source)
-            # Copied and searched in C: a loop over the cells costs more than everything else here.
-            row = list(self._hashes[start : start + self._ways])
-            if source in row:
-                total += self._sources[start + row.index(source)]
+            # Copied and searched in C: a loop over the cells would cost more than the rest of this method.
+            hashes = list(self._hashes[start : start + self._ways])
+            if source in hashes:
+                total += self._sources[start + hashes.index(source)]
         return total
 
     def _claim(self, source: int) -> int:
-        """This worker's slot for `source`: the one that has it, else a free one, else BUCKET_FULL."""
+        """This worker's slot for `source`: its present slot, else a free one, else BUCKET_FULL."""
         start = self._bucket(self._column, source)
-        if self._hashes[start] == source:  # most buckets have one source at most
+        if self._hashes[start] == source:  # most buckets have at most one source
             return start
-        row = list(self._hashes[start : start + self._ways])
-        if source in row:
-            return start + row.index(source)
+        hashes = list(self._hashes[start : start + self._ways])
+        if source in hashes:
+            return start + hashes.index(source)
         counts = list(self._sources[start : start + self._ways])
         if 0 not in counts:
             return BUCKET_FULL

@@ -1,11 +1,11 @@
-"""The PROXY protocol, versions 1 and 2: what a proxy says about the client whose connection it passes on.
+"""Parser and builder of PROXY protocol headers, versions 1 and 2: a proxy's statement of the client's address.
 
-The sections named below are those of HAProxy's proxy-protocol.txt. `parse(data)` gives the header, None while more is
-needed, and raises NotProxy or Malformed. `build` makes the header to send. Of what may follow the addresses (TLVs,
-section 2.2) the checksum is verified, and the number that an Azure Private Link Service gives each of its private
-endpoints is read: "Getting connection information using TCP Proxy v2" in Azure's documentation of that service.
+Sections are those of HAProxy's proxy-protocol.txt. `parse(data)` returns the header, or None while more bytes are
+needed, and raises NotProxy or Malformed. `build` makes a header to send. Of the TLVs after the addresses (section 2.2)
+the checksum is verified, and the link id that an Azure Private Link Service gives each of its private endpoints is
+read: "Getting connection information using TCP Proxy v2" in Azure's documentation of that service.
 
-Whoever may send a header may claim any address: only a proxy that is known is to be believed (section 5).
+A sender may claim any address in a header, so only the headers of known proxies may be trusted (section 5).
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from relay.core.crc32c import crc32c
 Address = tuple[str, int] | tuple[str, int, int, int]  # as accept(2) gives it, the host always literal
 
 V1_LIMIT = 107  # bytes, CRLF included: section 2.1
-LIMIT = 4096  # bytes of a version 2 header in all; meant to be 536 at most (section 2), more only with certificates
+LIMIT = 4096  # bytes of a whole version 2 header; usually at most 536 (section 2), more only with certificates
 
 _V1_SIGNATURE = b"PROXY "
 _V2_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 _UNKNOWN = b"PROXY UNKNOWN"
 _CRLF = b"\r\n"
 
-_START = struct.Struct("!12xBBH")  # of version 2: behind the signature version and command, family and protocol, length
+# The start of a version 2 header: the signature, version and command, family and protocol, length.
+_START = struct.Struct("!12xBBH")
 _TLV = struct.Struct("!BH")  # type, length of the value
 _VERSION_2 = 2
 _LOCAL, _PROXY = 0, 1
 _INET, _INET6 = 1, 2
-_ADDRESSES = (0, 12, 36, 216)  # bytes of the address block by family: AF_UNSPEC, AF_INET, AF_INET6, AF_UNIX
+_ADDRESSES = (0, 12, 36, 216)  # size of the address block by family, in bytes: AF_UNSPEC, AF_INET, AF_INET6, AF_UNIX
 _IPV4 = struct.Struct("!4s4sHH")
 _IPV6 = struct.Struct("!16s16sHH")
 _STREAM, _DGRAM = 1, 2
@@ -45,20 +46,20 @@ _MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96, RFC 4291 section 2.5.5.2: an
 
 
 class NotProxy(ValueError):
-    """What came first is not the beginning of a PROXY header: it differs from both signatures."""
+    """The first bytes are not a PROXY header: they differ from both signatures."""
 
 
 class Malformed(ValueError):
-    """A PROXY header that breaks the specification."""
+    """A PROXY header breaks the specification."""
 
 
 class ProxyHeader(NamedTuple):
-    """What a header says.
+    """The contents of a header.
 
-    `size` is its length in bytes: what follows is the client's. `local` says that it gives no address to be used, and
-    that those of the connection itself are meant: LOCAL (the proxy's own, a health check), UNKNOWN in version 1, and in
-    version 2 whatever is not TCP over IPv4 or IPv6. `source` and `destination` are None then, and never otherwise.
-    `link_id` is the private endpoint's number from an Azure Private Link Service, None if there is none.
+    `size` is its length in bytes; the client's bytes follow. `local` means that the header has no addresses to use and
+    the connection's own apply: LOCAL (the proxy's own connection, such as a health check), UNKNOWN in version 1, and in
+    version 2 everything but TCP over IPv4 or IPv6. `source` and `destination` are None then, and never otherwise.
+    `link_id` is the number of the private endpoint from an Azure Private Link Service; None without one.
     """
 
     size: int
@@ -70,9 +71,9 @@ class ProxyHeader(NamedTuple):
 
 
 def parse(data: bytes) -> ProxyHeader | None:
-    """The header at the beginning of `data`, None if it is not all there. Raises NotProxy or Malformed.
+    """The header at the beginning of `data`; None if it is incomplete. Raises NotProxy or Malformed.
 
-    NotProxy comes with the first byte that fits neither signature. What is behind the header is not looked at.
+    NotProxy is raised at the first byte that fits neither signature. Bytes after the header are ignored.
     """
     if data.startswith(_V2_SIGNATURE):
         return _parse_v2(data)
@@ -84,10 +85,10 @@ def parse(data: bytes) -> ProxyHeader | None:
 
 
 def build(version: int, source: Address | None, destination: Address | None) -> bytes:
-    """The header that announces a TCP connection, in version 1 or 2.
+    """A header for a TCP connection from `source` to `destination`, in version 1 or 2.
 
-    With an address missing it announces none: UNKNOWN in version 1, LOCAL in version 2. An interface behind a % is no
-    part of an address. Raises ValueError for another version, two families, or what is no address.
+    If an address is None, the header has none: UNKNOWN in version 1, LOCAL in version 2. A zone id (after %) is left
+    out. Raises ValueError for another version, addresses of two families, or an invalid address or port.
     """
     if version not in (1, 2):
         raise ValueError(f"there is no version {version} of the PROXY protocol")
@@ -116,7 +117,7 @@ def _start(command: int, family: int, length: int) -> bytes:
 
 def _parse_v1(data: bytes) -> ProxyHeader | None:
     line, ending, _ = data[:V1_LIMIT].partition(_CRLF)
-    # Without the ending a CR in the last place may be its first half.
+    # Without a CRLF yet, a CR at the end may be its first half.
     if b"\n" in line or b"\r" in (line if ending else line[:-1]):
         raise Malformed("a lone CR or LF")
     if not ending:
@@ -144,9 +145,9 @@ def _parse_v1(data: bytes) -> ProxyHeader | None:
 
 
 def _host(text: str, width: int) -> bytes:
-    """An address of `width` bytes.
+    """The address in a version 1 header as `width` bytes. Raises Malformed.
 
-    One in the form of ::ffff:10.0.0.1 is taken, which the specification does not describe: HAProxy sends it.
+    The form ::ffff:10.0.0.1 is accepted: the specification does not describe it, but HAProxy sends it.
     """
     try:
         packed = _pack(text)
@@ -181,7 +182,7 @@ def _parse_v2(data: bytes) -> ProxyHeader | None:
         raise Malformed(f"the header is longer than {LIMIT} bytes")
     block = _ADDRESSES[family] if family < len(_ADDRESSES) else 0
     if command == _LOCAL:
-        if block > length:  # the family means nothing here, so the block need not be there
+        if block > length:  # for LOCAL the family has no meaning, so the address block may be absent
             block = 0
     elif family >= len(_ADDRESSES) or protocol > _DGRAM:
         raise Malformed(f"family and protocol 0x{family_protocol:02x}")
@@ -191,7 +192,7 @@ def _parse_v2(data: bytes) -> ProxyHeader | None:
         return None
     source: Address | None = None
     destination: Address | None = None
-    # What is not TCP falls back to no addresses, as section 2.2 wants it from whoever does not implement it.
+    # Other protocols than TCP count as without addresses, as section 2.2 asks of receivers that do not implement them.
     if command == _PROXY and protocol == _STREAM and family in (_INET, _INET6):
         ends = (_IPV4 if family == _INET else _IPV6).unpack_from(data, _START.size)
         source, destination = _address(ends[0], ends[2]), _address(ends[1], ends[3])
@@ -201,13 +202,13 @@ def _parse_v2(data: bytes) -> ProxyHeader | None:
         tlvs = _tlvs(header, _START.size + block)
         if tlvs is not None:
             link_id = _link_id(header, tlvs)
-        elif command != _LOCAL:  # which has to be accepted whatever is in it
+        elif command != _LOCAL:  # a LOCAL header must be accepted whatever it contains
             raise Malformed("a TLV runs over the end of the header")
     return ProxyHeader(size, 2, source is None, source, destination, link_id)
 
 
 def _tlvs(header: bytes, at: int) -> list[tuple[int, int, int]] | None:
-    """Type, beginning and end of the value of each, None if they do not end with the header."""
+    """The TLVs from offset `at`: type, start and end of the value of each; None if they do not end with the header."""
     found = []
     while at < len(header):
         value = at + _TLV.size
@@ -220,12 +221,12 @@ def _tlvs(header: bytes, at: int) -> list[tuple[int, int, int]] | None:
 
 
 def _link_id(header: bytes, tlvs: list[tuple[int, int, int]]) -> int | None:
-    """From the first TLV that has one. Verifies the checksum. Types that are not known are ignored, like NOOP."""
+    """The link id of the first TLV that has one. Verifies the checksum. Unknown types are ignored, like NOOP."""
     link_id = None
     verified = False
     for kind, value, end in tlvs:
         if kind == _CRC32C:
-            if verified:  # nothing says what the second would cover, and each costs a pass over the header
+            if verified:  # undefined by the specification, and each checksum costs a pass over the header
                 raise Malformed("two checksums")
             _verify(header, value, end)
             verified = True
@@ -235,7 +236,7 @@ def _link_id(header: bytes, tlvs: list[tuple[int, int, int]]) -> int | None:
 
 
 def _verify(header: bytes, value: int, end: int) -> None:
-    """Section 2.2.3. The checksum is in network byte order, as HAProxy has it: RFC 4960 would swap its bytes."""
+    """Verify the checksum, section 2.2.3. In network byte order, as HAProxy sends it; RFC 4960 swaps the bytes."""
     if end - value != _CRC32C_SIZE:
         raise Malformed(f"a checksum of {end - value} bytes")
     if crc32c(header[:value] + bytes(_CRC32C_SIZE) + header[end:]) != int.from_bytes(header[value:end]):
@@ -246,12 +247,12 @@ def _verify(header: bytes, value: int, end: int) -> None:
 
 
 def _pack(host: str) -> bytes:
-    """A literal address as bytes, 4 or 16. Raises ValueError for what is none."""
+    """A literal address as 4 or 16 bytes. Raises ValueError for other text."""
     return IPv6Address(host).packed if ":" in host else IPv4Address(host).packed
 
 
 def _address(packed: bytes, port: int) -> Address:
-    """As accept(2) gives it. Only the deprecated ::10.0.0.1, which is not ::ffff:10.0.0.1, is ::a00:1 here."""
+    """An address as accept(2) returns it, except that the deprecated form ::10.0.0.1 (without ffff) is ::a00:1 here."""
     if len(packed) == 4:
         return _dotted(packed), port
     host = f"::ffff:{_dotted(packed[12:])}" if packed.startswith(_MAPPED) else _groups(packed)
@@ -263,7 +264,10 @@ def _dotted(packed: bytes) -> str:
 
 
 def _groups(packed: bytes) -> str:
-    """RFC 5952 section 4. By hand: ipaddress takes four times as long, and Python 3.13's writes no pure groups."""
+    """An IPv6 address as RFC 5952 section 4 writes it, in hexadecimal groups only.
+
+    Written here because `ipaddress` takes four times as long, and since Python 3.13 writes mapped addresses in dots.
+    """
     text = f":{':'.join([f'{group:x}' for group in _GROUPS.unpack(packed)])}:"
     for zeros in _ZEROS:
         head, found, tail = text.partition(zeros)

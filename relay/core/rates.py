@@ -1,15 +1,15 @@
-"""Rates that hold for the whole instance: token buckets in memory that all workers share, kept as one time each.
+"""Rate limits over all workers of the instance: token buckets in shared memory, each stored as one time.
 
-Theory of operation. A bucket of `burst` tokens, refilled at `per_second`, is the time at which it would be full again
-(the "theoretical arrival time" of GCRA, ITU-T I.371 annex A): taking a token moves that time by one interval, and it
-may not be further ahead than the burst allows. Reading, deciding and writing are one step under a lock between
-processes, for unlike the connections of `limits` a rate is no sum of what each worker holds. A lock is waited for in
-bounds: a worker that was stopped while it held one costs the others refusals, never a hang.
+Theory of operation. A bucket of `burst` tokens, refilled at `per_second`, is stored as the time at which it will be
+full again (the "theoretical arrival time" of GCRA, ITU-T I.371 annex A): taking a token moves that time ahead by one
+interval, and it may not be further ahead than the burst allows. Reading, deciding and writing are one step under a lock
+between processes, since a rate, unlike the connections of `limits`, is not a sum over the workers. Waiting for a lock
+is bounded: a worker that was stopped while it held one costs the others refusals, never a hang.
 
-Sources have a table of fixed size: sets of 16 slots, each a 64-bit hash of the source's network (made in `admit`) and
-its time. A slot whose time has passed is a full bucket and says nothing, so it is free. In a flood of more sources than
-the table has room for, the one that is nearest to full gives way: it loses least, at most its burst, and an attacker
-who hammers is the last to be forgotten.
+Sources have a table of fixed size: sets of 16 slots, each a 64-bit hash of the source's network (made in `admission`)
+and its time. A slot whose time has passed is a full bucket, which needs no slot, so it is free. If a set has no free
+slot, the bucket nearest to full is replaced: its source gains least, at most its burst, and a source that connects
+without pause is the last to be forgotten.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-Numbers = memoryview | list[int]  # over shared memory, or plain in tests
+Numbers = memoryview | list[int]  # a memoryview over shared memory, or a list in tests
 
-SETS = 16_384  # of WAYS slots of 16 bytes: 4 MiB, touched only as far as sources come; 262,144 sources at once
+SETS = 16_384  # of WAYS slots of 16 bytes: 4 MiB, of which only used pages take memory; 262,144 sources at once
 WAYS = 16
-ACCEPT, DIAL, SINGLES = 0, 1, 2  # the buckets that there is one of, and their number; also their locks' numbers
+ACCEPT, DIAL, SINGLES = 0, 1, 2  # the two single buckets and their lock numbers; SINGLES is how many there are
 NANO = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Tokens a second, 0 for no limit, and how many may be taken at once after a pause (at least 1)."""
+    """A rate in tokens per second, 0 for no limit, with the burst: tokens available after a pause (at least 1)."""
 
     per_second: float
     burst: float
@@ -40,15 +40,15 @@ class Rate:
 
     @property
     def tolerance(self) -> int:
-        """Nanoseconds that a bucket's time may be ahead of the clock when a token is taken."""
+        """Nanoseconds by which a bucket's time may be ahead of the clock when a token is taken."""
         return int((max(1.0, self.burst) - 1.0) * self.interval)
 
 
 @dataclass(frozen=True, slots=True)
 class RatePlan:
-    """What is limited. `queue` and `queue_seconds` bound who waits for a token of `dial`.
+    """The rates. `queue` and `queue_seconds` bound the dial queue, where connections wait for a token of `dial`.
 
-    `may_limit_sources`: there is room for them also while they are not limited.
+    `may_limit_sources`: the table of sources exists even while `source` is unlimited, since a reload may limit it.
     """
 
     accept: Rate = Rate(0.0, 1.0)
@@ -60,22 +60,22 @@ class RatePlan:
 
     @property
     def source_cells(self) -> int:
-        """Size of each of the two source tables in cells."""
+        """Size of each of the two source tables, in cells."""
         return SETS * WAYS if self.source.per_second or self.may_limit_sources else 0
 
 
 class Lock(Protocol):
-    """Mutual exclusion between processes by number. What a dead process held is free."""
+    """Mutual exclusion between processes, by lock number. A lock of a dead process is free."""
 
     def acquire(self, number: int, /) -> bool:
-        """Whether it was had; tried for a bounded time."""
+        """Try for a bounded time to take the lock; True if it was taken."""
 
     def release(self, number: int, /) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Late:
-    """Why there is no token to wait for: `full` when `queue` are waiting, else the wait would be too long."""
+    """No token in time. `full`: the dial queue is full; else the wait would be longer than `queue_seconds`."""
 
     full: bool
 
@@ -84,7 +84,7 @@ class Rates:
     """One worker's view of the shared buckets; all zero at first.
 
     `singles` has SINGLES cells of 64 bits, `hashes` and `times` have `plan.source_cells` each. `clock` is the monotonic
-    clock in nanoseconds, the same for all workers (CLOCK_MONOTONIC is the machine's). A worker that is alone needs no
+    clock in nanoseconds, the same for all workers (CLOCK_MONOTONIC is one for the machine). A single worker needs no
     `lock`.
     """
 
@@ -110,7 +110,7 @@ class Rates:
         self._longest = int(plan.queue_seconds * NANO)
 
     def accept(self) -> bool:
-        """Take a token of the instance's; False: there is none."""
+        """Take a token of `limits.accept_rate`; False if there is none."""
         if self._accept is None:
             return True
         interval, tolerance = self._accept
@@ -127,7 +127,7 @@ class Rates:
                 self._lock.release(ACCEPT)
 
     def source(self, source: int) -> bool:
-        """Take a token of the source with that hash (64 bits, not 0); False: it has none."""
+        """Take a token of the source with that hash (64 bits, not 0); False if it has none."""
         interval, tolerance = self._source
         number = source & (SETS - 1)
         if self._lock is not None and not self._lock.acquire(SINGLES + number):
@@ -145,17 +145,17 @@ class Rates:
                 self._lock.release(SINGLES + number)
 
     def _slot(self, start: int, source: int) -> int:
-        """The cell of a source in the set that begins at `start`: its own, or that of the one nearest to full."""
-        row = list(self._hashes[start : start + WAYS])
-        if source in row:
-            return start + row.index(source)
+        """The cell of a source in the set at `start`: its present one, or else that of the bucket nearest to full."""
+        hashes = list(self._hashes[start : start + WAYS])
+        if source in hashes:
+            return start + hashes.index(source)
         times = list(self._times[start : start + WAYS])
         cell = start + times.index(min(times))
         self._hashes[cell], self._times[cell] = source, 0
         return cell
 
     def dial(self) -> int | Late:
-        """Reserve the next token for a dial: the time when it may begin, in nanoseconds, perhaps now or in the past."""
+        """Reserve the next token for a dial. Returns the time at which it may begin, in nanoseconds: now or later."""
         interval, tolerance = self._dial
         if self._lock is not None and not self._lock.acquire(DIAL):
             return Late(full=False)
