@@ -1,14 +1,14 @@
-"""The drain: how an instance goes out of service without cutting anybody off, as a transition table.
+"""The state machine of a drain, as a transition table: how an instance goes out of service gracefully.
 
     serving → announcing → closing → drained, or the end of the process
 
-Announcing: not ready, and still accepting, until the load balancer has noticed. Closing: nothing more is accepted, and
-what is established is closed evenly over the window, oldest first, so that devices come back to the siblings spread
-out. Drained: no connection is left, the process lives on and can be told to serve again; a drain that was started to
-end the process ends it instead.
+Announcing: not ready, but still accepting, until the load balancer has noticed. Closing: no connection is accepted any
+more, and established ones are closed evenly over the window, oldest first, so that devices reconnect to the sibling
+instances spread over that time. Drained: no connection is left; the process lives on and can serve again, or ends if
+the drain was ordered to end it.
 
-Signals, the admin port, a cloud's events and the passing of time are all just events. Nothing here has a clock, waits,
-or does anything: `step` says what is to be done.
+Signals, the admin port, a cloud's events and the passing of time are all events. This module has no clock, does not
+wait and does not act: `step` returns the actions.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-# Where everything has to be over at a time set from outside:
-ANNOUNCED = 0.2  # of the time that is left may go to the announcement
-MARGIN = 0.1  # of it is kept for connections that take a while to close
-# Seconds for those, at most and at least: somewhat more than an engine gives a client to answer its end
-# (`engines.base.GRACEFUL_CLOSE_TIMEOUT`), so that it is the engine that closes it.
+# For a drain with a deadline, as parts of the time left:
+ANNOUNCED = 0.2  # most of it that the announcement may take
+MARGIN = 0.1  # reserved for connections that are slow to close
+# Seconds for slow closes after the window, at most and at least: somewhat more than an engine waits for a client's FIN
+# (`engines.base.GRACEFUL_CLOSE_TIMEOUT`), so that the engine ends the connection first.
 GRACE, LEAST_GRACE = 6.5, 1.0
-# Seconds for those that were about to connect when the last SYN was answered: they are let in, and whether all are gone
-# is not known before. More than an engine's `acceptor.LINGER` and a worker's tick.
+# Seconds after accepting stops in which handshakes in progress may still become connections, so that "no connection" is
+# not final before. More than an engine's `acceptor.LINGER` plus a worker's tick.
 HANDSHAKES = 1.8
-LATE = 2.0  # seconds after which a worker is late with closing by force
+LATE = 2.0  # seconds after State.over_at at which workers are no longer waited for
 
 
 class Phase(enum.Enum):
-    """Where the instance stands."""
+    """The phase of the instance."""
 
     SERVING = "serving"
     ANNOUNCING = "announcing"
@@ -41,31 +41,32 @@ class Phase(enum.Enum):
 
 
 class Event(enum.Enum):
-    """What happened."""
+    """An event of the state machine."""
 
-    BEGIN = "begin"  # with an Order
+    BEGIN = "begin"  # a drain was ordered; comes with an Order
     TIME = "time"  # some time has passed
     EMPTY = "empty"  # no connection is left
-    UNDRAIN = "undrain"  # an operator takes back what operators want, or else what a cloud's event wants
-    CALLED_OFF = "called_off"  # no cloud's event wants it any more
-    HURRY = "hurry"  # end now
+    UNDRAIN = "undrain"  # an operator cancels the operators' drain, or else the drain of a cloud's event
+    CALLED_OFF = "called_off"  # no cloud's event asks for the drain any more
+    HURRY = "hurry"  # end the process now
 
 
 class Do(enum.Enum):
-    """What is to be done."""
+    """An action of the state machine, for the caller to carry out."""
 
-    ANNOUNCE = "announce"  # be not ready
-    CLOSE = "close"  # accept no more, close evenly until State.closed_at, and by force at State.over_at
+    ANNOUNCE = "announce"  # report not ready
+    CLOSE = "close"  # stop accepting, close connections evenly until State.closed_at, by force at State.over_at
     RESUME = "resume"  # accept again
     END = "end"  # end the process
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A drain that somebody wants. Seconds.
+    """An order to drain, from an operator, a signal or a cloud's event. Times are in seconds.
 
-    `left` is when everything has to be over, None: as the settings say. `ends`: the process ends with it. `reason` is
-    for people. `lasts`: it is an operator's, or a signal's; else a cloud's event's, which may be called off.
+    `left` is the time left until everything must be over; None: no deadline. `ends`: the process ends after the drain.
+    `reason` is for logs and status. `lasts`: from an operator or a signal; else from a cloud's event, which may be
+    called off.
     """
 
     announce: float
@@ -78,24 +79,24 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Where a drain stands. Times are monotonic seconds, 0 while there is no drain."""
+    """The state of a drain. Times are monotonic seconds, 0 while there is no drain."""
 
     phase: Phase = Phase.SERVING
-    announced_at: float = 0.0  # the announcement is over
-    closed_at: float = 0.0  # the last connection has been told to close
-    over_at: float = 0.0  # what has not closed by then is closed by force
-    ends: bool = False
-    lasts: bool = False  # an operator wants it, or a signal
-    event: str = ""  # the reason of a cloud's event that wants it, if one does
-    reason: str = ""
-    settled_at: float = 0.0  # nobody comes any more
+    announced_at: float = 0.0  # end of the announcement
+    closed_at: float = 0.0  # end of the window: every connection has been asked to close
+    over_at: float = 0.0  # remaining connections are closed by force
+    ends: bool = False  # the process ends after the drain
+    lasts: bool = False  # an operator or a signal ordered it
+    event: str = ""  # the reason of the cloud's event that ordered it; empty without one
+    reason: str = ""  # the weightiest order's
+    settled_at: float = 0.0  # no handshake in progress can become a connection any more
 
     @property
     def draining(self) -> bool:
         return self.phase is not Phase.SERVING
 
     def left(self, now: float) -> float:
-        """Seconds until the window is over."""
+        """Seconds until the end of the window."""
         return max(0.0, self.closed_at - now)
 
 
@@ -103,9 +104,9 @@ Result = tuple[State, tuple[Do, ...]]
 
 
 def split(order: Order) -> tuple[float, float, float]:
-    """Seconds for the announcement, for closing, and for those that are closing already when that is over.
+    """Seconds for the announcement, for the window, and for slow closes after it.
 
-    The order's own, or as much of them as fits into what is left.
+    The order's own times, shortened to fit into the time left if there is a deadline.
     """
     if order.left is None:
         return order.announce, order.window, GRACE
@@ -115,11 +116,12 @@ def split(order: Order) -> tuple[float, float, float]:
 
 
 def step(state: State, event: Event, now: float, order: Order | None = None) -> Result:
-    """The next state and what is to be done. BEGIN comes with an order."""
+    """The next state and the actions. BEGIN comes with an order."""
     return _TRANSITIONS[state.phase, event](state, now, order)
 
 
 def _begin(_state: State, now: float, order: Order | None) -> Result:
+    """A drain begins."""
     assert order is not None
     announce, window, grace = split(order)
     closed_at = now + announce + window
@@ -130,7 +132,7 @@ def _begin(_state: State, now: float, order: Order | None) -> Result:
 
 
 def _again(state: State, now: float, order: Order | None) -> Result:
-    """Another drain while one is under way: whatever is sooner, and the process ends if either wants it."""
+    """Another order during a drain: the sooner times apply, and the process ends if either order says so."""
     assert order is not None
     announce, window, grace = split(order)
     closed_at = now + announce + window
@@ -143,12 +145,12 @@ def _again(state: State, now: float, order: Order | None) -> Result:
     if state.phase is Phase.ANNOUNCING:
         return _time(wanted, now, None)
     if wanted.over_at < state.over_at:
-        return wanted, (Do.CLOSE,)  # the same, faster
+        return wanted, (Do.CLOSE,)  # again, with the sooner times
     return wanted, ()
 
 
 def _wanted_by(state: State, order: Order) -> State:
-    """One more wants it: the reason is that of whoever is least likely to let it be."""
+    """Add an order to the state. The weightiest order gives the reason: first one that ends, then one that lasts."""
     weightier = (order.ends, order.lasts) > (state.ends, state.lasts) or not state.reason
     return replace(
         state,
@@ -160,6 +162,7 @@ def _wanted_by(state: State, order: Order) -> State:
 
 
 def _again_drained(state: State, _now: float, order: Order | None) -> Result:
+    """Another order when no connection is left: the process ends at once if the order says so."""
     assert order is not None
     wanted = _wanted_by(state, order)
     if order.ends:
@@ -168,7 +171,7 @@ def _again_drained(state: State, _now: float, order: Order | None) -> Result:
 
 
 def _time(state: State, now: float, _order: Order | None) -> Result:
-    """Announcing, until that is over."""
+    """Announcing: start closing once the announcement is over."""
     if now < state.announced_at:
         return state, ()
     settled_at = min(now + HANDSHAKES, state.over_at)
@@ -176,11 +179,12 @@ def _time(state: State, now: float, _order: Order | None) -> Result:
 
 
 def _closing(state: State, now: float, _order: Order | None) -> Result:
-    """Closing, until that should be over: a worker that has not managed is not waited for."""
+    """Closing: go on without workers that have not closed everything LATE seconds after `over_at`."""
     return _empty(state, now, None) if now > state.over_at + LATE else (state, ())
 
 
 def _empty(state: State, now: float, _order: Order | None) -> Result:
+    """Closing, and no connection is left: drained, or the end of the process, once no handshake is in progress."""
     if now < state.settled_at:
         return state, ()
     if state.ends:
@@ -189,10 +193,10 @@ def _empty(state: State, now: float, _order: Order | None) -> Result:
 
 
 def _undrain(state: State, _now: float, _order: Order | None) -> Result:
-    """Back to service, unless the process was told to end: whoever told it waits for that.
+    """Return to service, unless the process was ordered to end, since a service manager waits for that.
 
-    Nor while an event wants the drain as well: whoever takes the own one back need not know that one has just begun.
-    They can take back that as well, then.
+    If a cloud's event has ordered the drain too, only the operator's order is cancelled: the operator may not know that
+    the event has just begun. A second undrain cancels the event's order as well.
     """
     if state.ends:
         return state, ()
@@ -202,7 +206,7 @@ def _undrain(state: State, _now: float, _order: Order | None) -> Result:
 
 
 def _called_off(state: State, _now: float, _order: Order | None) -> Result:
-    """Back to service, unless somebody else wants the drain."""
+    """Return to service, unless an operator or a signal ordered the drain too."""
     if state.ends or state.lasts:
         return replace(state, event=""), ()
     return State(), (Do.RESUME,)
@@ -224,7 +228,7 @@ _TRANSITIONS: dict[tuple[Phase, Event], Callable[[State, float, Order | None], R
     (Phase.SERVING, Event.CALLED_OFF): _stay,
     (Phase.ANNOUNCING, Event.BEGIN): _again,
     (Phase.ANNOUNCING, Event.TIME): _time,
-    (Phase.ANNOUNCING, Event.EMPTY): _stay,  # somebody may still come
+    (Phase.ANNOUNCING, Event.EMPTY): _stay,  # connections are still accepted
     (Phase.ANNOUNCING, Event.UNDRAIN): _undrain,
     (Phase.ANNOUNCING, Event.CALLED_OFF): _called_off,
     (Phase.CLOSING, Event.BEGIN): _again,
@@ -246,24 +250,25 @@ for _phase in Phase:
 
 
 class AgePace:
-    """How many of those that have lived long enough may be told to close by each tick: as many as a drain would tell.
+    """How many connections past `timeouts.max_age` are closed in each tick: as many as a drain would close.
 
-    The pace is that of the most connections since somebody last waited for it. So whoever comes to wait, behind no more
-    than all others, has had its turn after the window; the pace of what is left would grow ever slower.
+    The pace follows the most connections seen since the queue of aged connections was last empty. So a connection that
+    joins the queue is closed within the window, since at most all others are ahead of it; a pace from the present
+    number of connections would become ever slower.
     """
 
     def __init__(self) -> None:
         self._count = 0
 
     def due(self, connections: int, waiting: int, tick: float, window: float) -> int:
-        """For this tick. `connections` are all, `waiting` those who wait; the times are seconds."""
+        """How many to close in this tick, of `connections` in all and `waiting` past their age; times in seconds."""
         wanted = math.ceil(connections * tick / window) if window > tick else connections
         self._count = max(self._count, wanted) if waiting else 0
         return min(self._count, waiting)
 
 
 class Pace:
-    """How many of `count` connections are to have been told to close by when: evenly from `now` until `until`."""
+    """Spreads the closing of `count` connections evenly from `now` until `until`, monotonic seconds."""
 
     def __init__(self, count: int, now: float, until: float) -> None:
         self._count = count
@@ -272,7 +277,7 @@ class Pace:
         self._begun = 0
 
     def due(self, now: float) -> int:
-        """How many more, now. All of them once the time is over."""
+        """How many more connections to close now; all that are left once the time is over."""
         elapsed = now - self._start
         if elapsed >= self._seconds:
             wanted = self._count

@@ -1,7 +1,8 @@
-"""Azure Scheduled Events: what a document says of this machine, and what is to be done about it.
+"""Azure Scheduled Events: parses the service's documents, and turns their changes into actions for this machine.
 
-A document lists the events under way for all machines of a scale set's placement group. `parse` picks those that name
-this one. `Watchlist` compares successive documents, and says once what begins, comes earlier, or is over.
+A document lists the scheduled events of all machines of a scale set's placement group. `parse` picks the events that
+name this machine. `Watchlist` compares successive documents, and reports each event once when it begins, comes earlier,
+or is over.
 
 Sources: learn.microsoft.com, "Scheduled Events for Linux VMs" (api-version 2020-07-01), and for machines' names
 "Terminate notification for Azure Virtual Machine Scale Set instances".
@@ -17,71 +18,71 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 FREEZE, REBOOT, REDEPLOY, PREEMPT, TERMINATE = "Freeze", "Reboot", "Redeploy", "Preempt", "Terminate"
-SCHEDULED, STARTED, COMPLETED = "Scheduled", "Started", "Completed"  # the last is nowhere served, but would be the end
+SCHEDULED, STARTED, COMPLETED = "Scheduled", "Started", "Completed"  # Completed is never served, but would mean the end
 
-OUTLIVED = frozenset({FREEZE})  # connections outlive it: the machine stands still for seconds; they end with any other
-LAST = frozenset({PREEMPT, TERMINATE})  # the machine is gone after these; it comes back after any other
-# Seconds from the first sight of an event to its NotBefore, at least: "Event scheduling" of the source.
+OUTLIVED = frozenset({FREEZE})  # connections survive these, a pause of some seconds; all other kinds end them
+LAST = frozenset({PREEMPT, TERMINATE})  # the machine is gone after these; it comes back after all other kinds
+# Least seconds from an event's first appearance to its NotBefore: "Event scheduling" in the first source.
 LEAST_NOTICE = {FREEZE: 900.0, REBOOT: 900.0, REDEPLOY: 600.0, PREEMPT: 30.0, TERMINATE: 300.0}
-UNKNOWN_NOTICE = min(LEAST_NOTICE.values())  # of a kind that came later, such as the upgrade of an image in place
+UNKNOWN_NOTICE = min(LEAST_NOTICE.values())  # for kinds added later, such as the upgrade of an image in place
 
-MOST_TEXT = 200  # characters of what is only passed on to people
+MOST_TEXT = 200  # characters kept of text that is only shown to people
 MOST_ID = 128  # characters; an event id has 36
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# What may be the time now: from before there was the service to where time_t of 32 bits ends.
+# Plausible values of the present time: from before the service existed to the end of a 32-bit time_t.
 _EARLIEST, _LATEST = datetime(2015, 1, 1, tzinfo=UTC).timestamp(), float(1 << 31)
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-# "Mon, 19 Sep 2016 18:29:47 GMT". The day of the week is not looked at: that of the source's own example is wrong.
+# "Mon, 19 Sep 2016 18:29:47 GMT". The day of the week is ignored: in the documentation's own example it is wrong.
 _HTTP_DATE = re.compile(
     rf"(?:[A-Z][a-z]+, )?(\d{{1,2}}) ({'|'.join(_MONTHS)}) (\d{{4}}) (\d\d):(\d\d):(\d\d) (?:GMT|UTC)", re.ASCII
 )
 
 
 class MalformedDocument(ValueError):
-    """The document as a whole is not what the service answers; the text says how."""
+    """The document as a whole does not have the service's format; the text says what is wrong."""
 
 
 class _MalformedEvent(ValueError):
-    """One event is not; the text says how."""
+    """One event does not have the service's format; the text says what is wrong."""
 
 
 class Notice(NamedTuple):
     """One event that concerns this machine."""
 
     event_id: str
-    kind: str  # as told: one of the five above, or one that came later, which ends connections like a reboot
-    status: str  # as told
-    seconds_left: float  # from the receipt on, when nothing else is said; 0: past, started, or no time given
-    not_before: float | None  # seconds since 1970, as told; None: started, no time given, or an unreadable one
+    kind: str  # EventType: one of the five above, or one added later, which counts as ending connections
+    status: str  # EventStatus
+    seconds_left: float  # until NotBefore, from the receipt of the document unless noted; 0: past, started or no time
+    not_before: float | None  # NotBefore, seconds since 1970; None: started, no time given, or an unreadable one
     concerns_only_this_vm: bool
     source: str = ""  # Platform or User
     description: str = ""  # at most MOST_TEXT characters, printable
 
 
 class Document(NamedTuple):
-    """What a document says of this machine."""
+    """The parts of a document that concern this machine."""
 
     notices: list[Notice]
-    problems: list[str]  # what could not be read of it, one line each
+    problems: list[str]  # the parts that could not be read, one line each
 
 
 def service_time(date: str | None) -> float | None:
-    """What the service's clock said when it answered, in seconds since 1970, from the answer's Date field.
+    """The time of an answer by the service's clock, in seconds since 1970, from the Date field.
 
-    It is in whole seconds (RFC 9110 section 6.6.1). None if there is no such field, or no time in it that could be now.
+    In whole seconds (RFC 9110 section 6.6.1). None if the field is absent or not a plausible present time.
     """
-    told = _time(date)
-    return told if told is not None and _EARLIEST <= told < _LATEST else None
+    seconds = _time(date)
+    return seconds if seconds is not None and _EARLIEST <= seconds < _LATEST else None
 
 
 def parse(document: object, own_name: str, told_at: float) -> Document:
-    """The events that name `own_name`, in any case of letters; none for an empty one.
+    """The events that name `own_name`, case-insensitively; none if it is empty.
 
-    `document` is decoded JSON. `told_at` is when it was told, in seconds since 1970 by the clock that its times were
-    made with, the service's: another clock may be minutes off. An event that cannot be read is skipped, and told of in
-    `problems`. One whose time alone cannot be read is taken to be as near as its kind may be. Raises MalformedDocument,
-    and nothing else.
+    `document` is decoded JSON. `told_at` is the time of the answer in seconds since 1970, by the service's clock, which
+    its NotBefore times refer to: another clock may be minutes off. An event that cannot be read is skipped and reported
+    in `problems`. An event whose time alone cannot be read gets the least notice of its kind. Raises MalformedDocument
+    and no other exception.
     """
     if not isinstance(document, dict):
         raise MalformedDocument(f"is {_type(document)}, not an object")
@@ -104,7 +105,7 @@ def parse(document: object, own_name: str, told_at: float) -> Document:
 
 
 def _notice(event: object, own: str, told_at: float) -> tuple[Notice | None, str]:
-    """The event if it names `own`, and what is wrong with it all the same. Raises _MalformedEvent."""
+    """The event if it names `own`, else None; and a problem that does not prevent its use. Raises _MalformedEvent."""
     if not isinstance(event, dict):
         raise _MalformedEvent(f"is {_type(event)}, not an object")
     resources = event.get("Resources")
@@ -117,11 +118,11 @@ def _notice(event: object, own: str, told_at: float) -> tuple[Notice | None, str
     status = _word(event, "EventStatus")
     problem = ""
     not_before, left = None, 0.0
-    told = event.get("NotBefore")
-    if status != STARTED and told not in (None, ""):
-        not_before = _time(told)
+    text = event.get("NotBefore")
+    if status != STARTED and text not in (None, ""):
+        not_before = _time(text)
         if not_before is None:
-            problem = f"NotBefore is {_shown(told)}, not a time"
+            problem = f"NotBefore is {_shown(text)}, not a time"
             left = LEAST_NOTICE.get(kind, UNKNOWN_NOTICE)
         else:
             left = max(0.0, not_before - told_at)
@@ -139,6 +140,7 @@ def _notice(event: object, own: str, told_at: float) -> tuple[Notice | None, str
 
 
 def _word(event: dict[object, object], key: str) -> str:
+    """A required string of an event. Raises _MalformedEvent."""
     value = event.get(key)
     if not isinstance(value, str) or not value or len(value) > MOST_ID or not value.isprintable():
         raise _MalformedEvent(f"{key} is {_shown(value)}")
@@ -146,32 +148,33 @@ def _word(event: dict[object, object], key: str) -> str:
 
 
 def _remark(value: object) -> str:
+    """Optional text for people: cut, and unprintable characters replaced."""
     if not isinstance(value, str):
         return ""
     return "".join(letter if letter.isprintable() else "?" for letter in value[:MOST_TEXT])
 
 
 def _time(value: object) -> float | None:
-    """Seconds since 1970. ISO 8601, which earlier versions of the source showed, is read as well."""
+    """A time in seconds since 1970; None if `value` is none. Also ISO 8601, which earlier documentation showed."""
     if not isinstance(value, str):
         return None
     try:
         match = _HTTP_DATE.fullmatch(value)
         if match is None:
-            told = datetime.fromisoformat(value)
-            if told.tzinfo is None:
+            moment = datetime.fromisoformat(value)
+            if moment.tzinfo is None:
                 return None
         else:
             day, month, *rest = match.groups()
             year, hour, minute, second = map(int, rest)
-            told = datetime(year, _MONTHS.index(month) + 1, int(day), hour, minute, second, tzinfo=UTC)
-        return (told - _EPOCH) / timedelta(seconds=1)
+            moment = datetime(year, _MONTHS.index(month) + 1, int(day), hour, minute, second, tzinfo=UTC)
+        return (moment - _EPOCH) / timedelta(seconds=1)
     except (ValueError, OverflowError):
         return None
 
 
 def _shown(value: object) -> str:
-    """For a message. Not the repr of anything: that of JSON may be long, and deeper than the stack."""
+    """A value for a message: short text, or the type of other values, whose repr may be long or nested too deeply."""
     return f"{value[:40]!r}" if isinstance(value, str) else _type(value)
 
 
@@ -180,17 +183,17 @@ def _type(value: object) -> str:
 
 
 class Do(enum.Enum):
-    """What is to be done about an event."""
+    """The reaction to a change of an event. An event has begun once BEGIN was reported."""
 
-    BEGIN = "begin"  # get ready for it, in seconds_left
-    UPDATE = "update"  # it comes earlier than it was said to when it began
-    CANCELLED = "cancelled"  # it began, and will not come
-    COMPLETED = "completed"  # it began, came, and is over
-    NOTE = "note"  # nothing but to tell people: it ends no connections, is far off, or has another status or time
+    BEGIN = "begin"  # get ready within seconds_left
+    UPDATE = "update"  # an event that has begun comes earlier than reported
+    CANCELLED = "cancelled"  # an event that has begun will not happen
+    COMPLETED = "completed"  # an event that has begun has happened and is over
+    NOTE = "note"  # only log it: it ends no connections, is far off, or has changed its status or time
 
 
 class Action(NamedTuple):
-    """One thing that is to be done now. The notice's seconds_left count from now on."""
+    """One reaction, due now. The notice's seconds_left count from now."""
 
     do: Do
     notice: Notice
@@ -198,24 +201,25 @@ class Action(NamedTuple):
 
 @dataclass(slots=True)
 class _Entry:
-    """One event under way."""
+    """One event on the watchlist."""
 
-    notice: Notice  # the latest
+    notice: Notice  # from the latest document
     deadline: float  # monotonic seconds
-    not_before: float | None  # what `deadline` was made of
-    past: bool  # this machine has just been through it
-    begun: bool = False
+    not_before: float | None  # the NotBefore that `deadline` was computed from
+    past: bool  # the event happened before this process started
+    begun: bool = False  # BEGIN was reported
 
     def notice_at(self, now: float) -> Notice:
         return self.notice._replace(seconds_left=max(0.0, self.deadline - now))
 
 
 class Watchlist:
-    """The events under way, from one document to the next.
+    """The events under way, updated from document to document.
 
-    An event begins when it is seen, and no earlier than `ahead` seconds before its time. Its time becomes one of the
-    monotonic clock when it is seen first; from then on only another NotBefore changes it, by the difference, and a step
-    of a wall clock, here or there, does not. Once it has begun it is put off no more: whoever was told is at it.
+    An event begins when it is first seen, but not earlier than `ahead` seconds before its time. Its time is converted
+    to the monotonic clock when it is first seen; from then on only another NotBefore changes it, by the difference, and
+    a step of a wall clock, here or at the service, does not. Once begun, an event is not postponed, since the drain for
+    it is under way.
     """
 
     def __init__(self, ahead: float = math.inf) -> None:
@@ -224,7 +228,7 @@ class Watchlist:
         self._first = True
 
     def update(self, document: Document, now: float) -> list[Action]:
-        """What the next document changes. `now` is monotonic seconds, when it came."""
+        """The actions for the next document, which was received at `now`, monotonic seconds."""
         actions: list[Action] = []
         present: dict[str, Notice] = {}
         completed: set[str] = set()
@@ -240,24 +244,24 @@ class Watchlist:
             else:
                 actions += self._known(entry, notice, now)
         for event_id in [known for known in self._entries if known not in present]:
-            # What could not be read may have been this event.
+            # If a part of the document could not be read, that part may have been this event.
             if not document.problems or event_id in completed:
                 actions += self._over(self._entries.pop(event_id), now)
         self._first = False
         return actions
 
     def get(self, event_id: str, now: float) -> Notice | None:
-        """An event under way, its seconds_left counted from `now`."""
+        """An event under way, with seconds_left from `now`; None if there is none of that id."""
         entry = self._entries.get(event_id)
         return entry.notice_at(now) if entry is not None else None
 
     def events(self, now: float) -> tuple[Notice, ...]:
-        """All events under way that concern this machine."""
+        """All events under way that concern this machine, with seconds_left from `now`."""
         return tuple(entry.notice_at(now) for entry in self._entries.values())
 
     def _new(self, notice: Notice, now: float) -> Action:
-        # A reboot, or what is like one, stays on the list as started, for ten minutes after it: this process may be the
-        # first thing that the machine does then, and has nothing to get ready for.
+        # A reboot or redeploy stays in the documents as started for ten minutes after it happened. If it is there when
+        # this process starts, the machine has just come back from it, and there is nothing to get ready for.
         past = self._first and notice.status == STARTED and notice.kind not in LAST
         entry = _Entry(notice, now + notice.seconds_left, notice.not_before, past)
         self._entries[notice.event_id] = entry
@@ -285,13 +289,13 @@ class Watchlist:
 
     @staticmethod
     def _move(entry: _Entry, notice: Notice, now: float) -> bool:
-        """Whether its time is another one now."""
+        """Set the event's time from a new notice; True if it has changed."""
         if notice.not_before is None or entry.not_before is None:
             deadline = now + notice.seconds_left
         else:
             deadline = entry.deadline + (notice.not_before - entry.not_before)
-        put_off = deadline > entry.deadline
-        if deadline == entry.deadline or (put_off and (entry.begun or notice.not_before is None)):
+        postponed = deadline > entry.deadline
+        if deadline == entry.deadline or (postponed and (entry.begun or notice.not_before is None)):
             return False
         entry.deadline, entry.not_before = deadline, notice.not_before
         return True
