@@ -1,9 +1,9 @@
-"""The first message of a TLS client, as far as it says whom it wants to talk to: RFC 8446 section 4.1.2, RFC 6066.
+"""Parser of a TLS ClientHello for its server name and ALPN protocols: RFC 8446 section 4.1.2, RFC 6066, RFC 7301.
 
-`parse(data)` gives the hello, None while more is needed, and raises NotTls or Malformed as soon as it cannot become
-one; `read(data)` says how much more. Nobody cares for versions, ciphers, or extensions other than server_name and ALPN:
-an encrypted hello (ECH) has the name in its outer part that its sender chose for everybody to see, and values meant to
-be ignored (GREASE, RFC 8701) are. The message may be spread over several records (RFC 8446 section 5.1).
+`parse(data)` returns the hello, or None while more bytes are needed, and raises NotTls or Malformed as soon as the
+bytes cannot become one; `read(data)` says how many more are needed. Versions, ciphers and other extensions are ignored:
+an encrypted hello (ECH) has the public server name in its outer part, and GREASE values (RFC 8701) are meant to be
+ignored. The message may be spread over several records (RFC 8446 section 5.1).
 """
 
 from __future__ import annotations
@@ -12,59 +12,59 @@ import struct
 from functools import lru_cache
 from typing import NamedTuple
 
-from relay.core.hello_layouts import Layouts, TooMany, Twice
+from relay.core.hello_layouts import Layouts, TooMany, Truncated, Twice
 
-LIMIT = 16384  # bytes, records' headers included: many times what clients send, post-quantum key shares and all
-RECORDS = 64  # clients need one or two; some pieces that come are looked at from the beginning, which must stay cheap
-# What a hello may have: each takes its time to be looked at, and 16 KiB have room for thousands. Clients send one dozen
-# extensions or two, of some 80 kinds in all (IANA's registry, and 16 of GREASE), and a few names of protocols.
+LIMIT = 16384  # bytes, record headers included: many times what clients send, even with post-quantum key shares
+RECORDS = 64  # clients need one or two; a hello that comes in pieces is parsed again from the start, at bounded cost
+# The most extensions and ALPN protocols that are read: each costs time, and 16 KiB have room for thousands. Clients
+# send one or two dozen extensions, of some 80 kinds in all (IANA's registry, and 16 of GREASE), and a few protocols.
 EXTENSIONS, PROTOCOLS = 256, 64
 
 _HANDSHAKE, _CLIENT_HELLO = 22, 1
 _MAX_FRAGMENT = 1 << 14  # RFC 8446 section 5.1
 _RECORD_HEADER, _MESSAGE_HEADER = 5, 4
 _HEADERS = _RECORD_HEADER + _MESSAGE_HEADER
-# Type and major version of a record, its length; type and length of a message.
+# The type, major version and length of a record; the type and length of a message.
 _BOTH_HEADERS = struct.Struct("!HxHI")
 _HANDSHAKE_3 = _HANDSHAKE << 8 | 3
 _RANDOM_END = 2 + 32  # a hello begins with a version and a random value
 _HOST_NAME = 0
-_SHORT = 64  # bytes of ALPN: what is read once for all who say it; more would be memory for whoever sends it
-_TOO_SHORT = "a part is longer than the whole"
+_SHORT = 64  # bytes of ALPN: longest whose hellos are cached, which bounds the memory that a client can take
+_OVERRUN = "a length runs over the end"
 _MAX_NAME = 255  # bytes: RFC 1035 section 2.3.4, and what OpenSSL takes
 
 
 class NotTls(ValueError):
-    """What came first is not a TLS handshake record."""
+    """The first bytes are not a TLS handshake record."""
 
 
 class Malformed(ValueError):
-    """A TLS handshake that does not begin with a proper ClientHello."""
+    """A TLS handshake does not begin with a valid ClientHello."""
 
 
 class ClientHello(NamedTuple):
-    """What a hello says. `server_name` is lower-case, without a trailing dot, and "" if there is none."""
+    """The contents of a hello. `server_name` is lower-case, without a trailing dot, and "" if there is none."""
 
     server_name: str
     alpn: tuple[str, ...]
 
 
 def parse(data: bytes) -> ClientHello | None:
-    """The hello at the beginning of `data`, None if it is not all there. Raises NotTls or Malformed."""
+    """The hello at the beginning of `data`; None if it is incomplete. Raises NotTls or Malformed."""
     found = read(data)
     return None if isinstance(found, int) else found
 
 
 def read(data: bytes) -> ClientHello | int:
-    """The hello at the beginning of `data`, or how many bytes there have to be before another look can tell more.
+    """The hello at the beginning of `data`, or the length that `data` must have before another call can tell more.
 
-    So one that drips in is looked at a few times for each of its records, and not once for each byte. Raises NotTls or
-    Malformed.
+    So a hello that drips in is parsed a few times for each of its records, and not once for each byte. Raises NotTls
+    or Malformed.
     """
     if len(data) > _HEADERS:
         record, room, message_header = _BOTH_HEADERS.unpack_from(data)
         if record == _HANDSHAKE_3 and message_header >> 24 == _CLIENT_HELLO:
-            # All of it in one record: nearly all come so.
+            # Fast path: the whole hello in one record, as nearly all come.
             needed = _HEADERS + (message_header & 0xFFFFFF)
             if needed <= _RECORD_HEADER + room <= LIMIT and needed <= len(data):
                 return _hello(data[_HEADERS:needed])
@@ -75,7 +75,8 @@ def read(data: bytes) -> ClientHello | int:
         header = data[at : at + _RECORD_HEADER]
         _check_header(header, first=at == 0)
         if len(header) < _RECORD_HEADER:
-            return at + (len(header) + 1 if len(header) < 2 else _RECORD_HEADER)  # its first two bytes are told by one
+            # The first two bytes of a header are checked one by one.
+            return at + (len(header) + 1 if len(header) < 2 else _RECORD_HEADER)
         length = int.from_bytes(header[3:5])
         if not 0 < length <= _MAX_FRAGMENT:
             raise Malformed(f"a record of {length} bytes")
@@ -97,7 +98,7 @@ def read(data: bytes) -> ClientHello | int:
 
 
 def _check_header(header: bytes, *, first: bool) -> None:
-    """Raise for a record header, perhaps only its beginning, that is none of a handshake."""
+    """Raise for a record header, or its first bytes, that does not belong to a handshake."""
     if header and header[0] != _HANDSHAKE:
         raise NotTls("not a TLS handshake") if first else Malformed(f"record type {header[0]} within the hello")
     if len(header) > 1 and header[1] != 3:  # every version of TLS, and SSL 3, writes 3.x here
@@ -105,7 +106,7 @@ def _check_header(header: bytes, *, first: bool) -> None:
 
 
 def _hello(data: bytes) -> ClientHello:
-    """The message without its header. By index, for each connection is read here."""
+    """Parse a message without its header. By index, since every connection passes here."""
     size = len(data)
     try:
         length = data[_RANDOM_END]
@@ -114,7 +115,7 @@ def _hello(data: bytes) -> ClientHello:
         at = _RANDOM_END + 1 + length
         length = data[at] << 8 | data[at + 1]
         if not length or length % 2:
-            raise Malformed("no proper list of cipher suites")
+            raise Malformed("no valid list of cipher suites")
         at += 2 + length
         if not data[at]:
             raise Malformed("no compression method")
@@ -124,45 +125,44 @@ def _hello(data: bytes) -> ClientHello:
         length = data[at] << 8 | data[at + 1]
         at += 2
     except IndexError:
-        raise Malformed(_TOO_SHORT) from None
+        raise Malformed(_OVERRUN) from None
     if at + length != size:
-        raise Malformed(_TOO_SHORT if at + length > size else "something behind the extensions")
+        raise Malformed(_OVERRUN if at + length > size else "bytes after the extensions")
     try:
-        bodies = _layouts.find(data[at:])
+        server_name, alpn = _layouts.find(data[at:])
+    except Truncated:
+        raise Malformed(_OVERRUN) from None
     except Twice:
         raise Malformed("an extension twice") from None
     except TooMany:
         raise Malformed(f"more than {EXTENSIONS} extensions") from None
-    if bodies is None:
-        raise Malformed(_TOO_SHORT)
-    server_name, alpn = bodies
-    return _said(server_name, alpn) if alpn is None or len(alpn) <= _SHORT else _read(server_name, alpn)
+    return _cached(server_name, alpn) if alpn is None or len(alpn) <= _SHORT else _contents(server_name, alpn)
 
 
 _layouts = Layouts(EXTENSIONS)
 
 
-def _read(server_name: bytes | None, alpn: bytes | None) -> ClientHello:
-    """What is in these two extensions."""
+def _contents(server_name: bytes | None, alpn: bytes | None) -> ClientHello:
+    """The hello from the bodies of its two extensions."""
     return ClientHello(
         "" if server_name is None else _server_name(server_name),
         () if alpn is None else _alpn(alpn),
     )
 
 
-_said = lru_cache(maxsize=64)(_read)  # devices of one hub all say the same
+_cached = lru_cache(maxsize=64)(_contents)  # devices of one hub send the same name and protocols
 
 
 def _server_name(body: bytes) -> str:
-    """RFC 6066 section 3: a list of names of different types, of which there has never been more than one."""
+    """The host name in a server_name extension, RFC 6066 section 3: a list of which only one type was ever defined."""
     size = len(body)
     if size < 5 or body[0] << 8 | body[1] != size - 2 or body[3] << 8 | body[4] != size - 5:
-        raise Malformed("no proper list of one server name")
+        raise Malformed("no valid list of one server name")
     if body[2] != _HOST_NAME:
-        raise Malformed("a server name that is no host name")
+        raise Malformed("a server name that is not a host name")
     name = body[5:]
     if not 0 < len(name) <= _MAX_NAME or b"\0" in name:
-        raise Malformed("a server name of no proper length")
+        raise Malformed("a server name of invalid length")
     try:
         text = name.decode("ascii")
     except UnicodeDecodeError:
@@ -174,16 +174,16 @@ def _server_name(body: bytes) -> str:
 
 
 def _alpn(body: bytes) -> tuple[str, ...]:
-    """RFC 7301 section 3.1. The first PROTOCOLS of them: they decide nothing, and are for people."""
+    """The protocols in an ALPN extension, RFC 7301 section 3.1; the first PROTOCOLS of them, for logs only."""
     size = len(body)
     if size < 3 or body[0] << 8 | body[1] != size - 2:
-        raise Malformed("no proper list of protocols")
+        raise Malformed("no valid list of protocols")
     found: list[str] = []
     at = 2
     while at < size and len(found) < PROTOCOLS:
         length = body[at]
         at += 1 + length
         if not length or at > size:
-            raise Malformed("a protocol without a name" if not length else _TOO_SHORT)
+            raise Malformed("a protocol without a name" if not length else _OVERRUN)
         found.append(body[at - length : at].decode("ascii", "backslashreplace"))
     return tuple(found)

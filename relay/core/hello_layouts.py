@@ -1,9 +1,9 @@
-"""Where the extensions of a TLS hello are, found by how earlier hellos looked (RFC 8446 section 4.2).
+"""The bodies of two extensions of a TLS hello, found by the layouts of earlier hellos (RFC 8446 section 4.2).
 
-The hellos of one kind of device to one name have the same extensions of the same lengths in the same order: what a walk
-from one to the next has found once, one look at all those places confirms, at a fraction of the cost. That is no guess:
-the first extension's type and length are where they must be, and if they are what was found before, so is the place of
-the second, and so on to the end. Whatever differs is walked.
+The hellos of one kind of device to one name have the same extensions of the same lengths in the same order. A walk from
+one extension to the next finds that layout once; later a single unpack of all types and lengths confirms it, at a
+fraction of the cost. The result is exact: the first extension's type and length have a fixed place, and if they are as
+in the layout, so is the place of the second, and so on to the end. A block that fits no layout is walked.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 import struct
 
 SERVER_NAME, ALPN = 0, 16
-# What is kept, whatever clients send: less than a megabyte.
-SIZES = 64  # of blocks of extensions whose layouts are kept; beyond that all are forgotten
-WAYS = 4  # layouts kept for each size
+# Bounds of the cache, which keep it below a megabyte whatever clients send.
+SIZES = 64  # block sizes whose layouts are kept; one more clears the cache
+WAYS = 4  # layouts kept for each block size
 MOST = 32  # extensions of a layout that is kept; clients have a dozen or two
 
 MOST_BYTES = (1 << 16) - 1  # of a block: RFC 8446 section 4.1.2
@@ -23,69 +23,67 @@ _EXTENSION = struct.Struct("!HH")  # type, length
 Bodies = tuple[bytes | None, bytes | None]  # of server_name and ALPN
 
 
+class Truncated(ValueError):
+    """A block ends within an extension."""
+
+
 class Twice(ValueError):
-    """An extension is there twice."""
+    """A block has the same extension twice."""
 
 
 class TooMany(ValueError):
-    """There are more extensions than are looked at."""
+    """A block has more extensions than are walked."""
 
 
 class _Layout:
-    """The types and lengths that were found, one after another; made to look for once they have been found again."""
+    """The types and lengths of a block's extensions in order, and the places of the two bodies."""
 
-    __slots__ = ("alpn", "found", "look", "server_name")
+    __slots__ = ("alpn", "headers", "pattern", "server_name")
 
-    def __init__(self, found: list[int]) -> None:
-        self.found = tuple(found)
-        self.look: struct.Struct | None = None
-        self.server_name: slice | None = None
-        self.alpn: slice | None = None
+    def __init__(self, headers: list[int], server_name: slice | None, alpn: slice | None) -> None:
+        self.headers = tuple(headers)  # type, length, type, length, …
+        self.server_name = server_name
+        self.alpn = alpn
+        self.pattern: struct.Struct | None = None  # unpacks the headers of a block; made when the layout comes again
+
+    def compile(self) -> None:
+        """Make the pattern, so that later blocks are compared with this layout."""
+        self.pattern = struct.Struct("!" + "".join([f"HH{length}x" for length in self.headers[1::2]]))
 
     def bodies(self, block: bytes) -> Bodies:
+        """The two bodies of a block that has this layout."""
         server_name, alpn = self.server_name, self.alpn
         return (
             None if server_name is None else block[server_name],
             None if alpn is None else block[alpn],
         )
 
-    def learn(self) -> None:
-        """Be ready to look."""
-        at = 0
-        lengths = self.found[1::2]
-        for kind, length in zip(self.found[::2], lengths, strict=True):
-            at += _EXTENSION.size + length
-            if kind == SERVER_NAME:
-                self.server_name = slice(at - length, at)
-            elif kind == ALPN:
-                self.alpn = slice(at - length, at)
-        self.look = struct.Struct("!" + "".join([f"HH{length}x" for length in lengths]))
-
 
 class Layouts:
-    """The layouts that were found last, by the size of the block, in bytes.
+    """A cache of the layouts found last, by the size of the block in bytes.
 
-    A block of more than `most` extensions is not walked to its end, which would take as long as they are many.
+    A block of more than `most` extensions is not walked to its end, since that takes time for each of them.
     """
 
     def __init__(self, most: int = MOST_BYTES // _EXTENSION.size) -> None:
         self._most = most
         self._of_size: dict[int, list[_Layout]] = {}
 
-    def find(self, block: bytes) -> Bodies | None:
-        """What two extensions contain, None for one that is not there; None if these are no whole extensions.
-
-        Raises Twice or TooMany.
-        """
+    def find(self, block: bytes) -> Bodies:
+        """The bodies of server_name and ALPN, each None if absent. Raises Truncated, Twice or TooMany."""
         for layout in self._of_size.get(len(block), ()):
-            look = layout.look
-            if look is not None and look.unpack(block) == layout.found:
+            pattern = layout.pattern
+            if pattern is not None and pattern.unpack(block) == layout.headers:
                 return layout.bodies(block)
-        return self._walk(block)
+        layout = self._walk(block)
+        if len(layout.headers) <= 2 * MOST:
+            self._keep(len(block), layout)
+        return layout.bodies(block)
 
-    def _walk(self, block: bytes) -> Bodies | None:
+    def _walk(self, block: bytes) -> _Layout:
+        """The layout of a block, extension by extension."""
         size, at = len(block), 0
-        found: list[int] = []
+        headers: list[int] = []
         server_name = alpn = None
         unpack = _EXTENSION.unpack_from
         try:
@@ -94,33 +92,32 @@ class Layouts:
                     break
                 kind, length = unpack(block, at)
                 at += _EXTENSION.size + length
-                found += kind, length
+                headers += kind, length
                 if kind == SERVER_NAME:
-                    server_name = block[at - length : at]
+                    server_name = slice(at - length, at)
                 elif kind == ALPN:
-                    alpn = block[at - length : at]
+                    alpn = slice(at - length, at)
         except struct.error:
-            return None
+            raise Truncated from None
         if at < size:
             raise TooMany
         if at != size:
-            return None
-        kinds = found[::2]
+            raise Truncated
+        kinds = headers[::2]
         if len(set(kinds)) != len(kinds):
             raise Twice
-        if len(kinds) <= MOST:
-            self._keep(size, found)
-        return server_name, alpn
+        return _Layout(headers, server_name, alpn)
 
-    def _keep(self, size: int, found: list[int]) -> None:
+    def _keep(self, size: int, found: _Layout) -> None:
+        """Add a layout to the cache, or compile it if it is there already."""
         layouts = self._of_size.get(size)
         if layouts is None:
             if len(self._of_size) >= SIZES:
                 self._of_size.clear()
             layouts = self._of_size[size] = []
         for layout in layouts:
-            if layout.found == tuple(found):
-                layout.learn()
+            if layout.headers == found.headers:
+                layout.compile()
                 return
-        layouts.insert(0, _Layout(found))
+        layouts.insert(0, found)
         del layouts[WAYS:]
