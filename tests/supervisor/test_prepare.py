@@ -59,7 +59,8 @@ def prepared(path: Path, text: str) -> Iterator[Instance]:
 def listening_elsewhere(host: str = "127.0.0.1") -> Iterator[int]:
     """A port on which another process listens as a relay does, with SO_REUSEPORT."""
     code = (
-        "import sys; from relay.supervisor.listening import bind_listener; from relay.engines.contract import TcpOptions\n"
+        "import sys; from relay.engines.contract import TcpOptions\n"
+        "from relay.supervisor.listening import bind_listener\n"
         f"sock = bind_listener({host!r}, 0, TcpOptions())\n"
         "print(sock.getsockname()[1], flush=True); sys.stdin.read()"
     )
