@@ -1,8 +1,7 @@
-"""A small file of the system that others change: parsed once per change, and read away from the event loop.
+"""A small file that other programs change: parsed once per change, and read in a thread outside the event loop.
 
-A file system that hangs, or a fifo in the file's place, stops a thread and not the loop: whoever asks gets what was
-read before. A file that cannot be read, or parsed, leaves what was read before as well, and the log has one line about
-it.
+A hung file system, or a fifo in the file's place, blocks that thread and not the loop; callers get the value read
+before. A file that cannot be read or parsed keeps the value read before as well, and is logged once.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from typing import Generic, NamedTuple, TypeVar
 
 logger = logging.getLogger("relay.resolve")
 
-PATIENCE = 2.0  # seconds that one who asks waits for the file system
+PATIENCE = 2.0  # seconds that a caller waits for the file system
 MAX_SIZE = 1 << 20  # bytes; a hosts file of thousands of lines is some hundred kilobytes
-# Seconds: a file that was changed less than this before it was read may change again within the file system's clock
-# tick, which then shows nothing of it.
+# Seconds. A file changed less than this before it was read may change again within the same tick of the file system's
+# clock, with the same timestamps: its signature is not kept, and the file is read again next time.
 UNSETTLED = 0.1
 
 Signature = tuple[int, ...]
@@ -31,16 +30,16 @@ T = TypeVar("T")
 
 
 class _Reading(NamedTuple):
-    """What the thread has found: the text and what to know it by, nothing new, or an error."""
+    """The result of a reading: a new text and its signature, an unchanged file, or an error."""
 
-    signature: Signature | None  # None: there is no file, or it is to be read again next time
-    text: str | None  # None: nothing new
+    signature: Signature | None  # None: no file, or read it again next time
+    text: str | None  # None: unchanged
     error: str = ""
     missing: bool = False
 
 
 class WatchedFile(Generic[T]):
-    """The file's content as `parse` makes it, `missing` while there is none. `parse` may raise ValueError."""
+    """A file's content as parsed by `parse`, which may raise ValueError; `missing` while there is no file."""
 
     def __init__(self, path: Path, parse: Callable[[str], T], missing: T) -> None:
         self._path = path
@@ -49,16 +48,16 @@ class WatchedFile(Generic[T]):
         self._value = missing
         self._signature: Signature | None = None
         self._reading: asyncio.Future[None] | None = None
-        self._late = False  # somebody has waited for this reading already
-        self._problem = ""  # the last one that was logged, while it lasts
+        self._late = False  # a caller has waited PATIENCE seconds for this reading; the next ones do not wait
+        self._problem = ""  # the problem logged last, while it lasts
 
     async def current(self) -> T:
-        """The file as it is now, or as it was when it could be read last. Takes PATIENCE seconds at most."""
+        """The current content, or the last one that could be read. Takes PATIENCE seconds at most."""
         if self._reading is None:
             try:
                 self._start()
-            except RuntimeError as error:  # no thread to be had
-                self._note(str(error))
+            except RuntimeError as error:  # no thread can be started
+                self._log_problem(str(error))
                 return self._value
         reading = self._reading
         if reading is not None and not self._late:
@@ -67,7 +66,7 @@ class WatchedFile(Generic[T]):
                     await asyncio.shield(reading)
             except TimeoutError:
                 self._late = True
-                self._note(f"no answer from the file system in {PATIENCE:g} s")
+                self._log_problem(f"no answer from the file system in {PATIENCE:g} s")
         return self._value
 
     def _start(self) -> None:
@@ -86,7 +85,7 @@ class WatchedFile(Generic[T]):
             with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
                 loop.call_soon_threadsafe(self._take, done, found, value)
 
-        # A daemon: one that hangs must not keep the process from ending.
+        # A daemon thread: a hung one must not keep the process from ending.
         threading.Thread(target=read, name=f"read {self._path}", daemon=True).start()
         self._reading = done
 
@@ -96,19 +95,19 @@ class WatchedFile(Generic[T]):
             self._value, self._signature = self._missing, None
         elif found.text is not None:
             self._value, self._signature = value, found.signature  # type: ignore[assignment]  # parsed from a text
-        self._note(found.error)
+        self._log_problem(found.error)
         done.set_result(None)
 
-    def _note(self, problem: str) -> None:
+    def _log_problem(self, problem: str) -> None:
         if problem and problem != self._problem:
-            logger.warning("cannot use %s: %s; what was read of it before counts", self._path, problem)
+            logger.warning("cannot use %s: %s; keeping what was read before", self._path, problem)
         self._problem = problem
 
 
 def _read(path: Path, known: Signature | None) -> _Reading:
-    """Read the file unless it is as it was. Raises OSError and ValueError."""
+    """Read the file unless its signature is `known`. Raises OSError and ValueError."""
     try:
-        # A fifo is opened without waiting for somebody who writes to it, and then refused.
+        # O_NONBLOCK: opening a fifo does not wait for a writer; it is refused below.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except FileNotFoundError:
         return _Reading(None, None, missing=True)

@@ -45,7 +45,7 @@ async def test_what_was_read_of_the_systems_files_outlives_a_reload(
 
 @pytest.mark.parametrize("bad", ["10.0.0.300", "", "hub.test", "fe80::1%eth0%x"])
 def test_a_name_server_that_is_no_address_does_not_spoil_the_others(bad: str) -> None:
-    system = resolving._parse_system(f"nameserver {bad}\nnameserver 192.0.2.53\noptions ndots:2\n")
+    system = resolving._parse_resolv_conf(f"nameserver {bad}\nnameserver 192.0.2.53\noptions ndots:2\n")
     assert system is not None
     assert [str(server) for server in system.resolver.nameservers] == [
         str(resolving._NameServers([("192.0.2.53", 53)]))
@@ -118,14 +118,14 @@ async def test_a_changed_resolv_conf_is_read_again(
     server: NameServer, tmp_path: Path, resolv_conf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = 0
-    original = resolving._parse_system
+    original = resolving._parse_resolv_conf
 
-    def parse(text: str) -> resolving._System | None:
+    def parse(text: str) -> resolving._DnsConfig | None:
         nonlocal read
         read += 1
         return original(text)
 
-    monkeypatch.setattr(resolving, "_parse_system", parse)
+    monkeypatch.setattr(resolving, "_parse_resolv_conf", parse)
     server.zone["hub.plant.example", "A"] = (60, ["192.0.2.1"])
     server.zone["hub.works.example", "A"] = (60, ["192.0.2.2"])
     resolver = Resolver([], tmp_path / "hosts")

@@ -105,7 +105,7 @@ async def test_a_file_system_that_hangs_is_waited_for_once(
     assert begun.acquire(blocking=False)
     assert not begun.acquire(blocking=False), "one thread hangs, not one for each that asked"
     assert [record.getMessage() for record in caplog.records] == [
-        f"cannot use {path}: no answer from the file system in 0.05 s; what was read of it before counts"
+        f"cannot use {path}: no answer from the file system in 0.05 s; keeping what was read before"
     ]
     (thread,) = threads(path)
     hangs.set()
