@@ -58,7 +58,7 @@ def log() -> Log:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """A refresh need not wait for its second; nothing but a refresh happens within the time of a test."""
-    monkeypatch.setattr(name_cache, "HURRY", 0.0)
+    monkeypatch.setattr(name_cache, "MIN_INTERVAL", 0.0)
 
 
 Serve = Callable[..., NameCache]
