@@ -1,1 +1,1 @@
-"""Where upstreams are and whether they answer: names, addresses, checks."""
+"""Upstream addresses: name resolution and health checks."""

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from relay.address import Address
 from relay.supervisor.upstreams import health_check
-from relay.supervisor.upstreams.health_check import HURRY, HealthChecker
+from relay.supervisor.upstreams.health_check import MIN_INTERVAL, HealthChecker
 from tests.supervisor.upstreams.health_rig import NEVER, SHORT, A, B, Log, text
 
 
@@ -122,7 +122,7 @@ def test_checks_are_spread_over_the_interval_and_keep_their_places(count: int, e
 
     for place, address in enumerate(addresses):
         first = 10 * (place + eighths / 8) / count
-        extra = max(asked, regular(first, asked)[-1] + HURRY)
+        extra = max(asked, regular(first, asked)[-1] + MIN_INTERVAL)
         assert simulation.times(address) == pytest.approx(sorted([*regular(first, end), extra]))
     assert simulation.times(B) == pytest.approx(regular(asked + 10 * eighths / 8, end))
 
@@ -143,7 +143,7 @@ def test_a_check_that_is_asked_for_comes_at_once_but_not_twice_a_second() -> Non
     assert simulation.times(A)[0] == 0.25 * NEVER
     asked = simulation.times(A)[1:]
     assert asked[0] == NEVER - 100
-    assert [round(later - sooner, 6) for sooner, later in pairwise(asked)] == [HURRY] * 5
+    assert [round(later - sooner, 6) for sooner, later in pairwise(asked)] == [MIN_INTERVAL] * 5
 
 
 def test_a_check_that_takes_long_is_the_only_one_of_its_address_and_moves_no_later_one() -> None:
