@@ -1,7 +1,7 @@
-"""What the supervisor knows of the upstreams: their addresses, and whether these can be reached; told to all workers.
+"""Upstream state of the whole instance: each upstream's addresses and their health, sent to all workers.
 
-Names are resolved and addresses checked here, once, however many workers and connections there are. A worker that
-starts is told everything first, and then each change.
+The supervisor resolves names and checks addresses once, however many workers and connections there are. A worker that
+starts gets the full state first (`greeting`), and then each change.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class UpstreamState(NamedTuple):
     """One upstream as an operator sees it."""
 
     addresses: tuple[tuple[str, bool], ...]  # host:port, and whether it is up
-    error: str  # why there are no addresses
-    answer_age: float | None  # seconds since the name's last good answer; None: there was none, or it is no name
-    barred: Mapping[str, str] = {}  # why some of the addresses, host:port, are never dialled
+    error: str  # why the upstream has no addresses
+    answer_age: float | None  # seconds since the name's last good answer; None: no good answer yet, or no name
+    barred: Mapping[str, str] = {}  # addresses (host:port) that are never dialled, each with the reason
 
     @property
     def up(self) -> bool:
@@ -36,10 +36,11 @@ class UpstreamState(NamedTuple):
 
 
 class UpstreamMonitor:
-    """Watches `upstreams` (host:port by number). `tell` sends a message to every worker; `changed` is called then.
+    """Resolves and health-checks `upstreams` (host:port by number).
 
-    `own` says of an address and its port whether that is this relay itself. Such an address is neither dialled nor
-    checked while that is so, which is asked again whenever it would be checked.
+    `broadcast` sends a message to every worker; `changed` is called after each change of state. `own(host, port)` is
+    True if that address is this relay itself. Such an address is barred: neither dialled nor checked. `own` is called
+    again each time a check of the address is due.
     """
 
     def __init__(
@@ -47,54 +48,54 @@ class UpstreamMonitor:
         settings: Settings,
         upstreams: Mapping[int, str],
         nameservers: tuple[tuple[str, int], ...],
-        tell: Callable[[Message], None],
+        broadcast: Callable[[Message], None],
         changed: Callable[[], None],
         log: Any,
         own: Callable[[str, int], bool] = lambda _host, _port: False,
     ) -> None:
         self._own = own
-        self._barred: set[Address] = set()  # what workers were told of
-        self._tell = tell
+        self._barred: set[Address] = set()  # as last sent to the workers
+        self._broadcast = broadcast
         self._changed = changed
         self._log = log
         self._upstreams = _parsed(upstreams)
         self._resolver: Resolver | None = None
-        self._names = self._name_service(settings, nameservers, None)
-        self._checks = _checks(settings)
-        self._checker = self._health_checker()
-        self._down: set[Address] = set()  # what workers were told of
+        self._names = self._make_name_cache(settings, nameservers, None)
+        self._check_parameters = _check_parameters(settings)
+        self._checker = self._make_health_checker()
+        self._down: set[Address] = set()  # as last sent to the workers
         self._resolving: asyncio.Task[None] | None = None
-        self._leaving: set[asyncio.Task[None]] = set()  # what has to end since a reload
+        self._ending: set[asyncio.Task[None]] = set()  # tasks that a reload replaced, until they have ended
 
     def start(self) -> None:
-        """Begin to resolve and to check."""
+        """Start resolving names and checking addresses."""
         self._resolving = asyncio.create_task(keep_running("names", self._names.run, self._log))
-        self._watch_addresses()
+        self._update_addresses()
 
     def configure(
         self, settings: Settings, upstreams: Mapping[int, str], nameservers: tuple[tuple[str, int], ...]
     ) -> None:
-        """Watch these upstreams from now on, as the settings say; what is known of them is kept.
+        """Switch to these upstreams and settings; answers and health of upstreams that stay are kept.
 
-        At once, for somebody may ask in the next moment; what was doing it until now ends by the way. Workers are not
-        told: their greeting has all of it.
+        The switch is synchronous, so that the next call already sees the new state; the replaced tasks end in the
+        background. Nothing is sent to the workers here: a reload sends them `greeting`.
         """
-        self._leave(self._stop_resolving())
+        self._end_in_background(self._stop_resolving())
         self._upstreams = _parsed(upstreams)
-        self._names = self._name_service(settings, nameservers, self._names)
-        if self._checks != _checks(settings):
-            self._leave(self._checker.stop())
-            self._checks = _checks(settings)
-            self._checker = self._health_checker()
-            self._down.clear()  # all begin as up
+        self._names = self._make_name_cache(settings, nameservers, self._names)
+        if self._check_parameters != _check_parameters(settings):
+            self._end_in_background(self._checker.stop())
+            self._check_parameters = _check_parameters(settings)
+            self._checker = self._make_health_checker()
+            self._down.clear()  # every address starts as up
         self.start()
 
-    def _leave(self, end: Coroutine[Any, Any, None]) -> None:
+    def _end_in_background(self, end: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(end)
-        self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
-    def _name_service(
+    def _make_name_cache(
         self, settings: Settings, nameservers: tuple[tuple[str, int], ...], before: NameCache | None
     ) -> NameCache:
         dns = settings.dns
@@ -106,21 +107,21 @@ class UpstreamMonitor:
             max_ttl=dns.max_ttl,
             hold=dns.hold,
             clock=asyncio.get_running_loop().time,
-            changed=self._resolved,
+            changed=self._on_answer,
             log=self._log,
             before=before,
         )
 
-    def _health_checker(self) -> HealthChecker:
-        interval, rise, fall, timeout = self._checks
+    def _make_health_checker(self) -> HealthChecker:
+        interval, rise, fall, timeout = self._check_parameters
         return HealthChecker(
             interval=interval,
             rise=rise,
             fall=fall,
             timeout=timeout,
-            changed=self._checked,
+            changed=self._on_health_change,
             log=self._log,
-            barred=self._judge,
+            barred=self._update_barred,
         )
 
     def _stop_resolving(self) -> Coroutine[Any, Any, None]:
@@ -135,32 +136,37 @@ class UpstreamMonitor:
         return stop()
 
     async def stop(self) -> None:
-        """End all of it."""
+        """Stop resolving and checking; returns when every task has ended."""
         await self._stop_resolving()
         await self._checker.stop()
-        await asyncio.gather(*self._leaving)
+        await asyncio.gather(*self._ending)
 
     def greeting(self) -> list[Message]:
-        """What a worker has to know that starts, or has missed something."""
+        """The full state, as messages for a worker that has just started or has missed some."""
         answers = {
             host: self._names.answer(host) for host, port in self._upstreams.values() if literal(host, port) is None
         }
         resolved = [Resolved(host, answer.addresses) for host, answer in answers.items() if answer is not None]
         down = [address for address in self._addresses() if not self._checker.up(address)]
-        return [self._barred_now(), *resolved, AllUp(), *(Checked(address[0], address[1], False) for address in down)]
+        return [
+            self._barred_message(),
+            *resolved,
+            AllUp(),
+            *(Checked(address[0], address[1], False) for address in down),
+        ]
 
     def failing(self, hosts: Iterable[str]) -> None:
-        """A worker could connect to no address of these hosts: ask again, check at once."""
+        """A worker could connect to no address of these hosts: resolve and check them again at once."""
         for host, port in self._upstreams.values():
             if host in hosts:
                 if literal(host, port) is None:
                     self._names.refresh(host)
                 for address in self._addresses_of(host, port):
-                    self._judge(address)
+                    self._update_barred(address)
                     self._checker.check_now(address)
 
     def unresolved(self) -> list[str]:
-        """Names without a first answer, good or bad."""
+        """Names whose first look-up has not ended yet."""
         return [
             host
             for host, port in self._upstreams.values()
@@ -168,7 +174,7 @@ class UpstreamMonitor:
         ]
 
     def state(self, number: int) -> UpstreamState:
-        """One upstream, by its number."""
+        """The state of one upstream, by its number."""
         host, port = self._upstreams[number]
         addresses: dict[str, bool] = {}
         barred: dict[str, str] = {}
@@ -201,20 +207,20 @@ class UpstreamMonitor:
     def _addresses(self) -> list[Address]:
         return [address for host, port in self._upstreams.values() for address in self._addresses_of(host, port)]
 
-    def _watch_addresses(self) -> None:
+    def _update_addresses(self) -> None:
         current = self._addresses()
         if self._barred.difference(current):
             self._barred.intersection_update(current)
-            self._tell(self._barred_now())
+            self._broadcast(self._barred_message())
         for address in current:
-            self._judge(address)  # before workers are told of it
+            self._update_barred(address)  # workers must know a barred address before they learn of the address itself
         self._checker.set_addresses(current)
-        # Should one come back it begins as up, and nobody would tell the workers.
+        # The checker forgets a vanished address: if it comes back it starts as up, and no check would tell the workers.
         for address in self._down.difference(current):
-            self._tell_checked(address, up=True)
+            self._send_health(address, up=True)
 
-    def _judge(self, address: Address) -> bool:
-        """Whether the address is this relay itself, now; workers are told when that is new."""
+    def _update_barred(self, address: Address) -> bool:
+        """Whether the address is this relay itself now; a change is logged and sent to the workers."""
         own, text = self._own(address[0], address[1]), format_hostport(address[0], address[1])
         if own and address not in self._barred:
             self._barred.add(address)
@@ -224,32 +230,32 @@ class UpstreamMonitor:
             self._log.info("upstream up", address=text)
         else:
             return own
-        self._tell(self._barred_now())
+        self._broadcast(self._barred_message())
         self._changed()
         return own
 
-    def _barred_now(self) -> Barred:
+    def _barred_message(self) -> Barred:
         return Barred(tuple(sorted(format_hostport(address[0], address[1]) for address in self._barred)))
 
-    def _resolved(self, host: str, answer: Answer) -> None:
-        self._watch_addresses()
-        self._tell(Resolved(host, answer.addresses))
+    def _on_answer(self, host: str, answer: Answer) -> None:
+        self._update_addresses()
+        self._broadcast(Resolved(host, answer.addresses))
         self._changed()
 
-    def _checked(self, address: Address, up: bool) -> None:
-        self._tell_checked(address, up)
+    def _on_health_change(self, address: Address, up: bool) -> None:
+        self._send_health(address, up)
         self._changed()
 
-    def _tell_checked(self, address: Address, up: bool) -> None:
+    def _send_health(self, address: Address, up: bool) -> None:
         (self._down.discard if up else self._down.add)(address)
-        self._tell(Checked(address[0], address[1], up))
+        self._broadcast(Checked(address[0], address[1], up))
 
 
 def _parsed(upstreams: Mapping[int, str]) -> dict[int, tuple[str, int]]:
     return {number: parse_hostport(text, allow_name=True) for number, text in upstreams.items()}
 
 
-def _checks(settings: Settings) -> tuple[float, int, int, float]:
-    """What a checker is made from: interval, rise, fall and timeout."""
+def _check_parameters(settings: Settings) -> tuple[float, int, int, float]:
+    """The parameters of a HealthChecker: interval, rise, fall and timeout."""
     checks = settings.health_check
     return checks.interval, checks.rise, checks.fall, settings.dial.connect_timeout
