@@ -1,1 +1,1 @@
-"""What Azure announces for this machine: scheduled events, evictions."""
+"""Azure Scheduled Events for this machine, and the drains that they cause."""

@@ -1,7 +1,7 @@
-"""What Azure announces for this machine becomes a drain: evicted, ended, rebooted or moved, nobody is cut off.
+"""Drains the instance for Azure's scheduled events, so that an eviction, reboot or move cuts no connection off.
 
-The drain fits the time that is left. Once nobody is connected the event is approved, so that the platform need not wait
-for its time; if it is called off, or over and this machine still there, the instance serves again.
+The drain fits into the time left before the event. Once no connection is left the event is approved, so that Azure need
+not wait for its time. If the event is cancelled, or is over and this machine still there, the instance serves again.
 """
 
 from __future__ import annotations
@@ -15,19 +15,18 @@ from relay.supervisor.azure.metadata import ScheduledEvents
 from relay.supervisor.drainer import Drainer
 from relay.supervisor.instance import StartError
 
-# Seconds before its time that a drain for an event begins at the earliest, unless drains take longer: hardware that
-# begins to fail is told of days before, a reboot a quarter of an hour.
-AHEAD = 900.0
-SLACK = (
-    1.0  # seconds before an event's time that a drain is over: the service tells the time in whole ones, rounded down
-)
+# A drain starts at most this many seconds before its event, unless drains take longer: failing hardware is announced
+# days ahead, a reboot a quarter of an hour.
+MAX_LEAD = 900.0
+# Seconds by which a drain ends before its event: the service's clock is in whole seconds, rounded down.
+MARGIN = 1.0
 
 
 class Evictions:
-    """Follows the events of one machine.
+    """Turns the scheduled events of this machine into drains.
 
-    `drain(reason, left)` begins a drain that is over in `left` seconds; `longest` are the seconds that one takes with
-    time enough.
+    `drain(reason, left)` begins a drain that ends within `left` seconds; `longest` is the duration in seconds of a
+    drain that has time enough.
     """
 
     def __init__(
@@ -36,37 +35,37 @@ class Evictions:
         self._drain = drain
         self._drainer = drainer
         self._log = log
-        self._begun: dict[str, Notice] = {}
+        self._draining_for: dict[str, Notice] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._events = ScheduledEvents(
             metadata_url,
-            self._begin,
-            self._called_off,
+            self._on_event,
+            self._on_event_gone,
             log,
-            updated=self._begin,
-            completed=self._called_off,
-            ahead=max(AHEAD, longest),
+            updated=self._on_event,
+            completed=self._on_event_gone,
+            ahead=max(MAX_LEAD, longest),
         )
 
     def start(self) -> None:
-        """Begin to ask."""
+        """Start polling the metadata service."""
         self._events.start()
 
     async def stop(self) -> None:
-        """Ask no more."""
+        """Stop polling."""
         await self._events.stop()
 
     def drained(self) -> None:
-        """Nobody is connected any more: the platform may begin."""
-        for event_id in self._begun:
+        """No connection is left: approve the events, so that the platform may begin."""
+        for event_id in self._draining_for:
             self._spawn(self._events.approve(event_id))
 
     def taken_back(self) -> None:
-        """An operator has put the instance back into service: events that are known by now do not want it out."""
-        self._begun.clear()
+        """An operator has undrained the instance: the events known so far no longer drain it."""
+        self._draining_for.clear()
 
     def snapshot(self) -> dict[str, Any]:
-        """What /status shows."""
+        """The events' part of /status."""
         state = self._events.state
         return {
             "ok": state.ok,
@@ -85,15 +84,15 @@ class Evictions:
             ],
         }
 
-    def _begin(self, notice: Notice) -> None:
-        self._begun[notice.event_id] = notice
-        self._drain(f"scheduled event: {notice.kind}", max(0.0, notice.seconds_left - SLACK))
+    def _on_event(self, notice: Notice) -> None:
+        self._draining_for[notice.event_id] = notice
+        self._drain(f"scheduled event: {notice.kind}", max(0.0, notice.seconds_left - MARGIN))
         if self._drainer.drained:
             self.drained()
 
-    def _called_off(self, notice: Notice) -> None:
-        self._begun.pop(notice.event_id, None)
-        if self._begun:
+    def _on_event_gone(self, notice: Notice) -> None:
+        self._draining_for.pop(notice.event_id, None)
+        if self._draining_for:
             return
         try:
             self._drainer.call_off()

@@ -1,10 +1,11 @@
-"""Asks Azure's instance metadata service, once a second, whether something is about to happen to this machine.
+"""The client of Azure's instance metadata service: polls scheduled events for this machine once a second.
 
-What a document means is `core.scheduled_events`; here are the calls, their pace, and who is told. The service may be
-slow, fail, talk nonsense or not be there: that is logged when it begins and when it is over, and it is asked for ever.
+`core.scheduled_events` interprets the documents; this module makes the calls, paces them and calls the callbacks. The
+service may be slow, fail, answer nonsense or be absent: the start and the end of such a failure are logged, and polling
+never stops.
 
-Sources: learn.microsoft.com, "Scheduled Events for Linux VMs" and "Azure Instance Metadata Service", which limits all
-callers of a machine together to 5 requests per second.
+Sources: learn.microsoft.com, "Scheduled Events for Linux VMs" and "Azure Instance Metadata Service". The service allows
+5 requests per second from all callers on a machine together.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ from relay.supervisor.tasks import keep_running
 
 EVENTS = "/metadata/scheduledevents?api-version=2020-07-01"
 COMPUTE = "/metadata/instance/compute?api-version=2021-02-01"
-MOST_BYTES = 256 * 1024  # of an answer; a document has some hundred bytes for each event
-MOST_TEXT = 200  # characters of why a call has failed
-MOST_PROBLEMS = 5  # events of a document that cannot be read, in one line of the log
+MAX_BYTES = 256 * 1024  # in an answer; a document has some hundred bytes per event
+MAX_TEXT = 200  # characters of an error text
+MAX_PROBLEMS = 5  # unreadable events of a document that one log line names
 
 MESSAGES = {
     Do.BEGIN: "scheduled event",
@@ -49,101 +50,101 @@ MESSAGES = {
     Do.NOTE: "scheduled event noted",
 }
 
-Told = Callable[[Notice], None]
+Callback = Callable[[Notice], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How often and how patiently the service is asked. Seconds. Only tests have another one."""
+    """Poll intervals and timeouts in seconds. Only tests use other values than these."""
 
-    poll: float = 1.0  # from the end of a call to the next: what the source recommends
-    poll_most: float = 10.0  # likewise while calls fail: each failure in a row doubles it until then
-    connect: float = 5.0  # for a connection
-    call: float = 5.0  # for a call
-    first: float = 150.0  # for the one that turns the events on for this machine: "up to two minutes"
-    tries: int = 5  # to approve an event
+    poll: float = 1.0  # from the end of a call to the next, as the source recommends
+    poll_most: float = 10.0  # upper limit of that interval, which each failure in a row doubles
+    connect: float = 5.0  # timeout of a connect
+    call: float = 5.0  # timeout of a call
+    first: float = 150.0  # timeout of the first call, which turns the events on for this machine: "up to two minutes"
+    tries: int = 5  # attempts to approve an event
 
 
 class ServiceState(NamedTuple):
-    """What /status shows. Ages are in seconds."""
+    """The client's state for /status. Ages are in seconds."""
 
-    ok: bool | None  # how the last poll went; None: none has ended
+    ok: bool | None  # whether the last poll succeeded; None before the first has ended
     answer_age: float | None  # of the last good answer
-    failing_seconds: float | None  # since the first of the failures that go on
+    failing_seconds: float | None  # since the first failure of the current run
     error: str  # of the last poll
-    own_name: str  # what events call this machine; empty while that is not known
+    own_name: str  # this machine's name in events; empty while unknown
     own_name_error: str
-    events: tuple[Notice, ...]  # that concern this machine
+    events: tuple[Notice, ...]  # those that concern this machine
 
 
 class CallFailed(Exception):
-    """The service has not answered as it should; the text says why."""
+    """A call failed; the text says why."""
 
 
 class NoAnswer(CallFailed):
-    """It has not answered in time."""
+    """A call had no answer in time."""
 
 
 class _Answer(NamedTuple):
-    """An answer with status 200."""
+    """A response with status 200."""
 
     body: bytes
-    date: str | None  # the Date field
+    date: str | None  # its Date field
 
 
 class ScheduledEvents:
-    """Watches what the service at `metadata_url` (scheme and authority) says of this machine.
+    """Follows the scheduled events of this machine at `metadata_url` (scheme and authority).
 
-    An event's time is told by the service's clock, and so is the time that is left: this machine's may be minutes off.
-    `begin` is told once of each event that ends connections, `updated` when it comes earlier than was said,
-    `cancelled` when it will not come, `completed` when it is over and this machine still there; all from the event
-    loop, with seconds_left as of now. An event more than `ahead` seconds away does not begin yet: hardware that is
-    failing is told of days before. `own_name` is what events call this machine; empty: the service is asked for it.
+    The time left before an event is computed by the service's clock, as this machine's may be minutes off. Callbacks
+    run in the event loop, with seconds_left as of now: `begin` once for each event that ends connections, `updated`
+    when it comes earlier than announced, `cancelled` when it will not come, `completed` when it is over and this
+    machine still there. `begin` waits while an event is more than `ahead` seconds away, as failing hardware is
+    announced days ahead. `own_name` is this machine's name in events; if empty, the service is asked for it.
     """
 
     def __init__(
         self,
         metadata_url: str,
-        begin: Told,
-        cancelled: Told,
+        begin: Callback,
+        cancelled: Callback,
         log: Any,
         *,
-        updated: Told | None = None,
-        completed: Told | None = None,
+        updated: Callback | None = None,
+        completed: Callback | None = None,
         ahead: float = math.inf,
         own_name: str = "",
         timing: Timing | None = None,
     ) -> None:
         self._url = metadata_url.rstrip("/")
-        self._told = {Do.BEGIN: begin, Do.UPDATE: updated, Do.CANCELLED: cancelled, Do.COMPLETED: completed}
+        self._callbacks = {Do.BEGIN: begin, Do.UPDATE: updated, Do.CANCELLED: cancelled, Do.COMPLETED: completed}
         self._log = log
         self._timing = timing if timing is not None else Timing()
         self._own_name = own_name
         self._watchlist = Watchlist(ahead)
         self._problems: list[str] = []
-        self._timeless = False  # its last answer did not say when it was given
-        self._first = True  # nobody has waited for the events to be turned on
+        self._no_date = False  # the last answer had no credible Date
+        self._first = True  # the first call, which turns the events on, has not ended yet
         self._polls = Backoff(self._timing.poll, self._timing.poll_most)
-        self._names = Backoff(self._timing.poll, self._timing.poll_most, steady=1)
+        self._name_calls = Backoff(self._timing.poll, self._timing.poll_most, steady=1)
         self._session: aiohttp.ClientSession | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def start(self) -> None:
-        """Begin to ask. Called once, from the event loop."""
+        """Start polling. Called once, from the event loop."""
         self._session = aiohttp.ClientSession(
             headers={"Metadata": "true", "Accept-Encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,  # MOST_BYTES are what is read
-            trust_env=False,  # the service is this host's own, and refuses what comes through a proxy
+            auto_decompress=False,  # so that MAX_BYTES limits what is read
+            trust_env=False,  # no proxy: the service is the host's own and refuses proxied requests
         )
-        polls = functools.partial(self._ask_on, "scheduled events", self._poll, self._polls)
+        polls = functools.partial(self._repeat, "scheduled events", self._poll, self._polls)
         self._spawn(keep_running("scheduled events", polls, self._log))
         if not self._own_name:
-            names = functools.partial(self._ask_on, "own name", self._find_name, self._names)
-            self._spawn(keep_running("own name", names, self._log))
+            name_calls = functools.partial(self._repeat, "own name", self._find_name, self._name_calls)
+            self._spawn(keep_running("own name", name_calls, self._log))
 
     async def stop(self) -> None:
-        """End all calls without waiting for their answers; who waits in `approve` gets False."""
+        """Cancel all calls without waiting for their answers; a pending `approve` returns False."""
         session, self._session = self._session, None
         tasks = list(self._tasks)
         for task in tasks:
@@ -154,7 +155,7 @@ class ScheduledEvents:
 
     @property
     def state(self) -> ServiceState:
-        """How it stands now."""
+        """The current state."""
         now = asyncio.get_running_loop().time()
         polls = self._polls
         return ServiceState(
@@ -163,15 +164,16 @@ class ScheduledEvents:
             failing_seconds=now - polls.failing_since if polls.failures else None,
             error=polls.error,
             own_name=self._own_name,
-            own_name_error=self._names.error,
+            own_name_error=self._name_calls.error,
             events=self._watchlist.events(now),
         )
 
     async def approve(self, event_id: str) -> bool:
-        """Let the platform begin an event now, and not wait for its time: this machine is ready.
+        """Approve an event: the platform may begin it now instead of waiting for its time.
 
-        Only if it concerns this machine alone, since one approval holds for all. Whether the platform waits for this
-        machine no more; if it still does, the log says why. Failures are tried again a few times. Raises nothing.
+        Only an event for this machine alone is approved, since one approval holds for all machines. Failed calls are
+        repeated a few times. Returns True if the platform no longer waits for this machine; else the log says why.
+        Raises nothing.
         """
         if self._session is None:
             return False
@@ -188,14 +190,14 @@ class ScheduledEvents:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _ask_on(self, about: str, ask: Callable[[], Coroutine[Any, Any, bool]], backoff: Backoff) -> None:
-        """Ask until `ask` says that this was all."""
+    async def _repeat(self, about: str, call: Callable[[], Coroutine[Any, Any, bool]], backoff: Backoff) -> None:
+        """Repeat `call` until it returns False, with backoff after failures."""
         clock = asyncio.get_running_loop().time
         more = True
         while more:
             try:
-                more = await ask()
-            except Exception as error:  # noqa: BLE001 -- a defect must not end the watch; it is logged as one
+                more = await call()
+            except Exception as error:  # noqa: BLE001 -- a defect must not end the polling; it is logged as one
                 why = str(error) or type(error).__name__
                 if not isinstance(error, CallFailed) and why != backoff.error:
                     self._log.error("internal error in a question to Azure", about=about, exc_info=True)
@@ -212,33 +214,36 @@ class ScheduledEvents:
         try:
             answer = await self._call("GET", EVENTS, self._timing.first if self._first else self._timing.call)
         except NoAnswer:
-            self._first = False  # it has had the time for it
+            self._first = False  # the service has had the time to turn the events on
             raise
         self._first = False
-        now, told_at = asyncio.get_running_loop().time(), self._told_at(answer.date)
+        now, answered_at = asyncio.get_running_loop().time(), self._answered_at(answer.date)
         try:
-            document = parse(_decode(answer.body), self._own_name, told_at)
+            document = parse(_decode(answer.body), self._own_name, answered_at)
         except MalformedDocument as error:
             raise CallFailed(f"the document {error}") from None
         if document.problems and document.problems != self._problems:
-            self._log.warning("scheduled events not understood", problems=document.problems[:MOST_PROBLEMS])
+            self._log.warning("scheduled events not understood", problems=document.problems[:MAX_PROBLEMS])
         self._problems = document.problems
         if self._own_name:
             for action in self._watchlist.update(document, now):
-                self._tell(action)
+                self._report(action)
         return True
 
-    def _told_at(self, date: str | None) -> float:
-        """When an answer was given, by the clock that its times were made with if it says so."""
-        told_at = service_time(date)
-        timeless = told_at is None
-        if timeless and not self._timeless:
+    def _answered_at(self, date: str | None) -> float:
+        """The answer's time in seconds since 1970: its Date, or without a credible one the local clock's."""
+        answered_at = service_time(date)
+        no_date = answered_at is None
+        if no_date and not self._no_date:
             self._log.warning("Azure metadata service does not say what time it is, the local clock is used", date=date)
-        self._timeless = timeless
-        return time.time() if told_at is None else told_at
+        self._no_date = no_date
+        return time.time() if answered_at is None else answered_at
 
     async def _find_name(self) -> bool:
-        """Of a scale set's instance it is like `relays_12` ("Terminate notification for ... scale set instances")."""
+        """Look up this machine's name; a scale set names its instances like `relays_12`.
+
+        Source: "Terminate notification for Azure Virtual Machine Scale Set instances".
+        """
         compute = _decode((await self._call("GET", COMPUTE, self._timing.call)).body)
         name = compute.get("name") if isinstance(compute, dict) else None
         if not isinstance(name, str) or not 0 < len(name) <= MOST_ID or not name.isprintable():
@@ -247,7 +252,7 @@ class ScheduledEvents:
         self._log.info("own name found", name=name)
         return False
 
-    def _tell(self, action: Action) -> None:
+    def _report(self, action: Action) -> None:
         notice = action.notice
         (self._log.info if action.do is Do.NOTE else self._log.warning)(
             MESSAGES[action.do],
@@ -259,19 +264,19 @@ class ScheduledEvents:
             source=notice.source,
             description=notice.description,
         )
-        told = self._told.get(action.do)
-        if told is not None:
+        callback = self._callbacks.get(action.do)
+        if callback is not None:
             try:
-                told(notice)
-            except Exception:  # noqa: BLE001 -- a fault in what it does is no end of the watch
+                callback(notice)
+            except Exception:  # noqa: BLE001 -- a defect in a callback must not end the polling
                 self._log.error("internal error upon a scheduled event", event_id=notice.event_id, exc_info=True)
 
     async def _approve(self, event_id: str) -> bool:
         body = json.dumps({"StartRequests": [{"EventId": event_id}]}).encode()
-        approving = Backoff(self._timing.poll, self._timing.poll_most)
-        while approving.failures < self._timing.tries:
-            if approving.failures:
-                await asyncio.sleep(approving.pause())
+        attempts = Backoff(self._timing.poll, self._timing.poll_most)
+        while attempts.failures < self._timing.tries:
+            if attempts.failures:
+                await asyncio.sleep(attempts.pause())
             notice = self._watchlist.get(event_id, asyncio.get_running_loop().time())
             if notice is None or not notice.concerns_only_this_vm:
                 why = "it is not under way" if notice is None else "it concerns other machines as well"
@@ -281,10 +286,10 @@ class ScheduledEvents:
                 return True
             try:
                 await self._call("POST", EVENTS, self._timing.call, body)
-            except Exception as error:  # noqa: BLE001 -- as in `_ask_on`
+            except Exception as error:  # noqa: BLE001 -- as in `_repeat`
                 if not isinstance(error, CallFailed):
                     self._log.error("internal error in a question to Azure", about="approval", exc_info=True)
-                approving.failed(str(error), 0.0)  # it is only counted
+                attempts.failed(str(error), 0.0)  # only the count is used, not the time
                 self._log.warning("cannot approve a scheduled event", event_id=event_id, error=str(error))
             else:
                 self._log.info("scheduled event approved", event_id=event_id)
@@ -292,7 +297,7 @@ class ScheduledEvents:
         return False
 
     async def _call(self, method: str, path: str, timeout: float, body: bytes | None = None) -> _Answer:
-        """Raises CallFailed."""
+        """Make one call. Raises CallFailed."""
         assert self._session is not None
         timeouts = aiohttp.ClientTimeout(total=timeout, sock_connect=self._timing.connect)
         headers = {"Content-Type": "application/json"} if body is not None else None
@@ -303,8 +308,8 @@ class ScheduledEvents:
                 answer = bytearray()
                 async for chunk in response.content.iter_any():
                     answer += chunk
-                    if len(answer) > MOST_BYTES:
-                        raise CallFailed(f"the answer is longer than {MOST_BYTES} bytes")
+                    if len(answer) > MAX_BYTES:
+                        raise CallFailed(f"the answer is longer than {MAX_BYTES} bytes")
                 if response.status != 200:
                     raise CallFailed(_text(f"HTTP status {response.status}: {answer.decode('utf-8', 'replace')}"))
                 return _Answer(bytes(answer), response.headers.get("Date"))
@@ -322,10 +327,10 @@ def _decode(body: bytes) -> object:
     try:
         decoded: object = json.loads(body)
     except (ValueError, RecursionError):
-        raise CallFailed(f"not JSON: {_text(body[:MOST_TEXT].decode('utf-8', 'replace'))!r}") from None
+        raise CallFailed(f"not JSON: {_text(body[:MAX_TEXT].decode('utf-8', 'replace'))!r}") from None
     return decoded
 
 
 def _text(text: str) -> str:
-    """For the log, on one line and bounded."""
-    return "".join(letter if letter.isprintable() else " " for letter in text[:MOST_TEXT]).strip()
+    """`text` for a log line: bounded, and without control characters."""
+    return "".join(letter if letter.isprintable() else " " for letter in text[:MAX_TEXT]).strip()

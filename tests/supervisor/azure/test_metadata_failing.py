@@ -12,7 +12,7 @@ from itertools import pairwise
 import pytest
 
 from relay.supervisor.azure import metadata
-from relay.supervisor.azure.metadata import MOST_BYTES, Timing
+from relay.supervisor.azure.metadata import MAX_BYTES, Timing
 from tests.supervisor.azure.azure_rig import FAST, Rig, until
 from tests.support.metadata_server import OWN, Answer, MetadataServer, document, event
 from tests.support.observe import PATIENCE
@@ -50,8 +50,8 @@ def about(rig: Rig, message: str) -> list[str]:
         (Answer(body="9" * 5000), f"not JSON: '{'9' * 200}'"),
         (Answer([]), "the document is of type list, not an object"),
         (Answer({"Events": "none"}), "the document Events is of type str, not an array"),
-        (Answer(body=" " * (MOST_BYTES + 1)), f"the answer is longer than {MOST_BYTES} bytes"),
-        (Answer(body="x" * 8_000_000, status=500), f"the answer is longer than {MOST_BYTES} bytes"),
+        (Answer(body=" " * (MAX_BYTES + 1)), f"the answer is longer than {MAX_BYTES} bytes"),
+        (Answer(body="x" * 8_000_000, status=500), f"the answer is longer than {MAX_BYTES} bytes"),
         (Answer(reset=True), "connection reset by peer"),
     ],
 )
@@ -79,7 +79,7 @@ async def test_a_bad_answer_is_logged_once_and_asked_again(rig: Rig, answer: Ans
 
 
 async def test_the_largest_answer_that_is_read(rig: Rig) -> None:
-    rig.server.events.play(Answer(body=" " * (MOST_BYTES - 14) + '{"Events": []}'))
+    rig.server.events.play(Answer(body=" " * (MAX_BYTES - 14) + '{"Events": []}'))
     async with rig.watching() as client:
         await until(lambda: client._polls.ok)
 
@@ -100,7 +100,7 @@ async def test_absent_then_present(rig: Rig) -> None:
     rig.server.close()
     async with rig.watching() as client:
         assert await rig.failed() == "connection refused"
-        await until(lambda: client._names.ok is False)
+        await until(lambda: client._name_calls.ok is False)
         state = client.state
         assert (state.own_name, state.own_name_error) == ("", "connection refused")
         rig.server.events.play(Answer(PREEMPT))
@@ -213,7 +213,7 @@ async def test_while_the_name_is_unknown_events_are_asked_for_and_match_nobody(r
     rig.server.compute.play(answer)
     rig.server.events.play(Answer(document(event("Preempt", "", OWN))))
     async with rig.watching() as client:
-        await until(lambda: client._names.failures > 2)
+        await until(lambda: client._name_calls.failures > 2)
         await rig.answered()
         state = client.state
         assert (state.ok, state.own_name, state.events) == (True, "", ())
