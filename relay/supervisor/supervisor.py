@@ -43,7 +43,7 @@ from relay.supervisor.drainer import Drainer
 from relay.supervisor.instance import Instance, nameservers
 from relay.supervisor.orphans import Reaper
 from relay.supervisor.reload import Reloader
-from relay.supervisor.systemd.notify import Look, Notifier, Reporter
+from relay.supervisor.systemd.notify import Notifier, Reporter, ServiceStatus
 from relay.supervisor.tasks import keep_running
 from relay.supervisor.upstreams.monitor import UpstreamMonitor
 from relay.supervisor.worker_pool import WorkerPool
@@ -65,7 +65,7 @@ class Supervisor:
     ) -> None:
         self._instance = instance
         self._notifier = notifier
-        self._reporter = Reporter(notifier, self._look)
+        self._reporter = Reporter(notifier, self._service_status)
         self._http_sockets = http
         self._writer = writer
         self._log = log
@@ -224,7 +224,7 @@ class Supervisor:
     def _upstreams(self) -> dict[int, str]:
         return {number: self._instance.upstreams[number] for number in self._instance.dialled}
 
-    def _look(self) -> Look:
+    def _service_status(self) -> ServiceStatus:
         """What `systemctl status` shows, and what systemd acts on."""
         state, workers = self._drain.state, self._pool.workers
         ready, active = sum(worker.ready for worker in workers), self._status.active()
@@ -232,7 +232,7 @@ class Supervisor:
         text += f"{ready} of {len(workers)} workers"
         ends_in = state.left(time.monotonic()) if state.ends or self._end.is_set() else None
         # Not what load balancers call ready: a start must not fail because an upstream does.
-        return Look(ready == len(workers), self._status.live().ok, ends_in, text)
+        return ServiceStatus(ready == len(workers), self._status.live().ok, ends_in, text)
 
     def _changed(self) -> None:
         self._reporter.update()

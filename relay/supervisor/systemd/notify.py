@@ -1,7 +1,6 @@
-"""Messages to the service manager: what relay is doing, and that it is alive. sd_notify(3) in Python.
+"""Messages to the service manager: relay's state, and the watchdog's keep-alive pings. sd_notify(3) in Python.
 
-`Notifier` sends them, `Reporter` decides when. Without a manager that listens there is nothing in the environment, and
-all of it does nothing.
+`Notifier` sends messages, `Reporter` decides when. Without NOTIFY_SOCKET in the environment both do nothing.
 """
 
 from __future__ import annotations
@@ -13,19 +12,20 @@ import time
 from collections.abc import Callable, MutableMapping
 from typing import NamedTuple
 
-MOST_STATUS = 500  # characters; `systemctl status` shows one line
-LOOK = 5.0  # seconds between two looks while nothing happens
-LOOK_OFTEN = 1.0  # seconds, while it starts or ends
-OTHERS = {"READY": ("RELOADING", "MONOTONIC_USEC"), "RELOADING": ("READY",)}
-PINGS = 4  # life signs in the time after which the manager acts: a machine that is paused by its host misses some
-GRACE = 30.0  # seconds that an end may take beyond the drain: workers told, then killed, the log written out
+MAX_STATUS = 500  # characters; `systemctl status` shows one line
+INTERVAL = 5.0  # seconds between two updates while the service is up
+INTERVAL_CHANGING = 1.0  # seconds between two updates while it starts or stops
+SUPERSEDED = {"READY": ("RELOADING", "MONOTONIC_USEC"), "RELOADING": ("READY",)}  # unsent fields that a state replaces
+PINGS = 4  # watchdog pings per watchdog timeout: a machine that its host pauses misses some
+GRACE = 30.0  # seconds that a stop may take after the drain: stop the workers, kill those left, write the log out
 
 
 class Notifier:
-    """Messages to the service manager, sd_notify(3). Never waits, never raises.
+    """Sends messages to the service manager, sd_notify(3). Never blocks, never raises.
 
-    Takes NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID out of `environ`: what relay starts must not speak for it. What
-    cannot be sent now is sent with the next message. `problem` says why the last one did not arrive, or is empty.
+    Removes NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID from `environ`, so that child processes cannot notify in
+    relay's name. Fields that cannot be sent now are sent with the next message. `problem` says why the last message
+    did not arrive, or is empty.
     """
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
@@ -34,21 +34,21 @@ class Notifier:
         path = environ.pop("NOTIFY_SOCKET", "")
         self._address: bytes | None = None
         self._unsent: dict[str, str] = {}
-        self._said = ""  # READY, RELOADING, STOPPING: the last of them
+        self._state = ""  # READY, RELOADING or STOPPING: the last one reported
         if path.startswith(("/", "@")):
-            # The manager's name for an abstract address, unix(7).
+            # "@" stands for the NUL byte of an abstract address, unix(7).
             self._address = b"\0" + os.fsencode(path[1:]) if path.startswith("@") else os.fsencode(path)
         elif path:
             self.problem = f"NOTIFY_SOCKET is {path!r}, neither a path nor an abstract address"
 
     @property
     def active(self) -> bool:
-        """Whether there is somebody to tell."""
+        """Whether there is a service manager to notify."""
         return self._address is not None
 
     def ready(self, status: str = "") -> None:
-        """The service serves, or serves again."""
-        self._said = "READY"
+        """The service has started, or a reload is over."""
+        self._state = "READY"
         self._send(READY="1", **_status(status))
 
     def status(self, text: str) -> None:
@@ -56,43 +56,43 @@ class Notifier:
         self._send(**_status(text))
 
     def reloading(self) -> None:
-        """A reload begins; `reloaded` ends it. While starting or stopping there is nothing to be told of one."""
-        if self._said == "READY":
-            self._said = "RELOADING"
-            # Type=notify-reload tells a reload that it asked for from an earlier one by this time.
+        """A reload begins; `reloaded` ends it. Not reported while the service starts or stops."""
+        if self._state == "READY":
+            self._state = "RELOADING"
+            # By this time Type=notify-reload distinguishes the reload that it requested from an earlier one.
             self._send(RELOADING="1", MONOTONIC_USEC=str(time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000))
 
     def reloaded(self, status: str = "") -> None:
-        """It is over, well or not."""
-        if self._said == "RELOADING":
+        """The reload is over, whether it succeeded or failed."""
+        if self._state == "RELOADING":
             self.ready(status)
 
     def stopping(self, status: str = "") -> None:
-        """The service is about to end, on its own account or because it was told to."""
-        self._said = "STOPPING"
+        """The service begins to stop, by itself or on request."""
+        self._state = "STOPPING"
         self._send(STOPPING="1", **_status(status))
 
     def watchdog(self) -> None:
-        """A life sign, to be given more often than every `watchdog_seconds` (0.0: nobody waits for any)."""
+        """Send a keep-alive ping, due more often than every `watchdog_seconds` (0.0: the watchdog is off)."""
         if self.watchdog_seconds:
             self._send(WATCHDOG="1")
 
     def extend_timeout(self, seconds: float) -> None:
-        """The start or the stop may take so long from now on; what the unit allows is never shortened."""
+        """Allow the start or stop `seconds` more from now on; the unit's own timeout is never shortened."""
         self._send(EXTEND_TIMEOUT_USEC=str(max(1, int(seconds * 1e6))))
 
     def _send(self, **fields: str) -> None:
         if self._address is None:
             return
-        # A state takes back the one before, if that has not been said yet: a message has one.
-        for name in OTHERS.get(next(iter(fields)), ()):
+        # A message has one state: a new one replaces an earlier state that has not been sent yet.
+        for name in SUPERSEDED.get(next(iter(fields)), ()):
             self._unsent.pop(name, None)
         self._unsent.update(fields)
         message = "\n".join(f"{name}={value}" for name, value in self._unsent.items()).encode(errors="replace")
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
                 sock.sendto(message, socket.MSG_NOSIGNAL, self._address)
-        except OSError as error:  # its queue is full; or it is gone, and may come back
+        except OSError as error:  # the socket's queue is full; or the manager is gone, and may come back
             self.problem = f"NOTIFY_SOCKET: {os.strerror(error.errno) if error.errno else error}"
         else:
             self.problem = ""
@@ -100,22 +100,22 @@ class Notifier:
 
 
 def _status(text: str) -> dict[str, str]:
-    # A line break would begin another field.
-    return {"STATUS": " ".join(text.split())[:MOST_STATUS]} if text else {}
+    # A line break would start another field.
+    return {"STATUS": " ".join(text.split())[:MAX_STATUS]} if text else {}
 
 
 def _watchdog(microseconds: str, pid: str) -> float:
-    """Seconds, sd_watchdog_enabled(3); 0.0 if it is off, or for another process."""
+    """The watchdog timeout in seconds, sd_watchdog_enabled(3); 0.0 if it is off, or meant for another process."""
     if not microseconds.isdecimal() or (pid and pid != str(os.getpid())):
         return 0.0
     return int(microseconds) / 1e6
 
 
-class Look(NamedTuple):
-    """What there is to say now.
+class ServiceStatus(NamedTuple):
+    """The service's state, as far as the manager is concerned.
 
-    `serving`: every worker accepts; `alive`: the loop of each that runs answers. `ends_in`: seconds to the end of a
-    drain after which the process ends, else None.
+    `serving`: every worker accepts; `alive`: the event loop of every running worker answers. `ends_in`: seconds left
+    of a drain after which the process ends, else None. `text`: the line for `systemctl status`.
     """
 
     serving: bool
@@ -125,43 +125,42 @@ class Look(NamedTuple):
 
 
 class Reporter:
-    """Says when the service is ready, stops, and how it is. `look` is asked for it.
+    """Reports readiness, stop and status text to the manager, as `status()` returns them.
 
-    Life signs come from the supervisor's own loop, so that they end when it hangs, and they end while a worker hangs:
-    the supervisor replaces that one long before the manager does anything, unless it cannot.
+    Pings come from the supervisor's event loop, so they stop when it hangs. They also stop while a worker hangs: the
+    supervisor replaces a hung worker long before the manager acts, unless it cannot.
     """
 
-    def __init__(self, notifier: Notifier, look: Callable[[], Look]) -> None:
+    def __init__(self, notifier: Notifier, status: Callable[[], ServiceStatus]) -> None:
         self._notifier = notifier
-        self._look = look
+        self._status = status
         self._ready = self._stopping = False
         self._text = ""
         self._alive = False
 
     def update(self) -> float:
-        """Say what has changed; seconds until there may be more to say."""
-        look, notifier = self._look(), self._notifier
-        news = look.text if look.text != self._text else ""
-        self._text = look.text
-        self._alive = look.alive
-        if look.ends_in is not None:
+        """Report what has changed. Returns the seconds until the next update."""
+        status, notifier = self._status(), self._notifier
+        text = status.text if status.text != self._text else ""  # empty: unchanged
+        self._text = status.text
+        self._alive = status.alive
+        if status.ends_in is not None:
             if not self._stopping:
                 self._stopping = True
-                notifier.stopping(news)
-            elif news:
-                notifier.status(news)
-            notifier.extend_timeout(look.ends_in + GRACE)
-        elif look.serving and not self._ready:
+                notifier.stopping(text)
+            elif text:
+                notifier.status(text)
+            notifier.extend_timeout(status.ends_in + GRACE)
+        elif status.serving and not self._ready:
             self._ready = True
-            notifier.ready(news)
-        elif news:
-            notifier.status(news)
-        often = self._stopping or not self._ready
-        wait = LOOK_OFTEN if often else LOOK
+            notifier.ready(text)
+        elif text:
+            notifier.status(text)
+        wait = INTERVAL_CHANGING if self._stopping or not self._ready else INTERVAL
         return min(wait, notifier.watchdog_seconds / PINGS) if notifier.watchdog_seconds else wait
 
     async def run(self) -> None:
-        """Look now and then, and give life signs, until cancelled. Without a manager it ends at once."""
+        """Report and ping periodically until cancelled. Returns at once if there is no manager."""
         while self._notifier.active:
             wait = self.update()
             if self._alive:

@@ -11,7 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from relay.supervisor.systemd.notify import GRACE, LOOK, LOOK_OFTEN, PINGS, Look, Notifier, Reporter
+from relay.supervisor.systemd.notify import (
+    GRACE,
+    INTERVAL,
+    INTERVAL_CHANGING,
+    PINGS,
+    Notifier,
+    Reporter,
+    ServiceStatus,
+)
 
 
 class Manager:
@@ -189,45 +197,50 @@ def test_the_watchdog_is_for_whom_the_manager_names(usec: str, pid: str, seconds
 
 
 def test_a_life_in_order(manager: Manager) -> None:
-    now = Look(False, True, None, "starting")
+    now = ServiceStatus(False, True, None, "starting")
     reporter = Reporter(Notifier(manager.environ), lambda: now)
 
-    def says(look: Look) -> tuple[list[dict[str, str]], float]:
+    def says(status: ServiceStatus) -> tuple[list[dict[str, str]], float]:
         nonlocal now
-        now = look
+        now = status
         wait = reporter.update()
         return manager.received(), wait
 
-    assert says(now) == ([{"STATUS": "starting"}], LOOK_OFTEN)
-    assert says(now) == ([], LOOK_OFTEN)
-    assert says(Look(True, True, None, "ready")) == ([{"READY": "1", "STATUS": "ready"}], LOOK)
-    assert says(now) == ([], LOOK)
+    assert says(now) == ([{"STATUS": "starting"}], INTERVAL_CHANGING)
+    assert says(now) == ([], INTERVAL_CHANGING)
+    assert says(ServiceStatus(True, True, None, "ready")) == ([{"READY": "1", "STATUS": "ready"}], INTERVAL)
+    assert says(now) == ([], INTERVAL)
     # Ready is said once: a worker that is being replaced is no other state of the unit.
-    assert says(Look(False, True, None, "a worker died")) == ([{"STATUS": "a worker died"}], LOOK)
-    assert says(Look(True, True, None, "ready")) == ([{"STATUS": "ready"}], LOOK)
+    assert says(ServiceStatus(False, True, None, "a worker died")) == ([{"STATUS": "a worker died"}], INTERVAL)
+    assert says(ServiceStatus(True, True, None, "ready")) == ([{"STATUS": "ready"}], INTERVAL)
     usec = str(int((90 + GRACE) * 1e6))
-    assert says(Look(True, True, 90.0, "draining")) == (
+    assert says(ServiceStatus(True, True, 90.0, "draining")) == (
         [{"STOPPING": "1", "STATUS": "draining"}, {"EXTEND_TIMEOUT_USEC": usec}],
-        LOOK_OFTEN,
+        INTERVAL_CHANGING,
     )
-    assert says(Look(True, True, 0.0, "draining")) == ([{"EXTEND_TIMEOUT_USEC": str(int(GRACE * 1e6))}], LOOK_OFTEN)
+    assert says(ServiceStatus(True, True, 0.0, "draining")) == (
+        [{"EXTEND_TIMEOUT_USEC": str(int(GRACE * 1e6))}],
+        INTERVAL_CHANGING,
+    )
 
 
 def test_an_end_before_the_start_is_over(manager: Manager) -> None:
-    reporter = Reporter(Notifier(manager.environ), lambda: Look(False, True, 0.0, ""))
+    reporter = Reporter(Notifier(manager.environ), lambda: ServiceStatus(False, True, 0.0, ""))
     reporter.update()
     assert [list(message) for message in manager.received()] == [["STOPPING"], ["EXTEND_TIMEOUT_USEC"]]
 
 
-@pytest.mark.parametrize(("usec", "wait"), [("60000000", LOOK), ("4000000", 4 / PINGS)])
+@pytest.mark.parametrize(("usec", "wait"), [("60000000", INTERVAL), ("4000000", 4 / PINGS)])
 def test_life_signs_come_in_time(manager: Manager, usec: str, wait: float) -> None:
-    reporter = Reporter(Notifier(manager.environ | {"WATCHDOG_USEC": usec}), lambda: Look(True, True, None, ""))
+    reporter = Reporter(
+        Notifier(manager.environ | {"WATCHDOG_USEC": usec}), lambda: ServiceStatus(True, True, None, "")
+    )
     assert reporter.update() == wait
 
 
 async def test_it_goes_on_until_it_is_cancelled(manager: Manager) -> None:
     notifier = Notifier(manager.environ | {"WATCHDOG_USEC": "200000"})
-    task = asyncio.create_task(Reporter(notifier, lambda: Look(True, True, None, "")).run())
+    task = asyncio.create_task(Reporter(notifier, lambda: ServiceStatus(True, True, None, "")).run())
     signs = 0
     while signs < 3:
         await asyncio.sleep(0.01)
@@ -238,4 +251,4 @@ async def test_it_goes_on_until_it_is_cancelled(manager: Manager) -> None:
 
 
 async def test_without_a_manager_there_is_nothing_to_do() -> None:
-    await asyncio.wait_for(Reporter(Notifier({}), lambda: Look(True, True, None, "")).run(), 5)
+    await asyncio.wait_for(Reporter(Notifier({}), lambda: ServiceStatus(True, True, None, "")).run(), 5)
