@@ -23,7 +23,7 @@ from relay.supervisor.preflight import trial
 from relay.supervisor.prepare import http_endpoints
 from relay.supervisor.probe import probe, reason
 from relay.supervisor.systemd.notify import Notifier
-from relay.supervisor.systemd.socket_activation import take_listening
+from relay.supervisor.systemd.socket_activation import listen_fds
 from relay.supervisor.upstreams.resolver import Resolver
 
 
@@ -48,7 +48,7 @@ def run(load: Callable[[Mapping[str, str]], Settings], *, connect: bool, pid: in
         problems += reload_problems(running, settings, environ, load)
     instance: Instance | None = None
     # A copy: whoever the variables are for may still want them.
-    notifier, taken = Notifier(environ), take_listening(environ)
+    notifier, taken = Notifier(environ), listen_fds(environ)
     try:
         instance = trial(
             settings, taken, notifier.watchdog_seconds, running.addresses if running is not None else frozenset()

@@ -17,13 +17,13 @@ from relay.supervisor.host import bind_error
 from relay.supervisor.instance import Binding, Instance, StartError, tcp_options
 from relay.supervisor.listening import meets
 from relay.supervisor.prepare import prepare, watchdog_notes
-from relay.supervisor.systemd.socket_activation import Listening, bindings, match
+from relay.supervisor.systemd.socket_activation import ListenFds, assign, bindings
 
 BACKLOG = 128  # of the admin and the health port
 Http = dict[str, socket.socket]  # "admin", "health": those that are on
 
 
-def preflight(settings: Settings, taken: Listening, watchdog: float) -> tuple[Instance, Http]:
+def preflight(settings: Settings, taken: ListenFds, watchdog: float) -> tuple[Instance, Http]:
     """The plan of a start with its listening sockets, and those of the admin and health ports.
 
     `taken`: the service manager's sockets; `watchdog`: seconds that it bears with silence, 0: for ever. Raises
@@ -32,7 +32,7 @@ def preflight(settings: Settings, taken: Listening, watchdog: float) -> tuple[In
     return _preflight(settings, taken, watchdog, {}, frozenset(), listen=True)
 
 
-def trial(settings: Settings, taken: Listening, watchdog: float, held: frozenset[str]) -> Instance:
+def trial(settings: Settings, taken: ListenFds, watchdog: float, held: frozenset[str]) -> Instance:
     """The instance that a start would have, its sockets closed again. Raises StartError, as `preflight` does.
 
     `held` are the addresses, host:port, of a relay that runs beside this command; they are no obstacle.
@@ -47,7 +47,7 @@ def trial(settings: Settings, taken: Listening, watchdog: float, held: frozenset
 
 def _preflight(
     settings: Settings,
-    taken: Listening,
+    taken: ListenFds,
     watchdog: float,
     kept: dict[str, Binding],
     ours: frozenset[str],
@@ -77,18 +77,18 @@ def _preflight(
 
 
 def _inherit(
-    settings: Settings, taken: Listening, kept: dict[str, Binding], ours: frozenset[str], *, listen: bool
+    settings: Settings, taken: ListenFds, kept: dict[str, Binding], ours: frozenset[str], *, listen: bool
 ) -> Instance:
     """The instance, with the service manager's sockets where it has handed over any. Raises StartError."""
-    matched = match(taken.sockets, [(item.name, item.bind) for item in settings.listeners])
-    if problems := taken.problems + matched.problems:
+    assignment = assign(taken.sockets, [(item.name, item.bind) for item in settings.listeners])
+    if problems := taken.problems + assignment.problems:
         raise StartError(problems)
     try:
-        inherited = bindings(matched.served, settings.workers or usable_cpus(), tcp_options(settings))
+        inherited = bindings(assignment.assigned, settings.workers or usable_cpus(), tcp_options(settings))
     except OSError as error:
         raise StartError([f"systemd's sockets: {os.strerror(error.errno or 0).lower()}"]) from None
     instance = prepare(settings, {**kept, **inherited}, ours=ours, listen=listen)
-    instance.notes += matched.notes
+    instance.notes += assignment.notes
     return instance
 
 

@@ -15,7 +15,7 @@ from relay.supervisor import service_log
 from relay.supervisor.preflight import preflight
 from relay.supervisor.supervisor import Supervisor
 from relay.supervisor.systemd.notify import Notifier
-from relay.supervisor.systemd.socket_activation import take_listening
+from relay.supervisor.systemd.socket_activation import listen_fds
 
 LOG_FLUSH = 2.0  # seconds that the end waits for whoever reads the log
 STDOUT = 1
@@ -39,7 +39,7 @@ def run(load: Callable[[Settings | None], Settings], missing: Sequence[str] = ()
     Raises SettingsError or StartError before anything was started.
     """
     # Before anything is started that would have the variables as well.
-    notifier, taken = Notifier(os.environ), take_listening(os.environ)
+    notifier, taken = Notifier(os.environ), listen_fds(os.environ)
     settings = load(None)
     instance, http = preflight(settings, taken, notifier.watchdog_seconds)
     instance.notes += missing_notes(missing)

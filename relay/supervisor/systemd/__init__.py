@@ -1,1 +1,1 @@
-"""relay under systemd: `notify` tells it, `socket_activation` takes its sockets. Neither needs systemd's library."""
+"""systemd: `notify` reports relay's state, `socket_activation` takes sockets over; neither needs libsystemd."""

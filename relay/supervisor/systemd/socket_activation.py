@@ -1,7 +1,7 @@
-"""Listening sockets from the service manager, so that they outlive relay: sd_listen_fds(3) in Python.
+"""Socket activation: listening sockets that the service manager holds, so that they outlive relay. sd_listen_fds(3).
 
-`take_listening` finds them, `match` says whose each one is, `bindings` makes them what `prepare` starts with. Without a
-manager that hands any over there is nothing in the environment, and all of it does nothing.
+`listen_fds` takes them over, `assign` gives each one to a listener of the settings, `bindings` turns them into what
+`prepare` starts with. Without LISTEN_FDS in the environment there are no sockets, and all three return nothing.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ FIRST = 3  # SD_LISTEN_FDS_START
 
 @dataclass(frozen=True, slots=True)
 class Inherited:
-    """A listening TCP socket that the service manager has handed over.
+    """A listening TCP socket from the service manager.
 
-    `name` is its FileDescriptorName=, by default the unit's name. `dual`: an IPv6 wildcard that takes IPv4 as well.
+    `name` is its FileDescriptorName=, by default the unit's name. `dual`: an IPv6 wildcard that accepts IPv4 as well.
     """
 
     fd: int
@@ -36,42 +36,42 @@ class Inherited:
 
     @property
     def address(self) -> str:
-        """As the settings spell it."""
+        """Its address as the settings write it."""
         return format_hostport(self.host, self.port)
 
     def serves(self, host: str, port: int) -> bool:
-        """Whether who connects to this address gets to it."""
+        """Whether connections to this address arrive at the socket."""
         return port == self.port and (host == self.host or (self.dual and host == "0.0.0.0"))
 
-    def like(self, host: str) -> bool:
-        """Whether it takes clients of that address's family."""
+    def accepts_family(self, host: str) -> bool:
+        """Whether the socket accepts clients of this address's family."""
         return self.dual or (":" in host) == (":" in self.host)
 
     def __str__(self) -> str:
         return f'systemd\'s socket "{self.name}" at {self.address}'
 
 
-class Listening(NamedTuple):
-    """What was handed over, and a line for each socket that cannot be used."""
+class ListenFds(NamedTuple):
+    """The sockets taken over, and one line for each that cannot be used."""
 
     sockets: list[Inherited]
     problems: list[str]
 
 
-def take_listening(environ: MutableMapping[str, str], first: int = FIRST) -> Listening:
+def listen_fds(environ: MutableMapping[str, str], first: int = FIRST) -> ListenFds:
     """The sockets of LISTEN_FDS, sd_listen_fds_with_names(3), from descriptor `first` on. Raises nothing.
 
-    Sets them close-on-exec and takes the variables out of `environ`, for workers get theirs in another way. None if
-    they are for another process (LISTEN_PID).
+    Sets them close-on-exec and removes the variables from `environ`, as workers get their sockets over the channel.
+    No sockets if LISTEN_PID names another process.
     """
     names = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
-    pid, count, titles, _ = (environ.pop(name, "") for name in names)
-    found = Listening([], [])
+    pid, count, joined_names, _ = (environ.pop(name, "") for name in names)
+    found = ListenFds([], [])
     if pid != str(os.getpid()) or not count.isdecimal():
         return found
-    called = titles.split(":")
+    fd_names = joined_names.split(":")
     for number in range(int(count)):
-        name = called[number] if number < len(called) and called[number] else "unknown"
+        name = fd_names[number] if number < len(fd_names) and fd_names[number] else "unknown"
         try:
             os.set_inheritable(first + number, False)
             found.sockets.append(_inherited(first + number, name))
@@ -82,7 +82,7 @@ def take_listening(environ: MutableMapping[str, str], first: int = FIRST) -> Lis
 
 
 def _inherited(fd: int, name: str) -> Inherited:
-    """Raises OSError (no socket) or ValueError (not one to accept from)."""
+    """The socket at `fd`. Raises OSError (no socket) or ValueError (not a listening TCP socket)."""
     sock = socket.socket(fileno=fd)
     try:
         if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.proto != socket.IPPROTO_TCP:
@@ -96,58 +96,62 @@ def _inherited(fd: int, name: str) -> Inherited:
         sock.detach()
 
 
-class Served(NamedTuple):
-    """A socket, whose it is, and the addresses of that listener's `bind` in whose place it is."""
+class Assigned(NamedTuple):
+    """A socket, its listener, and the addresses of that listener's `bind` that the socket stands for."""
 
     socket: Inherited
     listener: str
     binds: list[str]
 
 
-class Matched(NamedTuple):
-    """Which socket is whose. With `problems` relay does not start; `notes` are for the log."""
+class Assignment(NamedTuple):
+    """The listener of each socket. `problems` prevent a start; `notes` are warnings for the log."""
 
-    served: list[Served]
+    assigned: list[Assigned]
     problems: list[str]
     notes: list[str]
 
 
-def match(inherited: Sequence[Inherited], listeners: Sequence[tuple[str, Sequence[str]]]) -> Matched:
-    """Give the sockets to the listeners, each of which is its name and its `bind`.
+def assign(inherited: Sequence[Inherited], listeners: Sequence[tuple[str, Sequence[str]]]) -> Assignment:
+    """Assign each socket to a listener; `listeners` are (name, bind) pairs.
 
-    A socket belongs to the listener that has its address. Where it has a listener's name (FileDescriptorName=) and an
-    address of its own, the socket unit is right, and relay does not listen at the address of the settings that it
-    stands for. What is left of a listener relay binds itself.
+    A socket belongs to the listener whose `bind` has its address. A socket with a listener's name (FileDescriptorName=)
+    at an address that no listener has overrides the settings: relay does not listen at the address of `bind` that it
+    stands for. relay itself binds the addresses of `bind` without a socket.
     """
-    result = Matched([], [], [])
+    result = Assignment([], [], [])
     left = {(name, text): parse_hostport(text, allow_name=False) for name, bind in listeners for text in bind}
-    later = []
-    for sock in sorted(inherited, key=lambda item: item.dual):  # exact ones first
-        mine = [place for place, address in left.items() if sock.serves(*address)]
-        owners = {name for name, _ in mine}
+    unmatched = []
+    for sock in sorted(inherited, key=lambda item: item.dual):  # exact addresses before dual-stack wildcards
+        matching = [place for place, address in left.items() if sock.serves(*address)]
+        owners = {name for name, _ in matching}
         if len(owners) > 1:
-            result.problems.append(f"{sock} takes IPv4 as well, and {_settings(owners)} differ: BindIPv6Only=ipv6-only")
-        elif mine and sock.name in dict(listeners) and sock.name not in owners:
+            result.problems.append(
+                f"{sock} takes IPv4 as well, and so the addresses of {_settings(owners)}: use BindIPv6Only=ipv6-only"
+            )
+        elif matching and sock.name in dict(listeners) and sock.name not in owners:
             result.problems.append(f"{sock} has the address of {_settings(owners)}: change that or FileDescriptorName=")
-        elif mine:
-            result.served.append(Served(sock, mine[0][0], [text for _, text in mine]))
+        elif matching:
+            result.assigned.append(Assigned(sock, matching[0][0], [text for _, text in matching]))
         else:
-            later.append(sock)
-        for place in mine:
+            unmatched.append(sock)
+        for place in matching:
             del left[place]
-    for sock in later:
-        _stand_in(sock, left, [name for name, _ in listeners], result)
+    for sock in unmatched:
+        _assign_by_name(sock, left, [name for name, _ in listeners], result)
     result.notes.extend(f"{one.socket}: IPv4 clients are ::ffff:… there; use BindIPv6Only=ipv6-only and an address "
-                        "of each family" for one in result.served if one.socket.dual)  # fmt: skip
+                        "of each family" for one in result.assigned if one.socket.dual)  # fmt: skip
     if inherited:
         result.notes.extend(f"listeners.{name}.bind: {text}: no ListenStream= of systemd's; relay binds it itself, and "
                             "its clients are refused while relay restarts" for name, text in left)  # fmt: skip
     return result
 
 
-def _stand_in(sock: Inherited, left: dict[tuple[str, str], tuple[str, int]], names: list[str], result: Matched) -> None:
-    """A socket at an address that is nobody's: by its name, in place of an address of each family that it takes."""
-    free = [(place, host) for place, (host, _) in left.items() if place[0] == sock.name and sock.like(host)]
+def _assign_by_name(
+    sock: Inherited, left: dict[tuple[str, str], tuple[str, int]], names: list[str], result: Assignment
+) -> None:
+    """Assign a socket at an address of no listener: by its name, for one `bind` address of each family it accepts."""
+    free = [(place, host) for place, (host, _) in left.items() if place[0] == sock.name and sock.accepts_family(host)]
     taken = list({":" in host: place for place, host in reversed(free)}.values())
     if not taken:
         setting = f"listeners.{sock.name}.bind" if sock.name in names else "a listener's bind"
@@ -156,9 +160,9 @@ def _stand_in(sock: Inherited, left: dict[tuple[str, str], tuple[str, int]], nam
             f"listener with FileDescriptorName= (there are {', '.join(names)})"
         )
         return
-    result.served.append(Served(sock, sock.name, [text for _, text in taken]))
+    result.assigned.append(Assigned(sock, sock.name, [text for _, text in taken]))
     for name, text in taken:
-        if left.pop((name, text))[1]:  # 0: any would do
+        if left.pop((name, text))[1]:  # port 0 in the settings means any port: nothing to note
             result.notes.append(f"listeners.{name}.bind: not {text}: {sock} takes its place")
 
 
@@ -166,14 +170,14 @@ def _settings(names: set[str]) -> str:
     return " and ".join(f"listeners.{name}.bind" for name in sorted(names))
 
 
-def bindings(served: Sequence[Served], workers: int, tcp: TcpOptions) -> dict[str, Binding]:
-    """The sockets as `prepare` takes them, by `binding.key`; the same one twice where it serves two addresses.
+def bindings(assigned: Sequence[Assigned], workers: int, tcp: TcpOptions) -> dict[str, Binding]:
+    """The sockets as `prepare` takes them, by `listening.key`; one that serves two addresses is there twice.
 
-    Sets the options of `tcp` on each, for what is accepted from now on; what waits there already has the unit's.
-    Raises OSError.
+    Sets the options of `tcp` on each socket, for connections that arrive from now on; those already in the accept queue
+    keep the unit's. Raises OSError.
     """
     found: dict[str, Binding] = {}
-    for one in served:
+    for one in assigned:
         sock = socket.socket(fileno=one.socket.fd)
         sock.setblocking(False)
         set_inherited(sock, tcp)

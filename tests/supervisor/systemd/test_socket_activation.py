@@ -14,7 +14,7 @@ import pytest
 
 from relay.engines.contract import TcpOptions
 from relay.supervisor.systemd import socket_activation
-from relay.supervisor.systemd.socket_activation import Inherited, Listening, Matched, bindings, match, take_listening
+from relay.supervisor.systemd.socket_activation import Assignment, Inherited, ListenFds, assign, bindings, listen_fds
 
 HTTPS = ("https", ["0.0.0.0:443", "[::]:443"])
 MQTT = ("mqtt", ["0.0.0.0:8883", "[::]:8883"])
@@ -31,14 +31,14 @@ def tcp(stack: ExitStack, host: str = "127.0.0.1", *, dual: bool = False) -> soc
     return stack.enter_context(socket.create_server((host, 0), family=family, dualstack_ipv6=dual))
 
 
-def handed(stack: ExitStack, *sockets: socket.socket, names: str = "", pid: int = 0) -> Listening:
+def handed(stack: ExitStack, *sockets: socket.socket, names: str = "", pid: int = 0) -> ListenFds:
     """What is taken of them. They are put where nobody else's descriptors are."""
     first = 900
     for number, sock in enumerate(sockets):
         os.dup2(sock.fileno(), first + number)
         stack.callback(_close, first + number)
     environ = {"LISTEN_PID": str(pid or os.getpid()), "LISTEN_FDS": str(len(sockets)), "LISTEN_FDNAMES": names, "A": ""}
-    taken = take_listening(environ, first)
+    taken = listen_fds(environ, first)
     assert environ == {"A": ""}
     return taken
 
@@ -52,8 +52,8 @@ def _close(descriptor: int) -> None:
 
 
 def test_nothing_is_taken_where_nothing_was_handed_over() -> None:
-    assert take_listening({}) == ([], [])
-    assert take_listening({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "many"}) == ([], [])
+    assert listen_fds({}) == ([], [])
+    assert listen_fds({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "many"}) == ([], [])
 
 
 def test_another_processs_sockets_are_left_alone(stack: ExitStack) -> None:
@@ -92,7 +92,7 @@ def test_what_cannot_be_accepted_from_is_named_and_the_rest_is_taken(stack: Exit
     for number, sock in enumerate((bound, datagrams, local, good)):
         os.dup2(sock.fileno(), 900 + number)
         stack.callback(_close, 900 + number)
-    found, problems = take_listening(environ, 900)
+    found, problems = listen_fds(environ, 900)
     assert [one.name for one in found] == ["d"]
     assert problems == [
         'systemd\'s socket "a", number 1 of 6: does not listen; use ListenStream= with Accept=no',
@@ -105,8 +105,8 @@ def test_what_cannot_be_accepted_from_is_named_and_the_rest_is_taken(stack: Exit
 
 def test_a_program_started_the_way_systemd_does_finds_its_sockets_and_leaves_none_to_its_children() -> None:
     script = (
-        "import os, subprocess, sys; from relay.supervisor.systemd.socket_activation import take_listening\n"
-        "print(*[one.address for one in take_listening(os.environ).sockets], flush=True)\n"
+        "import os, subprocess, sys; from relay.supervisor.systemd.socket_activation import listen_fds\n"
+        "print(*[one.address for one in listen_fds(os.environ).sockets], flush=True)\n"
         "subprocess.run([sys.executable, '-c', 'import os; print(sorted(k for k in os.environ if \"LISTEN\" in k), "
         'os.listdir("/proc/self/fd"))\'], close_fds=False)'
     )
@@ -134,17 +134,17 @@ def at(host: str, port: int, name: str = "relay.socket", *, dual: bool = False) 
     return Inherited(99, name, host, port, dual)
 
 
-def whose(found: Matched) -> list[tuple[str, str, list[str]]]:
-    return [(one.socket.address, one.listener, one.binds) for one in found.served]
+def whose(found: Assignment) -> list[tuple[str, str, list[str]]]:
+    return [(one.socket.address, one.listener, one.binds) for one in found.assigned]
 
 
 def test_without_sockets_there_is_nothing_to_say() -> None:
-    assert match([], [HTTPS, MQTT]) == ([], [], [])
+    assert assign([], [HTTPS, MQTT]) == ([], [], [])
 
 
 def test_a_socket_belongs_to_the_listener_with_its_address() -> None:
     sockets = [at("::", 8883), at("0.0.0.0", 443), at("0.0.0.0", 8883), at("::", 443)]
-    found = match(sockets, [HTTPS, MQTT])
+    found = assign(sockets, [HTTPS, MQTT])
     assert whose(found) == [
         ("[::]:8883", "mqtt", ["[::]:8883"]),
         ("0.0.0.0:443", "https", ["0.0.0.0:443"]),
@@ -156,7 +156,7 @@ def test_a_socket_belongs_to_the_listener_with_its_address() -> None:
 
 @pytest.mark.parametrize("name", ["relay.socket", "unknown", "https"])
 def test_one_socket_may_serve_both_families(name: str) -> None:
-    found = match([at("::", 443, name, dual=True)], [HTTPS])
+    found = assign([at("::", 443, name, dual=True)], [HTTPS])
     assert whose(found) == [("[::]:443", "https", ["0.0.0.0:443", "[::]:443"])]
     assert found.problems == []
     (note,) = found.notes
@@ -164,7 +164,7 @@ def test_one_socket_may_serve_both_families(name: str) -> None:
 
 
 def test_an_own_socket_for_ipv4_goes_first() -> None:
-    found = match([at("::", 443, dual=True), at("0.0.0.0", 443)], [HTTPS])
+    found = assign([at("::", 443, dual=True), at("0.0.0.0", 443)], [HTTPS])
     assert sorted(whose(found)) == [
         ("0.0.0.0:443", "https", ["0.0.0.0:443"]),
         ("[::]:443", "https", ["[::]:443"]),
@@ -172,14 +172,14 @@ def test_an_own_socket_for_ipv4_goes_first() -> None:
 
 
 def test_what_has_no_socket_is_bound_by_relay_itself_and_that_is_said() -> None:
-    found = match([at("0.0.0.0", 443), at("::", 443), at("0.0.0.0", 8883)], [HTTPS, MQTT])
+    found = assign([at("0.0.0.0", 443), at("::", 443), at("0.0.0.0", 8883)], [HTTPS, MQTT])
     assert found.problems == []
     (note,) = found.notes
     assert note.startswith("listeners.mqtt.bind: [::]:8883: no ListenStream= of systemd's; relay binds it itself")
 
 
 def test_a_socket_with_a_listeners_name_takes_the_place_of_what_the_settings_say() -> None:
-    found = match([at("10.0.0.4", 9883, "mqtt"), at("::", 9883, "mqtt")], [MQTT])
+    found = assign([at("10.0.0.4", 9883, "mqtt"), at("::", 9883, "mqtt")], [MQTT])
     assert whose(found) == [("10.0.0.4:9883", "mqtt", ["0.0.0.0:8883"]), ("[::]:9883", "mqtt", ["[::]:8883"])]
     assert found.problems == []
     assert found.notes == [
@@ -189,12 +189,12 @@ def test_a_socket_with_a_listeners_name_takes_the_place_of_what_the_settings_say
 
 
 def test_one_socket_with_a_listeners_name_may_take_the_place_of_both_families() -> None:
-    found = match([at("::", 9883, "mqtt", dual=True)], [MQTT])
-    assert [(one.listener, sorted(one.binds)) for one in found.served] == [("mqtt", ["0.0.0.0:8883", "[::]:8883"])]
+    found = assign([at("::", 9883, "mqtt", dual=True)], [MQTT])
+    assert [(one.listener, sorted(one.binds)) for one in found.assigned] == [("mqtt", ["0.0.0.0:8883", "[::]:8883"])]
 
 
 def test_a_listener_that_leaves_its_port_open_takes_its_socket_without_a_word() -> None:
-    found = match([at("127.0.0.1", 40001, "main")], [("main", ["127.0.0.1:0"])])
+    found = assign([at("127.0.0.1", 40001, "main")], [("main", ["127.0.0.1:0"])])
     assert whose(found) == [("127.0.0.1:40001", "main", ["127.0.0.1:0"])]
     assert (found.problems, found.notes) == ([], [])
 
@@ -209,21 +209,21 @@ def test_a_listener_that_leaves_its_port_open_takes_its_socket_without_a_word() 
     ],
 )
 def test_a_socket_that_is_nobodys_is_a_mistake(socket_: Inherited, words: list[str]) -> None:
-    found = match([socket_], [HTTPS, MQTT])
-    assert found.served == []
+    found = assign([socket_], [HTTPS, MQTT])
+    assert found.assigned == []
     (problem,) = found.problems
     assert all(word in problem for word in words), problem
 
 
 def test_more_sockets_of_a_name_than_addresses_are_a_mistake() -> None:
-    found = match([at("0.0.0.0", 8883, "mqtt"), at("0.0.0.0", 9883, "mqtt")], [("mqtt", ["0.0.0.0:8883"])])
+    found = assign([at("0.0.0.0", 8883, "mqtt"), at("0.0.0.0", 9883, "mqtt")], [("mqtt", ["0.0.0.0:8883"])])
     (problem,) = found.problems
     assert "0.0.0.0:9883" in problem
     assert "listeners.mqtt.bind" in problem
 
 
 def test_one_socket_cannot_serve_two_listeners() -> None:
-    found = match([at("::", 443, dual=True)], [("four", ["0.0.0.0:443"]), ("six", ["[::]:443"])])
+    found = assign([at("::", 443, dual=True)], [("four", ["0.0.0.0:443"]), ("six", ["[::]:443"])])
     (problem,) = found.problems
     assert "listeners.four.bind and listeners.six.bind" in problem
     assert "BindIPv6Only=ipv6-only" in problem
@@ -234,10 +234,10 @@ def test_one_socket_cannot_serve_two_listeners() -> None:
 
 def test_a_socket_becomes_every_workers_with_the_options_of_the_settings(stack: ExitStack) -> None:
     taken = handed(stack, tcp(stack))
-    found = match(taken.sockets, [("main", ["127.0.0.1:0"])])
+    found = assign(taken.sockets, [("main", ["127.0.0.1:0"])])
     assert found.problems  # no name, and no address of its own
     taken = handed(stack, tcp(stack), names="main")
-    ((place, made),) = bindings(match(taken.sockets, [("main", ["127.0.0.1:0"])]).served, 3, TcpOptions()).items()
+    ((place, made),) = bindings(assign(taken.sockets, [("main", ["127.0.0.1:0"])]).assigned, 3, TcpOptions()).items()
     sock = made.inherited
     assert sock is not None
     assert (place, made.asked, made.address) == ("main 127.0.0.1:0", "main 127.0.0.1:0", taken.sockets[0].address)
@@ -252,8 +252,8 @@ def test_a_socket_becomes_every_workers_with_the_options_of_the_settings(stack: 
 def test_one_that_serves_two_addresses_is_one(stack: ExitStack) -> None:
     taken = handed(stack, tcp(stack, "::", dual=True))
     port = taken.sockets[0].port
-    found = match(taken.sockets, [("main", [f"0.0.0.0:{port}", f"[::]:{port}"])])
-    made = bindings(found.served, 1, TcpOptions())
+    found = assign(taken.sockets, [("main", [f"0.0.0.0:{port}", f"[::]:{port}"])])
+    made = bindings(found.assigned, 1, TcpOptions())
     assert list(made) == [f"0.0.0.0:{port}", f"[::]:{port}"]
     first, second = made.values()
     assert first is second
