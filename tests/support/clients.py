@@ -1,4 +1,4 @@
-"""Clients, well-behaved and not, and how a test learns what became of them. On loopback, every wait with a deadline."""
+"""Clients on loopback, well-behaved and not, and checks of how their connections end. Every wait has a deadline."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def connect(address: tuple[str, int], source: str = "") -> socket.socket:
 
 
 def receive(sock: socket.socket, size: int) -> bytes:
-    """So many bytes, or fewer if the peer ends before."""
+    """Receive `size` bytes, or fewer if the peer sends FIN before."""
     data = bytearray()
     while len(data) < size and (chunk := sock.recv(min(CHUNK, size - len(data)))):
         data += chunk
@@ -29,7 +29,7 @@ def receive(sock: socket.socket, size: int) -> bytes:
 
 
 def until(sock: socket.socket, end: bytes) -> bytes:
-    """Everything up to `end`, byte by byte. Raises ConnectionError if the peer ends before."""
+    """Receive up to and including `end`, byte by byte. Raises ConnectionError if the peer sends FIN before."""
     data = b""
     while not data.endswith(end):
         byte = sock.recv(1)
@@ -40,7 +40,7 @@ def until(sock: socket.socket, end: bytes) -> bytes:
 
 
 def drain(sock: socket.socket) -> bytes:
-    """Everything up to FIN."""
+    """Receive everything up to FIN."""
     chunks = []
     while chunk := sock.recv(CHUNK):
         chunks.append(chunk)
@@ -48,7 +48,7 @@ def drain(sock: socket.socket) -> bytes:
 
 
 def exchange(sock: socket.socket, data: bytes = b"ping") -> bytes:
-    """Send to an echo, and take as much as was sent."""
+    """Send `data` to an echo server and receive as many bytes."""
     sock.sendall(data)
     return receive(sock, len(data))
 
@@ -71,7 +71,7 @@ def was_reset(sock: socket.socket) -> bool:
 
 
 def refused(address: tuple[str, int], source: str = "") -> bool:
-    """Whether a fresh connection is reset, without anything sent. The reset may come before connect(2) has returned."""
+    """Whether a new connection is reset without having sent anything, perhaps even before connect(2) returns."""
     try:
         with connect(address, source) as client:
             return was_reset(client)
@@ -80,7 +80,7 @@ def refused(address: tuple[str, int], source: str = "") -> bool:
 
 
 def echoes(address: tuple[str, int], data: bytes = b"are you there?") -> bool:
-    """Whether a fresh connection through the relay to an echo works, from connect to FIN."""
+    """Whether a new connection through the relay to an echo server works, from connect to FIN."""
     with connect(address) as client:
         client.sendall(data)
         client.shutdown(socket.SHUT_WR)
@@ -89,7 +89,7 @@ def echoes(address: tuple[str, int], data: bytes = b"are you there?") -> bool:
 
 @dataclass
 class Crowd:
-    """Clients that came all at once: those that an echo answers, open, and how many were reset."""
+    """Clients that connected at the same time: open sockets of those served, and the number of those reset."""
 
     served: list[socket.socket] = field(default_factory=list)
     refused: int = 0
@@ -106,9 +106,9 @@ class Crowd:
 
 
 def crowd(address: tuple[str, int], count: int, sources: Sequence[str] = ("",), data: bytes = b"me too") -> Crowd:
-    """Connect `count` clients from each source, all at once, and wait until each one is answered or reset."""
+    """Connect `count` clients from each source at the same time, and wait until each is answered or reset."""
     result = Crowd()
-    waiting: dict[socket.socket, bool] = {}  # whether it has asked
+    waiting: dict[socket.socket, bool] = {}  # True: the client has sent its data
     with selectors.DefaultSelector() as selector:
         sock: socket.socket
         for source in [*sources] * count:
@@ -141,7 +141,7 @@ def crowd(address: tuple[str, int], count: int, sources: Sequence[str] = ("",), 
 def _step(
     sock: socket.socket, waiting: dict[socket.socket, bool], selector: selectors.BaseSelector, data: bytes, crowd: Crowd
 ) -> bool:
-    """One event of one client; whether its fate is known."""
+    """Handle one event of a client; True if it has been served or reset."""
     try:
         if not waiting[sock]:
             sock.send(data)

@@ -1,4 +1,4 @@
-"""A name server on loopback that says what a test wants: addresses, NXDOMAIN, or nothing at all."""
+"""A small name server on loopback for a whole relay: addresses, NXDOMAIN, or no answer at all."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import dns.rrset
 
 
 class NameServer:
-    """Answers over UDP from `addresses` (name → IPv4 addresses); a name that is not there does not exist.
+    """Answers over UDP from `addresses` (name → IPv4 addresses); other names get NXDOMAIN.
 
-    `silent` takes queries and answers none. `queries` has what was asked.
+    With `silent` no query is answered. `queries` has the names queried.
     """
 
     def __init__(self, addresses: dict[str, list[str]], *, ttl: int = 1, silent: bool = False) -> None:
@@ -31,7 +31,7 @@ class NameServer:
         self.address: tuple[str, int] = self._sock.getsockname()
 
     def table(self) -> str:
-        """TOML that makes a relay ask here."""
+        """TOML that makes a relay use this server."""
         return f'[dns]\nnameservers = ["{self.address[0]}:{self.address[1]}"]\n'
 
     def __enter__(self) -> NameServer:

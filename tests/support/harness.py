@@ -1,13 +1,12 @@
-"""A real relay process, and what an operator sees of it: settings, log, admin and health port, signals, /proc.
+"""A real relay process, driven and observed as an operator would: settings, log, ports, signals, /proc.
 
     with Relay(tmp_path, settings) as relay:          # starts it, waits for /readyz
         with connect(relay.address()) as client: ...
         relay.wait_outcomes({"ok": 1})
-                                                      # ends it, and checks its accounts
+                                                      # stops it, and checks its accounting
 
-Every relay is checked when it ends: the counters, the access log and the last line of the service log must tell the
-same story, nothing may have gone wrong inside, and none of its processes may be left. Nothing here looks inside the
-process.
+Every relay is checked when it ends: the counters, the access log and the last line of the service log must agree, no
+unexpected error may be logged, and no process may be left. Nothing here looks inside the process.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ Json = dict[str, Any]
 class Relay:
     """One relay process. Its log is a file, unless `stdout` is given.
 
-    `admin` is its admin port, for a log that cannot be read; `descriptors` is its limit of them. It is started when it
-    is ready, or, without `ready`, when its workers are.
+    `admin` is the address of its admin port, for tests whose log cannot be read. `descriptors` is its descriptor limit.
+    `start` waits until /readyz is 200, or with `ready=False` until all workers accept.
     """
 
     def __init__(
@@ -53,18 +52,18 @@ class Relay:
         self.config.write_text(toml)
         self.log = directory / "relay.log"
         self.errors = directory / "relay.err"
-        self.expected_errors: set[str] = set()  # events at level error that a test brings about
+        self.expected_errors: set[str] = set()  # error events that the test provokes
         self._stdout = stdout
         self._environ = {**environment(), **(environ or {})}
         self._descriptors = descriptors
         self._wait_ready = ready
-        self._wrapper = wrapper  # a command that runs the relay
+        self._wrapper = wrapper  # a command in front of the relay's command line
         self._process: subprocess.Popen[bytes] | None = None
         self._announced: dict[str, list[str]] = {}
         self._blind = admin is not None
         if admin is not None:
             self._announced["admin"] = [f"{admin[0]}:{admin[1]}"]
-        self._seen: set[int] = set()  # workers
+        self._seen: set[int] = set()  # PIDs of all workers seen so far
         self._checked = False
 
     # --- life -----------------------------------------------------------------------------------------------------
@@ -134,14 +133,14 @@ class Relay:
                 os.kill(pid, number)
 
     def wait(self, timeout: float = PATIENCE) -> int:
-        """Wait for its end; the exit status."""
+        """Wait until the process has ended; returns the exit status."""
         try:
             return self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running after {timeout:g} s; it says {self.said()}") from None
 
     def stop(self) -> None:
-        """End it at once with SIGINT, unless it has ended, and check its accounts."""
+        """Stop it at once with SIGINT, unless it has ended, and check its accounting."""
         if self._checked:
             return
         if self.process.poll() is None:
@@ -151,14 +150,14 @@ class Relay:
         self.check()
 
     def kill(self) -> None:
-        """End the supervisor by force; there are no accounts then."""
+        """Kill the supervisor; its accounting is not checked then."""
         self.worker_pids()
         self.process.kill()
         self.process.wait()
         self._checked = True
 
     def end(self) -> None:
-        """Leave nothing behind, whatever state it is in."""
+        """Kill whatever is left of it, in any state."""
         if self._process is None:
             return
         if self._process.poll() is None:
@@ -169,7 +168,7 @@ class Relay:
                 os.kill(pid, signal.SIGKILL)
 
     def check(self) -> None:
-        """The accounts of a relay that has ended, as its log has them."""
+        """Check the accounting of a relay that has ended, from its log."""
         assert self.errors.read_text() == ""
         wait_until(lambda: not any(map(alive, self._seen)), what=f"workers {self._seen} gone")
         self._checked = True
@@ -184,7 +183,7 @@ class Relay:
         assert last["accepted"] == sum(last["outcomes"].values()), last
         if "access = false" in self.config.read_text():
             return
-        # Every connection has its line, or is counted in one, apart from those that a worker took with it.
+        # Every connection has a line or is counted in one, except those lost with a worker that died.
         ended = [line for line in lines if line["event"] in ("connection", "refusals")]
         logged: Counter[str] = Counter()
         for line in ended:
@@ -203,15 +202,15 @@ class Relay:
         return self.log.read_text()[-3000:] + self.errors.read_text()[-3000:]
 
     def log_lines(self) -> list[Json]:
-        """Every line of the log, service and access. A last line that is not whole yet is left out."""
+        """All lines of the log, service and access. An incomplete last line is left out."""
         return [json.loads(line) for line in self.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
     def events(self, name: str) -> list[Json]:
-        """The log's lines about that event, so far: a line may come a little later than what it tells of."""
+        """The log lines of that event so far. A line may appear a little later than its event."""
         return [line for line in self.log_lines() if line["event"] == name]
 
     def told(self, name: str, count: int = 1) -> list[Json]:
-        """The same, once there are so many."""
+        """Wait for `count` log lines of that event and return them; more are an error."""
         lines = wait_until(
             lambda: found if len(found := self.events(name)) >= count else None,
             what=f"{count} lines of the log about {name}",
@@ -221,18 +220,18 @@ class Relay:
         return lines
 
     def access(self, count: int) -> list[Json]:
-        """The access log, once it has so many lines."""
+        """Wait for `count` access log lines and return them."""
         return self.told("connection", count)
 
     # --- what it answers ------------------------------------------------------------------------------------------
 
     def address(self, listener: str = "main", number: int = 0) -> tuple[str, int]:
-        """Host and port of a listener, of the admin or of the health port."""
+        """Host and port of a listener, or of the admin or health port."""
         host, _, port = self._announced[listener][number].rpartition(":")
         return host.strip("[]"), int(port)
 
     def get(self, path: str, port: str = "admin", timeout: float = PATIENCE) -> tuple[int, str]:
-        """An HTTP request to the admin or the health port: status and body."""
+        """GET from the admin or the health port: status and body."""
         connection = http.client.HTTPConnection(*self.address(port), timeout=timeout)
         try:
             connection.request("GET", path)
@@ -242,7 +241,7 @@ class Relay:
             connection.close()
 
     def post(self, path: str, headers: Mapping[str, str] | None = None) -> tuple[int, str]:
-        """An order to the admin port: status and body."""
+        """POST to the admin port: status and body."""
         connection = http.client.HTTPConnection(*self.address("admin"), timeout=PATIENCE)
         try:
             connection.request("POST", path, headers=dict(headers or {}))
@@ -252,7 +251,7 @@ class Relay:
             connection.close()
 
     def wait_phase(self, phase: str) -> Json:
-        """The status once a drain stands there."""
+        """Wait until the drain is in that phase; returns the status."""
         return self.wait_status(lambda status: (status["drain"] or {}).get("phase") == phase, what=phase)
 
     def status(self) -> Json:
@@ -269,17 +268,17 @@ class Relay:
         return Metrics(text)
 
     def worker_pids(self) -> list[int]:
-        """The workers that run now."""
+        """PIDs of the workers that run now."""
         pids = [item["pid"] for item in self.status()["workers"] if item["pid"] is not None]
         self._seen.update(pids)
         return pids
 
     def forget_workers(self) -> None:
-        """Look for none of them at the end: in a PID namespace their PIDs are others than here."""
+        """Do not look for leftover workers at the end: in a PID namespace their PIDs differ from those here."""
         self._seen.clear()
 
     def wait_status(self, wanted: Callable[[Json], object], timeout: float = PATIENCE, what: str = "") -> Json:
-        """The first status that is as wanted."""
+        """Wait until `wanted(status)` is true; returns that status."""
         last: list[Json] = []
 
         def look() -> Json | None:
@@ -291,7 +290,7 @@ class Relay:
         return found
 
     def wait_outcomes(self, wanted: Mapping[str, int], timeout: float = PATIENCE) -> Json:
-        """The status once every connection has ended, which must then be with exactly these outcomes."""
+        """Wait until all connections have ended, check for exactly these outcomes, and return the status."""
 
         def over(status: Json) -> bool:
             return bool(status["connections"]["active"] == 0 and status["connections"]["accepted"] >= total)
@@ -303,13 +302,13 @@ class Relay:
         return status
 
     def wait_active(self, count: int, timeout: float = PATIENCE) -> Json:
-        """The status once so many connections are open."""
+        """Wait until `count` connections are open; returns the status."""
         return self.wait_status(lambda status: status["connections"]["active"] == count, timeout, f"{count} active")
 
     def descriptors(self) -> dict[int, int]:
-        """How many descriptors each worker has open."""
+        """The number of open descriptors of each worker, by PID."""
         return {pid: len(descriptors(pid)) for pid in self.worker_pids()}
 
 
 Start = Callable[..., Relay]
-"""The fixture `start`: the arguments are those of Relay, without the directory."""
+"""The type of the fixture `start`: takes the arguments of Relay, without the directory."""

@@ -1,4 +1,4 @@
-"""A regular file that nobody can open for a while, as on a network file system whose server does not answer."""
+"""A regular file whose open(2) blocks, as on a network file system whose server does not answer."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 
 @contextmanager
 def hung(path: Path) -> Iterator[None]:
-    """Hold a write lease: open(2) by another process waits for its end (fcntl_locking(2), "Leases"), up to 45 s.
+    """Hold a write lease: open(2) by another process blocks until it is released (fcntl_locking(2), "Leases").
 
-    That is /proc/sys/fs/lease-break-time. Raises OSError on a file system without leases.
+    It blocks for 45 s at most, /proc/sys/fs/lease-break-time. Raises OSError on a file system without leases.
     """
-    before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # how the kernel says that somebody waits
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # by which the kernel reports a blocked open
     descriptor = os.open(path, os.O_RDWR)
     try:
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)

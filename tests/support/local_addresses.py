@@ -1,4 +1,7 @@
-"""Runs in a network namespace, for test_own_addresses.py: `python -m tests.support.local_addresses ADDRESS…`."""
+"""Prints is_local() of addresses, in a network namespace: `python -m tests.support.local_addresses ADDRESS…`.
+
+For test_own_addresses.py.
+"""
 
 from __future__ import annotations
 

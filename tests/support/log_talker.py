@@ -1,4 +1,4 @@
-"""One of several processes that write lines to a pipe that they share; see test_logs.py.
+"""Writes log lines to a pipe shared with other such processes, for test_log_writer.py.
 
 python -m tests.support.log_talker NAME LINES
 """

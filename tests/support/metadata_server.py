@@ -1,15 +1,15 @@
-"""A stand-in for Azure's instance metadata service, on loopback, that answers what a test wants and notes what it got.
+"""A stand-in for Azure's instance metadata service on loopback: answers as scripted and records the requests.
 
     with MetadataServer() as server:                          # or: python -m tests.support.metadata_server PORT [SKEW]
         server.events.play(Answer(document(event("Preempt", "relays_12", left=30))))
 
-As a process it prints its address once it listens, and is told over HTTP, on the same port:
+As a process it prints its URL once it listens, and is controlled by HTTP on the same port:
 
-    PUT /control/document    what is served of events from now on, as it is
-    PUT /control/events      one answer, or an array of them: the fields of `Answer`, all optional
-    PUT /control/compute     likewise for the instance's own metadata, PUT /control/approvals for approvals
-    GET /control/requests    what was asked: method, path, time on the monotonic clock
-    GET /control/approved    ids of the events that were approved
+    PUT /control/document    the events document served from now on, unchanged
+    PUT /control/events      one answer or an array of answers, each an object with fields of `Answer`, all optional
+    PUT /control/compute     the same for the instance's own metadata, and PUT /control/approvals for approvals
+    GET /control/requests    the requests: method, path, time on the monotonic clock
+    GET /control/approved    ids of the approved events
 
 Errors are as in learn.microsoft.com, "Azure Instance Metadata Service", and "Scheduled Events for Linux VMs".
 """
@@ -40,14 +40,14 @@ OWN = "relays_12"
 
 
 def http_date(left: float) -> str:
-    """So many seconds from now, in the form of NotBefore. Whole ones, rounded down."""
+    """The time `left` seconds from now in the format of NotBefore: whole seconds, rounded down."""
     return formatdate(time.time() + left, usegmt=True)
 
 
 def event(kind: str, *resources: str, left: float | None = 900.0, skew: float = 0.0, **fields: object) -> Json:
-    """An event like the source's. `left` is the seconds to its NotBefore; None: it has started.
+    """An event in the format of Azure's documentation. `left` is the seconds to its NotBefore; None: it has started.
 
-    `skew` are the seconds that the service's clock is ahead of this machine's.
+    `skew` is how far the service's clock is ahead of this machine's, in seconds.
     """
     return {
         "EventId": "C7061BAC-AFDC-4513-B24B-AA5F13A16123",
@@ -64,21 +64,21 @@ def event(kind: str, *resources: str, left: float | None = 900.0, skew: float = 
 
 
 def document(*events: Json, incarnation: int = 1) -> Json:
-    """A document of these."""
+    """A document with these events."""
     return {"DocumentIncarnation": incarnation, "Events": list(events)}
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer. `delay` is seconds; `hang`: none comes; `reset`: the connection is cut instead.
+    """One answer. `delay` is in seconds; `hang`: no answer is sent; `reset`: the connection is aborted instead.
 
-    `date` stands in place of what the service's clock says; empty: there is no Date field.
+    `date` replaces the Date field, which else has the service's clock; empty: no Date field.
     """
 
     document: object = None
     status: int = 200
-    body: str | None = None  # in place of the document
-    location: str = ""  # for a redirection
+    body: str | None = None  # replaces the document
+    location: str = ""  # Location field, for a redirect
     date: str | None = None
     delay: float = 0.0
     hang: bool = False
@@ -96,7 +96,7 @@ class Request(NamedTuple):
 
 
 class Endpoint:
-    """What one of them answers: each answer once, the last one from then on."""
+    """The scripted answers of one endpoint: each is given once, and the last one is repeated."""
 
     def __init__(self, answer: Answer) -> None:
         self._answers = deque([answer])
@@ -112,7 +112,7 @@ class Endpoint:
 
 
 class MetadataServer:
-    """Serves in a thread of its own. While it is closed its port refuses, and nobody else gets it.
+    """The server, in a thread of its own. While it is closed, its port refuses connections and stays reserved.
 
     Its clock is `skew` seconds ahead of this machine's.
     """
@@ -145,11 +145,11 @@ class MetadataServer:
         self._place.close()
 
     def open(self) -> None:
-        """Listen, at first and after `close`."""
+        """Listen, for the first time or again after `close`."""
         asyncio.run_coroutine_threadsafe(self._open(), self._loop).result(STARTING)
 
     def close(self) -> None:
-        """Cut all connections, and refuse new ones."""
+        """Abort all connections and refuse new ones."""
         asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(STARTING)
 
     async def _open(self) -> None:
@@ -159,7 +159,7 @@ class MetadataServer:
         app.router.add_get(COMPUTE, self._compute)
         app.router.add_route("*", "/control/{name}", self._control)
         app.on_response_prepare.append(self._leave_out)
-        # Who goes away while an answer is delayed is noticed: `under_way` counts those who wait.
+        # A client that disconnects during a delay cancels its handler, so `under_way` counts waiting clients only.
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.0)
         await self._runner.setup()
         sock = _socket(self.address[1])
@@ -210,7 +210,7 @@ class MetadataServer:
             endpoint.under_way -= 1
         if answer.reset and request.transport is not None:
             request.transport.abort()
-            return web.Response(status=500)  # to nobody
+            return web.Response(status=500)  # never sent: the connection is gone
         text = answer.body if answer.body is not None else json.dumps(answer.document)
         fields = {"Location": answer.location} if answer.location else {}
         fields["Date"] = http_date(self.skew) if answer.date is None else answer.date
@@ -218,7 +218,7 @@ class MetadataServer:
 
     @staticmethod
     async def _leave_out(_request: web.Request, response: web.StreamResponse) -> None:
-        """An empty Date: aiohttp puts one there where there is none."""
+        """Remove an empty Date field. Without any field aiohttp would add one."""
         if not response.headers["Date"]:
             del response.headers["Date"]
 

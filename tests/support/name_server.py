@@ -1,4 +1,4 @@
-"""A real DNS server on loopback, over UDP and TCP, with a zone that a test writes down."""
+"""A real DNS server on loopback, over UDP and TCP, with a zone and faults that the test defines."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from relay.supervisor.upstreams.resolver import Lookup, Resolver
 class NameServer:
     """Answers from `zone`: (name, type) → (TTL, values), a CNAME with the records that it leads to, or a response code.
 
-    A name of which nothing is known does not exist; of a name that exists, other types are empty. `asked` counts the
-    questions, `asked_over_tcp` those of them that came that way. `silent` names get no answer at all, and `lost` counts
-    the datagrams that are still to be ignored for each. Answers for `withheld` ones wait for `release`. Of `truncated`
-    ones a datagram has nothing but the hint that there is more.
+    A name that is not in the zone gets NXDOMAIN; other types of a name in the zone are empty. `asked` counts the
+    queries by (name, type), `asked_over_tcp` those over TCP. The other attributes inject faults by (name, type):
+    `silent` queries get no answer, `lost` is how many more datagrams are ignored, answers to `withheld` queries wait
+    for `release`, and `truncated` ones get an empty answer with the TC flag over UDP.
     """
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
@@ -37,7 +37,7 @@ class NameServer:
         self.asked_over_tcp: Counter[tuple[str, str]] = Counter()
         self._waiting: list[tuple[bytes, tuple[str, int]]] = []
         self._lock = threading.Lock()  # for `withheld` and `_waiting`
-        self._came = threading.Condition()  # a question
+        self._came = threading.Condition()  # notified at each query
         self._listener, self._sock = _same_port(host, port)
         self.address: tuple[str, int] = self._sock.getsockname()[:2]
         self._threads = [threading.Thread(target=self._serve), threading.Thread(target=self._serve_tcp)]
@@ -45,7 +45,7 @@ class NameServer:
             thread.start()
 
     def close(self) -> None:
-        self._sock.sendto(b"", self.address)  # a datagram without a question: the end
+        self._sock.sendto(b"", self.address)  # an empty datagram ends the thread
         self._listener.shutdown(socket.SHUT_RDWR)  # on Linux this ends accept()
         for thread in self._threads:
             thread.join()
@@ -53,14 +53,14 @@ class NameServer:
         self._listener.close()
 
     def release(self) -> None:
-        """Send what was withheld, as the zone was when the question came; further questions are answered at once."""
+        """Send the withheld answers, made from the zone at query time; further queries are answered at once."""
         with self._lock:
             self.withheld.clear()
             while self._waiting:
                 self._sock.sendto(*self._waiting.pop(0))
 
     def wait_for(self, name: str, kind: str, times: int = 1) -> None:
-        """Until a question was asked so often. Blocks: for `asyncio.to_thread`. Raises TimeoutError after 10 s."""
+        """Wait for a number of queries. Blocks: for `asyncio.to_thread`. Raises TimeoutError after 10 s."""
         with self._came:
             if not self._came.wait_for(lambda: self.asked[name, kind] >= times, 10):
                 raise TimeoutError(f"{name} {kind} was asked {self.asked[name, kind]} times")
@@ -127,12 +127,12 @@ class NameServer:
             ttl, (target,) = alias
             response.answer.append(dns.rrset.from_text(f"{name}.", ttl, "IN", "CNAME", f"{target}."))
             name = target
-            response.set_rcode(dns.rcode.NXDOMAIN)  # RFC 2308 section 2.1: of the name at the end
+            response.set_rcode(dns.rcode.NXDOMAIN)  # RFC 2308 section 2.1: the code is about the last name of the chain
         return response
 
 
 def _same_port(host: str, port: int) -> tuple[socket.socket, socket.socket]:
-    """A listening TCP socket and a UDP socket with the same port, a free one for port 0."""
+    """A listening TCP socket and a UDP socket on the same port; for port 0, on a free one."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     while True:
         listener = socket.socket(family, socket.SOCK_STREAM)
@@ -140,7 +140,7 @@ def _same_port(host: str, port: int) -> tuple[socket.socket, socket.socket]:
         datagrams = socket.socket(family, socket.SOCK_DGRAM)
         try:
             datagrams.bind(listener.getsockname())
-        except OSError:  # somebody else's; another port, then
+        except OSError:  # taken by another process: try another port
             listener.close()
             datagrams.close()
             continue
@@ -153,5 +153,5 @@ PRIVATE = "myhub.privatelink.azure-devices.example"
 
 
 async def answer(resolver: Resolver, host: str = HUB) -> Lookup:
-    """What one look-up finds."""
+    """The result of one look-up."""
     return await asyncio.wait_for(resolver.resolve(host), 10)

@@ -1,4 +1,4 @@
-"""A network namespace of its own for a part of a test that changes routes, ports or packet filters."""
+"""Runs part of a test in its own network namespace, where it may change routes, ports or packet filters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNSHARE = [shutil.which("unshare") or "unshare", "--net", *(["--map-root-user"] 
 
 
 def _missing(*more: str) -> str:
-    """Why there is no network namespace to be had, with `more` of its kind; nothing if there is."""
+    """Why no network namespace can be made, with `more` options of unshare(1); empty if one can."""
     if shutil.which("unshare") is None or shutil.which("ip") is None:
         return "unshare (util-linux) or ip (iproute2) is not installed"
     done = subprocess.run([*UNSHARE, *more, "true"], capture_output=True, text=True)
@@ -24,7 +24,7 @@ def _missing(*more: str) -> str:
 
 
 def nft(*arguments: str, text: str = "") -> str:
-    """Run nft(8), in such a namespace; what it printed."""
+    """Run nft(8), for use inside such a namespace; returns its output."""
     done = subprocess.run(["nft", *arguments], input=text, text=True, check=True, stdout=subprocess.PIPE)
     return done.stdout
 
@@ -35,9 +35,9 @@ needs_mounts = pytest.mark.skipif(bool(_missing("--mount")), reason=_missing("--
 
 
 def inside(module: str, *arguments: Any, prepare: str = "true", mounts: bool = False) -> str:
-    """Run a module in a namespace that has loopback, after the shell commands `prepare`; what it printed.
+    """Run a module in a new namespace with loopback up, after the shell commands `prepare`; returns its output.
 
-    With `mounts` what `prepare` mounts is seen there alone.
+    With `mounts`, mounts made by `prepare` are visible only there.
     """
     script = f'ip link set lo up && {prepare} && exec "$0" -m "$@"'
     done = subprocess.run(

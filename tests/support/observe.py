@@ -1,6 +1,6 @@
-"""Looking at something until it is as it should be: the wait of every test, a scrape, processes in /proc.
+"""Observations with a deadline: `wait_until`, a metrics scrape, sockets and processes in /proc.
 
-A test never sleeps for as long as something probably takes; it waits for the state that it needs, with a deadline.
+A test never sleeps for a guessed time; it waits for the state that it needs.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import TypeVar
 
 from prometheus_client.parser import text_string_to_metric_families
 
-PATIENCE = 10.0  # seconds for anything that must come about
-POLL = 0.01  # seconds between two looks
+PATIENCE = 10.0  # deadline of a wait, in seconds
+POLL = 0.01  # seconds between two calls of a condition
 
 TCP_INFO = struct.Struct("8B24I")  # linux/tcp.h, as far as tcpi_total_retrans
 
@@ -26,7 +26,7 @@ Key = tuple[str, frozenset[tuple[str, str]]]
 
 
 def wait_until(look: Callable[[], T], timeout: float = PATIENCE, what: str | Callable[[], str] = "") -> T:
-    """Look again and again until the answer is true, and return it. AssertionError after `timeout` seconds."""
+    """Call `look` until its result is true, and return that. Raises AssertionError after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not (answer := look()):
         if time.monotonic() > deadline:
@@ -37,20 +37,20 @@ def wait_until(look: Callable[[], T], timeout: float = PATIENCE, what: str | Cal
 
 
 def tcp_ports(state: str) -> list[tuple[int, int]]:
-    """Local and remote port of the IPv4 sockets in a state of net/tcp_states.h, in hexadecimal as proc(5) has it."""
+    """Local and remote port of the IPv4 sockets in a TCP state: net/tcp_states.h, hexadecimal as in proc(5)."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     ports = [[int(address.rpartition(":")[2], 16) for address in row[1:3]] for row in rows if row[3] == state]
     return [(local, remote) for local, remote in ports]
 
 
 def sent_again(client: socket.socket) -> int:
-    """How many segments of a TCP socket the kernel has had to send twice so far, SYNs included."""
+    """The number of segments that the kernel has retransmitted on a TCP socket, SYNs included."""
     info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO.size)
     return int(TCP_INFO.unpack(info)[-1])
 
 
 def alive(pid: int) -> bool:
-    """Whether the process runs; one that has ended and is not reaped yet does not."""
+    """Whether the process runs; False for a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -58,7 +58,7 @@ def alive(pid: int) -> bool:
 
 
 def descriptors(pid: int) -> list[int]:
-    """The open descriptors of a process, sorted; none when it is gone."""
+    """The open descriptors of a process, sorted; empty if the process is gone."""
     try:
         return sorted(int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir())
     except (FileNotFoundError, ProcessLookupError):
@@ -67,7 +67,7 @@ def descriptors(pid: int) -> list[int]:
 
 @contextlib.contextmanager
 def room_for(pid: int, more: int) -> Iterator[None]:
-    """Let a process have only `more` descriptors beyond those that it has."""
+    """Limit a process to `more` descriptors beyond those that are open."""
     used = descriptors(pid)
     free = [number for number in range(used[-1] + more + 2) if number not in used]
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE, (free[more], resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
@@ -78,7 +78,7 @@ def room_for(pid: int, more: int) -> Iterator[None]:
 
 
 def resident_bytes(pid: int) -> int:
-    """The memory of a process that is its own alone or its share of what it has in common with others (Pss)."""
+    """The proportional set size (Pss) of a process: private memory and its share of shared memory."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1]) * 1024
@@ -86,7 +86,7 @@ def resident_bytes(pid: int) -> int:
 
 
 class Metrics:
-    """One scrape."""
+    """One scrape of /metrics."""
 
     def __init__(self, text: str) -> None:
         self.types: dict[str, str] = {}
@@ -110,7 +110,7 @@ class Metrics:
         return found
 
     def outcomes(self, listener: str = "main") -> dict[str, int]:
-        """How many connections of a listener ended how, without those that none did."""
+        """The number of connections of a listener by outcome, without zeros."""
         found = {}
         for (name, labels), value in self.samples.items():
             pairs = dict(labels)
@@ -119,6 +119,6 @@ class Metrics:
         return found
 
     def counters(self) -> dict[Key, float]:
-        """Every sample that may never go back."""
+        """All samples that must never decrease."""
         endings = ("_total", "_bucket", "_count", "_sum")
         return {key: value for key, value in self.samples.items() if key[0].endswith(endings)}

@@ -1,10 +1,10 @@
-"""Speaking with a worker's own voice: what a worker could do that somebody has taken over.
+"""A compromised worker: a test sends messages and writes shared memory in the worker's place.
 
-    with voice(pid) as channel:        # its end of the control channel, which this process then has as well
+    with voice(pid) as channel:        # a duplicate of the worker's end of the control channel
         channel.send(b"anything")
     with memory(pid) as cells:         # the table that all processes share, as 64-bit cells
 
-Needs to be allowed to look into the worker, as a debugger is (ptrace(2)): it is the tests' own process's child's child.
+Needs a debugger's access to the worker (ptrace(2)), which is a grandchild of the test process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PAGE = 512  # cells
 
 @contextlib.contextmanager
 def voice(pid: int) -> Iterator[socket.socket]:
-    """The worker's end of its control channel, a second time."""
+    """A duplicate of the worker's end of its control channel."""
     number = int(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[-2])
     libc = ctypes.CDLL(None, use_errno=True)
     pidfd = os.pidfd_open(pid)
@@ -41,14 +41,14 @@ def voice(pid: int) -> Iterator[socket.socket]:
 
 
 def shared_file(pid: int, name: str) -> int:
-    """A descriptor of this process for a file that a worker shares with the others."""
+    """Open a file that the worker shares with the other processes; returns the descriptor."""
     found = [path for path in Path(f"/proc/{pid}/fd").iterdir() if name in str(path.readlink())]
     return os.open(found[0], os.O_RDWR)
 
 
 @contextlib.contextmanager
 def memory(pid: int) -> Iterator[memoryview]:
-    """The shared table."""
+    """The shared table, as 64-bit cells."""
     descriptor = shared_file(pid, "relay-table")
     try:
         with mmap.mmap(descriptor, 0) as whole, memoryview(whole) as view, view.cast("Q") as cells:
@@ -58,7 +58,7 @@ def memory(pid: int) -> Iterator[memoryview]:
 
 
 def heartbeats(cells: memoryview, workers: int) -> list[int]:
-    """Where the workers' heartbeats stand: at the beginning of a page each, in nanoseconds."""
+    """The cells with the workers' heartbeats (monotonic nanoseconds), each at the start of a page."""
     now = time.monotonic_ns()
     found = [cell for cell in range(0, len(cells), PAGE) if abs(now - cells[cell]) < 3_000_000_000]
     assert len(found) == workers, found

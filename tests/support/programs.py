@@ -1,4 +1,4 @@
-"""Starting programs: the relay's commands, and a launcher that leaves none behind."""
+"""Starts programs: the relay's commands, and a launcher whose processes die with the test run."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 RELAY = (sys.executable, "-m", "relay")
-PATIENCE = float(os.environ.get("TEST_PATIENCE", "1"))  # times longer than usual: an emulated processor is slow
-START = 20.0 * PATIENCE  # seconds until a relay is ready or a command has ended, on a machine that does other things
+PATIENCE = float(os.environ.get("TEST_PATIENCE", "1"))  # factor for timeouts: an emulated processor is slow
+START = 20.0 * PATIENCE  # seconds for a relay to become ready or a command to end, on a busy machine
 
-# Becomes another program, which dies with the test run however that ends (prctl(2), PR_SET_PDEATHSIG = 1), and which
-# may have so many descriptors (0: as many as we).
+# Executes another program, which dies with the test run however that ends (prctl(2), PR_SET_PDEATHSIG = 1). The first
+# argument is the program's descriptor limit (0: unchanged).
 LAUNCH = """\
 import ctypes, os, resource, signal, sys
 ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))
@@ -29,9 +29,9 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def free_port() -> int:
-    """A port on 127.0.0.1 that nobody listens on, for one that no log can tell.
+    """A free port on 127.0.0.1, for tests that cannot read from a log which port the kernel chose.
 
-    None that the kernel chooses by itself, if there are others: until it is used, another socket might be given it.
+    If possible outside the kernel's ephemeral range: a port of that range may be given to another socket before use.
     """
     low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
     others: list[int] = [*range(10_000, low), *range(high + 1, 65_536)]
@@ -43,7 +43,7 @@ def free_port() -> int:
 
 
 def environment() -> dict[str, str]:
-    """This process's, without any relay's settings."""
+    """This process's environment without RELAY_ variables."""
     return {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
 
 
@@ -55,5 +55,5 @@ def command(*arguments: str | Path, timeout: float = START, **options: Any) -> s
 
 
 def launched(line: Sequence[str], limit: int = 0) -> list[str]:
-    """`line`, made to die with this process, with at most `limit` descriptors (0: as many as this process)."""
+    """The command `line` under the launcher: dies with this process, at most `limit` descriptors (0: unchanged)."""
     return [sys.executable, "-I", "-S", "-c", LAUNCH, str(limit), *line]

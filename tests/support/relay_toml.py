@@ -1,11 +1,11 @@
-"""Settings files of the tests, as text: what a relay's operator would write."""
+"""Settings files for tests, as TOML text."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 
-# Ports of the kernel's choice; a test adds listeners and what it is about.
+# All ports are chosen by the kernel. A test adds its listeners and tables.
 SETTINGS = """\
 workers = {workers}
 [admin]
@@ -22,13 +22,14 @@ def listener(
 ) -> str:
     """TOML: one listener in front of the upstreams."""
     targets = [item if isinstance(item, str) else f"{item[0]}:{item[1]}" for item in upstream]
-    # A list of strings is written alike in JSON and in TOML.
+    # A list of strings has the same form in JSON and in TOML.
     return f'[[listeners]]\nname = "{name}"\nbind = {json.dumps(bind)}\nupstream = {json.dumps(targets)}\n{more}\n'
 
 
 def settings(*listeners: str, workers: int = 1, tables: str = "", checks: float = 0.0) -> str:
-    """TOML: admin and health on free ports, `tables` of any other settings, and the listeners.
+    """TOML: admin and health on free ports, `tables` of other settings, and the listeners.
 
-    Upstreams are checked every `checks` seconds, 0: not at all, for they would see connections that no client made.
+    `checks` is the health-check interval in seconds. The default, 0, turns checks off: upstreams would count their
+    connections among the clients'.
     """
     return SETTINGS.format(workers=workers, checks=checks) + tables + "\n" + "".join(listeners)

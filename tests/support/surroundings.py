@@ -1,6 +1,6 @@
-"""Odd surroundings for a program: what a careless parent hands down to whatever it executes.
+"""Odd process attributes that a careless parent passes on: closed descriptors, ignored and blocked signals.
 
-Each function gives the beginning of a command line, to be followed by the program's own.
+Each function returns a command-line prefix, to be followed by the program's own command line.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ os.execv(sys.argv[4], sys.argv[4:])
 
 
 def closed(descriptors: Iterable[int]) -> list[str]:
-    """Closes these descriptors."""
+    """A prefix that closes these descriptors."""
     return [sys.executable, "-I", "-S", "-c", CLOSED, _joined(descriptors)]
 
 
 def signals(*, ignored: Iterable[int] = (), blocked: Iterable[int] = (), pending: Iterable[int] = ()) -> list[str]:
-    """Ignores signals, blocks signals, and sends itself signals, which stay pending over execve(2) if blocked."""
+    """A prefix that ignores, blocks and raises signals; raised ones that are blocked stay pending over execve(2)."""
     return [sys.executable, "-I", "-S", "-c", SIGNALS, _joined(ignored), _joined(blocked), _joined(pending)]
 
 
@@ -37,7 +37,7 @@ def _joined(numbers: Iterable[int]) -> str:
 
 
 def signal_set(pid: int, name: str) -> set[int]:
-    """A process's SigBlk, SigIgn or SigCgt as proc_pid_status(5) has it; empty when the process is gone."""
+    """The signals in a process's SigBlk, SigIgn or SigCgt, proc_pid_status(5); empty if the process is gone."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):

@@ -1,4 +1,4 @@
-"""The stand-in for Azure's metadata service: as strict as the real one, and told what to do over HTTP as a process."""
+"""The stand-in for Azure's metadata service: as strict as the real one, and controlled by HTTP as a process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What starts programs for the tests."""
+"""The helpers that start programs for the tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Certificates made for a test, and what a TLS server and its clients need of them. The relay gets none of it."""
+"""Certificates for a test's TLS server and clients. The relay itself gets none of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Tls:
         self.names.append(name)
 
     def client(self, version: ssl.TLSVersion | None = None) -> ssl.SSLContext:
-        """Trusts the authority, checks the name."""
+        """A client context that trusts the authority and checks the name."""
         context = ssl.create_default_context(cafile=str(self.authority))
         if version is not None:
             context.minimum_version = context.maximum_version = version

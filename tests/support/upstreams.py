@@ -21,9 +21,9 @@ Handler = Callable[[socket.socket], None]
 
 
 class Upstream:
-    """A server that calls `handler` for each connection, in a thread of its own, and closes the connection after it.
+    """A server that calls `handler` for each connection in a thread of its own, then closes the connection.
 
-    An error of the connection ends the handler and nothing else. `served` counts the connections.
+    An OSError of the connection ends only its handler. `served` counts the connections.
     """
 
     def __init__(self, handler: Handler, *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
@@ -89,7 +89,7 @@ class Upstream:
 
 
 class Echo:
-    """A server that sends back what it gets, FIN included; one thread for all connections."""
+    """A server that echoes everything, FIN included; one thread for all connections."""
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         self.served = 0

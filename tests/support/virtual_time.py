@@ -1,6 +1,6 @@
-"""An event loop whose time jumps to the next timer as soon as there is nothing to do: hours pass in a moment.
+"""An event loop in virtual time: whenever it would wait, its clock jumps to the next timer, so hours pass in a moment.
 
-Only for what waits for timers and other tasks; a socket or thread that is still to answer would be jumped over.
+Only for code that waits for timers and other tasks: the clock would jump past a pending socket or thread.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-BEGIN = 1000.0  # seconds; not 0, as the monotonic clock never is
+BEGIN = 1000.0  # seconds; not 0, which no real monotonic clock shows
 
 
 class _Jump(selectors.DefaultSelector):
@@ -22,7 +22,7 @@ class _Jump(selectors.DefaultSelector):
         ready = super().select(0)
         if not ready:
             if timeout is None:
-                raise RuntimeError("everybody waits, and nothing is going to happen")
+                raise RuntimeError("deadlock: all tasks wait, and there is no timer")
             self.now += timeout
         return ready
 
@@ -37,6 +37,6 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """asyncio.run(), on such a loop."""
+    """asyncio.run() on a VirtualTimeLoop."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(main)

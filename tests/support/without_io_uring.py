@@ -1,9 +1,9 @@
-"""Runs a command where io_uring is refused, as a container's seccomp profile does.
+"""Runs a command with io_uring refused, as by a container's seccomp profile.
 
     python -m tests.support.without_io_uring ERRNO COMMAND …
 
 A seccomp filter (seccomp(2), prctl(2) PR_SET_SECCOMP) answers io_uring_setup with that errno; everything else is
-allowed. It is inherited by all that the command starts, and cannot be taken off again.
+allowed. All descendants of the command inherit the filter, and none can remove it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SYS_io_uring_setup = 425
 
 def refuse_io_uring(number: int) -> None:
     """Install the filter in this process. Raises OSError."""
-    # struct sock_filter {code u16, jt u8, jf u8, k u32}; the number of the call is the first word of seccomp_data.
+    # struct sock_filter {code u16, jt u8, jf u8, k u32}; the first word of seccomp_data is the system call's number.
     program = b"".join(
         struct.pack("=HBBI", *instruction)
         for instruction in (
