@@ -1,4 +1,4 @@
-"""A name service in virtual time: look-ups as they are written down, and what came of them."""
+"""A name cache in virtual time: scripted look-ups, and what the cache made of them."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Script(Resolver):
 
 
 class Stage:
-    """A service in virtual time, and all that is seen of it. Times are seconds since its begin."""
+    """A name cache in virtual time, with its log and its `changed` calls. Times are seconds since its start."""
 
     def __init__(
         self,

@@ -66,7 +66,7 @@ Serve = Callable[..., NameCache]
 
 @pytest.fixture
 async def serve(server: NameServer, heard: Heard, log: Log, tmp_path: Path) -> AsyncIterator[Serve]:
-    """Starts a service that asks the name server; it ends with the test."""
+    """Starts a name cache that asks the name server; it ends with the test."""
     tasks: list[asyncio.Task[None]] = []
 
     def start(*wanted: str, min_ttl: float = 60.0, max_ttl: float = 300.0, hold: float = 3600.0) -> NameCache:
