@@ -11,7 +11,7 @@ from tests.support.programs import ROOT
 PAGES = sorted([ROOT / "README.md", ROOT / "ARCHITECTURE.md", *(ROOT / "docs").rglob("*.md")])
 PROGRAMS = ("relay", "make", "curl", "openssl", "kill", "tail", "pip", "docker", "systemctl", "journalctl", "sh", "apt")
 ENVIRONMENT = ".venv/bin/"
-_FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"(?:(?<=\n\n)|\A)((?: {4}.*\n|\n(?= {4}))+)")
 _INLINE = re.compile(r"`([^`\n]+)`")
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*=")
@@ -62,8 +62,8 @@ def blocks() -> list[Block]:
     found = []
     for page in PAGES:
         name, text = str(page.relative_to(ROOT)), page.read_text()
-        found += [Block(name, match[2], _undented(match[3])) for match in _FENCED.finditer(text)]
-        found += [Block(name, "", _undented(match[1])) for match in _INDENTED.finditer(_FENCED.sub("", text))]
+        found += [Block(name, match[2], _undented(match[3])) for match in FENCED.finditer(text)]
+        found += [Block(name, "", _undented(match[1])) for match in _INDENTED.finditer(FENCED.sub("", text))]
     return found
 
 
@@ -92,7 +92,7 @@ def spans() -> list[Command]:
     """Commands within sentences."""
     found = []
     for page in PAGES:
-        text = _INDENTED.sub("", _FENCED.sub("", page.read_text()))
+        text = _INDENTED.sub("", FENCED.sub("", page.read_text()))
         lines = [span for span in _INLINE.findall(text) if span.partition(" ")[0] in PROGRAMS and " " in span]
         found += [Command(str(page.relative_to(ROOT)), line) for line in lines]
     return found
