@@ -1,8 +1,8 @@
-"""relay: a TCP passthrough relay in front of a private endpoint.
+"""relay: a TCP passthrough relay in front of a private endpoint. It never terminates TLS.
 
-The package holds the supervisor, its workers and everything that they are made of; it never terminates TLS. This
-file carries the version and nothing else, so that importing `relay` costs nothing and a worker starts in a blink:
-import what you need from the module that has it.
+The package holds the supervisor, its workers and all that they are made of. This file has the version and nothing else,
+so that `import relay` costs nothing and a worker starts in a tenth of a second: import names from the module that
+defines them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m relay`: the same as the command `relay`."""
+"""`python -m relay` runs the command `relay`."""
 
 from __future__ import annotations
 

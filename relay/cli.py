@@ -1,8 +1,8 @@
-"""The command line: what a person or a unit file starts. Each command does its work elsewhere.
+"""The command line: parses it and calls the command, whose work is done in `relay.commands` and `relay.supervisor`.
 
-Exit status: 0 well; 1 it ran and failed, or this machine lacks something at this moment (an address, a port,
-descriptors, the settings file); 2 the command line or the settings are wrong on every machine. A line per mistake on
-standard error.
+Exit status: 0 success; 1 the command ran and failed, or this machine lacks something now (an address, a port,
+descriptors, the settings file); 2 the command line or the settings are wrong on every machine. Standard error has one
+line per mistake.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import relay
 from relay import process
 
-if TYPE_CHECKING:  # `main` imports what it needs once signals are held
+if TYPE_CHECKING:  # `main` imports the rest after it has blocked the signals
     import argparse
     from collections.abc import Callable, Sequence
 
-DESCRIPTION = "TCP passthrough relay: accepts TCP, passes the bytes to an upstream, never terminates TLS."
+DESCRIPTION = "TCP passthrough relay: passes bytes to an upstream, never terminates TLS."
 EPILOG = """\
 examples:
   RELAY_UPSTREAM=myhub.azure-devices.net relay check --connect
@@ -26,15 +26,67 @@ examples:
   relay status --admin http://127.0.0.1:8414
   relay drain && relay undrain
 
-Settings come from the defaults, then the TOML file, then the environment (RELAY_LIMITS__MAX_CONNECTIONS=20000);
-`relay config` prints all of them with their meaning. Exit status: 0 well, 1 ran and failed, or this machine
-lacks something now (a port, an address, descriptors), 2 wrong command or settings.
+`relay COMMAND --help` explains a command. Settings come from the defaults, then
+the TOML file, then the environment (RELAY_LIMITS__MAX_CONNECTIONS=20000);
+`relay config` prints all of them with their meaning.
+
+exit status:
+  0  success
+  1  the command ran and failed, or this machine lacks something now
+     (a port, an address, descriptors)
+  2  the command line or the settings are wrong
+"""
+RUN = """\
+Start relay in the foreground. It logs to standard output.
+
+signals:
+  SIGTERM         drain, then end
+  SIGTERM again   end at once
+  SIGINT, Ctrl-C  end at once
+  SIGUSR1         drain, then end
+  SIGHUP          read the settings again, like `relay reload`
+"""
+CHECK = """\
+Check the settings, and whether `relay run` would start with them on this
+machine now: addresses, ports, descriptors, memory, engine. Prints what a start
+would do, and warnings about settings that are valid but seldom meant. It opens
+no port to clients, so it can be run beside a relay that serves; the ports of
+that relay count as free.
+"""
+CONFIG = """\
+Print the effective settings as TOML, defaults included, each with its meaning.
+The output is a settings file that can be loaded again.
+"""
+DEMO = """\
+Run a stand-in hub, relay and simulated devices on loopback, and show the
+traffic until Ctrl-C. Needs no privileges, no configuration and no Azure
+subscription.
+"""
+STATUS = """\
+Show a running relay as its admin port reports it now: state, connections,
+listeners, upstreams, workers.
+"""
+DRAIN = """\
+Take a running relay out of service without cutting connections off. For
+drain.announce seconds it is not ready and still accepts, so that load
+balancers notice. Then it accepts no more, and closes the established
+connections evenly over drain.window seconds. The process keeps running; `relay
+undrain` puts it back into service.
+"""
+UNDRAIN = """\
+Put a relay that drains, or has drained, back into service. Connections that
+are left stay. After SIGTERM it fails, because that drain ends the process.
+"""
+RELOAD = """\
+Make a running relay read its settings again and apply them to new connections;
+established ones stay. If anything is wrong, nothing changes: the command ends
+with 1 and prints a line for each reason.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status."""
-    missing = process.begin()  # first of all: imports take time, and open files
+    """Run the command that `arguments` name (None: those of the process); return the exit status."""
+    missing = process.begin()  # before any import: imports take time, and open files
     try:
         from relay.log_writer import mark_output
 
@@ -42,14 +94,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser = _parser()
         options = parser.parse_args(arguments)
         options.missing = missing
-        if options.command != "run":  # which releases signals when it has handlers for them
+        if options.command != "run":  # `run` unblocks the signals once it has handlers for them
             process.release()
         if options.command is None:
             parser.print_help()
             return 2
         return COMMANDS[options.command](options)
     except BrokenPipeError:
-        # `relay config | head`: nobody reads the rest. Keep the interpreter from trying again at exit.
+        # `relay config | head`: the reader has gone. Keep the interpreter from flushing into the pipe again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
@@ -66,50 +118,50 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"relay {relay.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
-    def add(name: str, text: str, *, config: bool = False) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text)
+    def add(name: str, summary: str, description: str, *, config: bool = False) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name, help=summary, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
         if config:
             command.add_argument(
-                "--config", type=Path, metavar="FILE", help="TOML file with settings (none: the environment only)"
+                "--config", type=Path, metavar="FILE", help="TOML file with settings (default: the environment only)"
             )
         return command
 
-    add("run", "start in the foreground; SIGTERM drains and ends, SIGINT ends at once", config=True)
-    check = add("check", "whether a start with these settings would succeed here, and warnings; can be run beside a "
-                "relay that serves", config=True)  # fmt: skip
+    add("run", "start relay in the foreground", RUN, config=True)
+    check = add("check", "check the settings, and whether a start would succeed here", CHECK, config=True)
     check.add_argument("--connect", action="store_true", help="also resolve and dial every upstream")
-    check.add_argument("--running", type=_pid, metavar="PID", help="fail as well if a reload of the relay with this "
-                       "process number would not bring these settings, because only a restart applies a variable or "
-                       "setting that has changed; for ExecReload= of a unit: --running $MAINPID")  # fmt: skip
-    add("config", "print the effective settings as TOML, defaults included", config=True)
-    demo = add("demo", "stand-in hub, relay and devices on loopback; no privileges, nothing to configure")
-    demo.add_argument("--once", action="store_true", help="send a fixed amount, verify that all arrived, then end")
-    status = add("status", "one look at a running relay")
-    status.add_argument("--json", action="store_true", help="print the numbers as JSON")
-    drain = add("drain", "take a running relay out of service: not ready, then no new connections, then it closes what "
-                "is established evenly over drain.window; it goes on running")  # fmt: skip
-    drain.add_argument("--wait", action="store_true", help="until it is drained; the number of connections is shown")
-    undrain = add("undrain", "put a relay that drains, or has drained, back into service")
-    reload = add("reload", "let a running relay read its settings again; 1 if they are not put into effect, and why")
+    check.add_argument("--running", type=_pid, metavar="PID", help="also fail if a reload of the relay with this "
+                       "process number would not apply these settings, because a variable or setting has changed that "
+                       "only a restart applies; in ExecReload= of a unit: --running $MAINPID")  # fmt: skip
+    add("config", "print the effective settings as TOML, with their meaning", CONFIG, config=True)
+    demo = add("demo", "run a stand-in hub, relay and devices on loopback", DEMO)
+    demo.add_argument("--once", action="store_true", help="send a fixed number of messages, verify them, then end")
+    status = add("status", "show a running relay: state, connections, upstreams, workers", STATUS)
+    status.add_argument("--json", action="store_true", help="print the whole status as JSON")
+    drain = add("drain", "take a running relay out of service, without cutting connections off", DRAIN)
+    drain.add_argument("--wait", action="store_true", help="wait until it is drained, and show the connections left")
+    undrain = add("undrain", "put a draining or drained relay back into service", UNDRAIN)
+    reload = add("reload", "make a running relay read its settings again", RELOAD)
     for command in (status, drain, undrain, reload):
-        command.add_argument("--admin", metavar="URL", help="its admin port, for instance http://127.0.0.1:8414")
+        command.add_argument("--admin", metavar="URL", help="admin port of that relay, e.g. http://127.0.0.1:8414")
         command.add_argument(
             "--config",
             type=Path,
             metavar="FILE",
-            help="its settings, which say where its admin port is (neither: RELAY_ADMIN__BIND, else the default)",
+            help="settings file of that relay, for its admin port (neither given: RELAY_ADMIN__BIND, or its default)",
         )
     return parser
 
 
 def _pid(text: str) -> int:
-    """A process number. Raises ValueError."""
+    """Parse a process number. Raises ValueError."""
     if not text.isdecimal() or not 0 < int(text) < 1 << 31:
         raise ValueError(text)
     return int(text)
 
 
-_pid.__name__ = "process number"  # what argparse calls it in its message
+_pid.__name__ = "process number"  # how argparse names the type in its message
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -165,36 +217,36 @@ def _demo(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     from relay.commands import status
 
-    return _ask(options, lambda admin: status.run(admin, as_json=options.json))
+    return _with_admin_port(options, lambda admin: status.run(admin, as_json=options.json))
 
 
 def _drain(options: argparse.Namespace) -> int:
     from relay.commands import operate
 
-    return _ask(options, lambda admin: operate.drain(admin, wait=options.wait))
+    return _with_admin_port(options, lambda admin: operate.drain(admin, wait=options.wait))
 
 
 def _undrain(options: argparse.Namespace) -> int:
     from relay.commands import operate
 
-    return _ask(options, operate.undrain)
+    return _with_admin_port(options, operate.undrain)
 
 
 def _reload(options: argparse.Namespace) -> int:
     from relay.commands import operate
 
-    return _ask(options, operate.reload)
+    return _with_admin_port(options, operate.reload)
 
 
-def _ask(options: argparse.Namespace, command: Callable[[str], int]) -> int:
-    """Run a command with the URL of the admin port of the relay that the options mean."""
+def _with_admin_port(options: argparse.Namespace, command: Callable[[str], int]) -> int:
+    """Run `command` with the URL of the admin port that the options name."""
     from relay.commands.admin_client import DEFAULT, NoAdminPort, at_bind
 
     try:
         if options.admin is not None:
             return command(options.admin)
         if options.config is None and "RELAY_ADMIN__BIND" not in os.environ:
-            return command(DEFAULT)  # without the settings' models, which take longer to import than to ask
+            return command(DEFAULT)  # saves importing the settings' models, which takes longer than the request
 
         from relay.settings import model
         from relay.settings.file_reader import read_apart

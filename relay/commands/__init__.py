@@ -1,1 +1,1 @@
-"""What a person types. Commands that ask a running relay talk to its admin port over HTTP."""
+"""The commands that a person types. Those about a running relay talk to its admin port over HTTP."""

@@ -1,8 +1,8 @@
-"""The client side of the admin port: one HTTP request to a running relay, and proof that a relay has answered it.
+"""The client of the admin port: sends one HTTP request to a running relay and verifies that a relay answered it.
 
-`ask` is for any path, `fetch` for /status, `order` for POST; `at_bind` makes a URL of what `admin.bind` says. An answer
-counts only with `Server: relay/VERSION`: another program may have the port. Redirects are not followed, for a relay
-sends none, and no proxy is used whatever http_proxy says: an admin port is on this machine or on a management network.
+`request` takes any path, `fetch` gets /status, `post` sends an order; `at_bind` makes a URL from a value of
+`admin.bind`. An answer counts only with `Server: relay/VERSION`, because another program may have the port. Redirects
+are not followed: a relay sends none. http_proxy is ignored: an admin port is on this machine or a management network.
 """
 
 from __future__ import annotations
@@ -19,23 +19,24 @@ from typing import Any, NamedTuple
 
 from relay.address import format_hostport, parse_hostport
 
-DEFAULT = "http://127.0.0.1:8414"  # of the default of admin.bind
+DEFAULT = "http://127.0.0.1:8414"  # URL of the default of admin.bind
 TIMEOUT = 5.0  # seconds for a whole answer
-ORDER_TIMEOUT = 10.0  # seconds; a reload binds sockets and reads files
-LARGEST = 1 << 26  # bytes of an answer
+POST_TIMEOUT = 10.0  # seconds; a reload binds sockets and reads files
+LARGEST = 1 << 26  # bytes read of an answer
 
 _RELAY = re.compile(r"relay/(\S+)")
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 class NoAdminPort(Exception):
-    """The command line or the settings name no admin port that could be asked; the text says what to write."""
+    """The command line or the settings give no URL of an admin port; the text says what to write instead."""
 
 
 class Unreachable(Exception):
-    """No relay answers there; the text says where and why.
+    """No relay answers at a URL; the text has the URL and the reason.
 
-    `gone`: there is none, since nobody listens or another program answers. Else there may be one that is busy.
+    `gone`: no relay is there, because the connection is refused or another program answers. Else a relay may be there
+    and be busy.
     """
 
     def __init__(self, text: str, *, gone: bool = False) -> None:
@@ -44,11 +45,11 @@ class Unreachable(Exception):
 
 
 class Refused(Exception):
-    """The relay does not carry out an order; the text says why."""
+    """The relay refuses an order; the text says why."""
 
 
 class Answer(NamedTuple):
-    """A relay's answer: where it is from, the version of that relay, and what it says."""
+    """A relay's answer: the URL, the version of the relay, the HTTP status and the body."""
 
     url: str
     version: str
@@ -57,11 +58,11 @@ class Answer(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The body as text, without white space around it."""
+        """The body as text, stripped of white space."""
         return self.body.decode("utf-8", "replace").strip()
 
     def table(self) -> dict[str, Any]:
-        """The body as a JSON object. Raises Unreachable if it is none."""
+        """The body as a JSON object. Raises Unreachable if the body is anything else."""
         try:
             found = json.loads(self.body)
         except ValueError:
@@ -71,16 +72,16 @@ class Answer(NamedTuple):
         return found
 
     def unexpected(self) -> Unreachable:
-        """The error for an answer that no relay of this version would give."""
-        begin = self.body[:80].decode("utf-8", "replace")
+        """The error to raise for an answer that no relay of this version would give."""
+        start = self.body[:80].decode("utf-8", "replace")
         return Unreachable(
-            f"{self.url}: relay {self.version} answers status {self.status} and {begin!r}, which this command does "
+            f"{self.url}: relay {self.version} answers status {self.status} and {start!r}, which this command does "
             "not understand; use the command of the same version"
         )
 
 
 def at_bind(bind: str) -> str:
-    """The URL of the admin port at a value of `admin.bind`; a wildcard address becomes loopback. Raises NoAdminPort."""
+    """The admin port's URL for a value of `admin.bind`; a wildcard address becomes loopback. Raises NoAdminPort."""
     if not bind:
         raise NoAdminPort("admin.bind is empty, so that relay has no admin port: set it and restart, or use signals")
     try:
@@ -93,20 +94,20 @@ def at_bind(bind: str) -> str:
 
 
 def fetch(admin: str, *, timeout: float = TIMEOUT) -> dict[str, Any]:
-    """GET /status of the relay whose admin port has that URL. Raises Unreachable or NoAdminPort."""
-    answer = ask(admin, "/status", timeout=timeout)
+    """GET /status from the admin port at the URL `admin`. Raises Unreachable or NoAdminPort."""
+    answer = request(admin, "/status", timeout=timeout)
     if answer.status != 200:
         raise answer.unexpected()
     return answer.table()
 
 
-def order(admin: str, path: str, *, accepted: int = 200) -> Answer:
-    """POST an order; the answer, whose status is `accepted`.
+def post(admin: str, path: str, *, accepted: int = 200) -> Answer:
+    """POST an order to the admin port; return the answer if its status is `accepted`.
 
-    Raises Refused if the relay says no (409, or 403 for an order that it takes from nobody who asks like this), and
+    Raises Refused if the relay refuses the order (409, or 403 if the request looks like another site's), and
     Unreachable or NoAdminPort.
     """
-    answer = ask(admin, path, method="POST", timeout=ORDER_TIMEOUT)
+    answer = request(admin, path, method="POST", timeout=POST_TIMEOUT)
     if answer.status in (403, 409):
         raise Refused(answer.text or f"HTTP status {answer.status}")
     if answer.status != accepted:
@@ -114,10 +115,10 @@ def order(admin: str, path: str, *, accepted: int = 200) -> Answer:
     return answer
 
 
-def ask(admin: str, path: str, *, method: str = "GET", timeout: float = TIMEOUT) -> Answer:
-    """One request to the admin port at the URL `admin`, whose answer has to be whole within `timeout` seconds.
+def request(admin: str, path: str, *, method: str = "GET", timeout: float = TIMEOUT) -> Answer:
+    """Send one request to the admin port at the URL `admin`; the whole answer must come within `timeout` seconds.
 
-    Raises Unreachable, and NoAdminPort if `admin` is no URL.
+    Raises Unreachable, and NoAdminPort if `admin` is not a URL.
     """
     connection, prefix = _connection(admin, timeout)
     url = admin.rstrip("/") + path
@@ -125,7 +126,7 @@ def ask(admin: str, path: str, *, method: str = "GET", timeout: float = TIMEOUT)
     with closing(connection):
         try:
             connection.connect()
-            # The timeout of a socket is one of each call: whoever sends a byte now and then would keep us for ever.
+            # A socket timeout holds for each call: a server that sends a byte now and then would keep us for ever.
             timer = threading.Timer(timeout, _cut, (connection.sock, late))
             timer.daemon = True
             timer.start()
@@ -152,7 +153,7 @@ def ask(admin: str, path: str, *, method: str = "GET", timeout: float = TIMEOUT)
 
 
 def _connection(admin: str, timeout: float) -> tuple[http.client.HTTPConnection, str]:
-    """A connection that is not made yet, and what comes before each path. Raises NoAdminPort."""
+    """An unconnected HTTP connection for a URL, and the prefix for each path. Raises NoAdminPort."""
     try:
         parts = urllib.parse.urlsplit(admin)
         host, port = parts.hostname, parts.port
@@ -160,7 +161,7 @@ def _connection(admin: str, timeout: float) -> tuple[http.client.HTTPConnection,
             raise ValueError
     except ValueError:
         raise NoAdminPort(f"--admin {admin}: not a URL; expected for instance {DEFAULT}") from None
-    if parts.scheme == "https":  # behind a proxy of the operator's that terminates TLS
+    if parts.scheme == "https":  # the operator has put a proxy that terminates TLS in front
         context = ssl.create_default_context()
         return http.client.HTTPSConnection(host, port, timeout=timeout, context=context), parts.path.rstrip("/")
     return http.client.HTTPConnection(host, port, timeout=timeout), parts.path.rstrip("/")

@@ -1,20 +1,20 @@
-"""Sizes and times as people read them."""
+"""Sizes and durations as text for people."""
 
 from __future__ import annotations
 
 
 def size(count: int) -> str:
-    """Bytes for people, powers of 1000."""
+    """A number of bytes with a decimal unit (kB = 1000 bytes)."""
     value = float(count)
     for unit in ("B", "kB", "MB", "GB"):
-        if value < (1000 if unit == "B" else 999.95):  # 999.95 kB would be rounded to 1000.0
+        if value < (1000 if unit == "B" else 999.95):  # from 999.95 kB on, rounding would show 1000.0
             return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people."""
+    """A number of seconds as its two largest units, rounded down."""
     whole = int(seconds)
     days, whole = divmod(whole, 86400)
     hours, whole = divmod(whole, 3600)

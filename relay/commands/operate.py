@@ -1,6 +1,6 @@
-"""`relay drain`, `relay undrain` and `relay reload`: tell a running relay what to do through its admin port.
+"""`relay drain`, `relay undrain` and `relay reload`: send an order to a running relay through its admin port.
 
-Each reports what the relay answered, and nothing that it did not: 0 only for an answer that says that it is done.
+Each command reports only what the relay has answered, and returns 0 only if the answer confirms the order.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ import sys
 import time
 from typing import Any
 
-from relay.commands.admin_client import Refused, Unreachable, fetch, order
+from relay.commands.admin_client import Refused, Unreachable, fetch, post
 from relay.commands.format import duration
 
-LOOK = 0.5  # seconds between two looks at a drain
-SILENCE = 30.0  # seconds for which a relay that drains may give no answer, with its port still open
+POLL = 0.5  # seconds between two requests for the state of a drain
+SILENCE = 30.0  # seconds that a draining relay may leave requests unanswered while its port is open
 
 
 def drain(admin: str, *, wait: bool) -> int:
-    """Drain; with `wait` until that is over. The exit status."""
+    """Begin a drain; with `wait`, follow it until it is over. Returns the exit status."""
     try:
-        answer = order(admin, "/drain", accepted=202)
+        answer = post(admin, "/drain", accepted=202)
         state = answer.table()
         if "phase" not in state or "ends" not in state:
             raise answer.unexpected()
@@ -30,21 +30,21 @@ def drain(admin: str, *, wait: bool) -> int:
 
 
 def undrain(admin: str) -> int:
-    """Put it back into service. The exit status."""
+    """Put the relay back into service. Returns the exit status."""
     try:
-        answer = order(admin, "/undrain")
+        answer = post(admin, "/undrain")
         if answer.text != "ok":
             raise answer.unexpected()
     except (Unreachable, Refused) as error:
-        return _fail(f"not put back: {error}")
+        return _fail(f"not put back into service: {error}")
     print("serving")
     return 0
 
 
 def reload(admin: str) -> int:
-    """Let it read its settings again. The exit status."""
+    """Make the relay read its settings again. Returns the exit status."""
     try:
-        answer = order(admin, "/reload")
+        answer = post(admin, "/reload")
         if answer.text != "ok":
             raise answer.unexpected()
     except Unreachable as error:
@@ -58,35 +58,35 @@ def reload(admin: str) -> int:
 
 
 class _Follower:
-    """Shows how a drain goes until it is over. `state` is what the relay answered to the order."""
+    """Prints the progress of a drain until it is over. `state` is the relay's answer to the order."""
 
     def __init__(self, admin: str, state: dict[str, Any]) -> None:
         self._admin = admin
         self._ends = bool(state["ends"])
         self._pid: int | None = None
-        self._active: int | None = None  # connections, when the relay was last seen
+        self._active: int | None = None  # connections, when the relay last answered
         self._shown = ""
         self._terminal = sys.stdout.isatty()
 
     def run(self) -> int:
-        """Until it is drained, which is 0, or will not be: 1."""
-        heard = time.monotonic()
+        """Follow the drain. Returns 0 once the relay is drained, and 1 if the drain ends in another way."""
+        answered = time.monotonic()
         while True:
             try:
                 status = fetch(self._admin)
             except Unreachable as error:
                 if error.gone:
                     return self._gone()
-                if time.monotonic() - heard > SILENCE:
+                if time.monotonic() - answered > SILENCE:
                     return self._fail(str(error))
             else:
-                heard = time.monotonic()
-                if (result := self._look(status)) is not None:
+                answered = time.monotonic()
+                if (result := self._update(status)) is not None:
                     return result
-            time.sleep(LOOK)
+            time.sleep(POLL)
 
-    def _look(self, status: dict[str, Any]) -> int | None:
-        """One look at it; the exit status once it is over."""
+    def _update(self, status: dict[str, Any]) -> int | None:
+        """Print the progress in `status`; return the exit status once the drain is over, else None."""
         state, pid = status["drain"], status["pid"]
         if self._pid not in (None, pid):
             return self._fail(f"the relay has ended, and another one (pid {pid}) serves in its place")
@@ -105,8 +105,11 @@ class _Follower:
         return 0
 
     def _gone(self) -> int:
-        """The relay is no longer there. One that was to end after its drain, or had nobody left, has drained; of any
-        other it was not seen: it may have been killed with all of its connections."""
+        """The exit status for a relay that is no longer there.
+
+        It has drained if its drain was to end the process, or if it had no connections left. Any other relay may have
+        been killed with all of its connections.
+        """
         if self._ends or self._active == 0:
             self._new_line()
             print("ended")

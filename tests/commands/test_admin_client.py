@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from relay.commands.admin_client import DEFAULT, NoAdminPort, Refused, Unreachable, ask, at_bind, fetch, order
+from relay.commands.admin_client import DEFAULT, NoAdminPort, Refused, Unreachable, at_bind, fetch, post, request
 from relay.settings.model import Settings
 from tests.supervisor.admin.admin_ports import Reply, admin_port
 
@@ -37,7 +37,7 @@ def talking(*sent: bytes) -> Iterator[str]:
 def test_a_relay_is_asked_and_believed() -> None:
     with admin_port(Reply(body={"state": "ready"})) as port:
         assert fetch(port.url) == fetch(port.url + "/") == {"state": "ready"}
-        answer = ask(port.url, "/readyz")
+        answer = request(port.url, "/readyz")
         assert (answer.url, answer.version, answer.status) == (port.url + "/readyz", "9.8.7", 200)
         assert port.asked == ["GET /status", "GET /status", "GET /readyz"]
 
@@ -55,7 +55,7 @@ def test_another_program_is_not_believed_whatever_it_answers(server: str) -> Non
             fetch(port.url)
         assert raised.value.gone
         with pytest.raises(Unreachable, match="is no relay"):
-            order(port.url, "/reload")
+            post(port.url, "/reload")
 
 
 @pytest.mark.parametrize("reply", [Reply(body="<html>"), Reply(body=[]), Reply(body=b"\xff"), Reply(404), Reply(500)])
@@ -68,13 +68,13 @@ def test_a_relay_that_answers_something_else(reply: Reply) -> None:
 @pytest.mark.parametrize("status", [403, 409])
 def test_a_relay_that_refuses_says_why(status: int) -> None:
     with admin_port(Reply(status, "two\nreasons\n")) as port, pytest.raises(Refused, match=r"^two\nreasons$"):
-        order(port.url, "/reload")
+        post(port.url, "/reload")
 
 
 @pytest.mark.parametrize("status", [200, 204, 302, 404, 500])
 def test_an_order_is_only_done_if_the_answer_says_so(status: int) -> None:
     with admin_port(Reply(status)) as port, pytest.raises(Unreachable, match=f"answers status {status}"):
-        order(port.url, "/drain", accepted=202)
+        post(port.url, "/drain", accepted=202)
 
 
 def test_redirects_are_not_followed() -> None:
@@ -84,7 +84,7 @@ def test_redirects_are_not_followed() -> None:
                 with pytest.raises(Unreachable, match=f"status {status}"):
                     fetch(port.url)
                 with pytest.raises(Unreachable, match=f"status {status}"):
-                    order(port.url, "/drain")
+                    post(port.url, "/drain")
         assert there.asked == []
 
 
@@ -94,7 +94,7 @@ def test_no_proxy_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setenv(name, proxy.url)
         monkeypatch.delenv("no_proxy", raising=False)
         assert fetch(port.url) == {}
-        order(port.url, "/reload")
+        post(port.url, "/reload")
         assert proxy.asked == []
 
 
@@ -106,7 +106,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nServer: relay/1\r\n"
 )
 def test_an_answer_that_never_ends_is_not_waited_for(sent: bytes) -> None:
     with talking(sent) as url, pytest.raises(Unreachable, match=r"no answer within 0\.3 s|no answer in time"):
-        ask(url, "/status", timeout=0.3)
+        request(url, "/status", timeout=0.3)
 
 
 def test_an_answer_that_goes_on_and_on_is_not_waited_for_either() -> None:
@@ -131,13 +131,13 @@ def test_an_answer_that_goes_on_and_on_is_not_waited_for_either() -> None:
         thread = threading.Thread(target=drip)
         thread.start()
         with pytest.raises(Unreachable, match=r"no answer within|does not speak HTTP"):
-            ask(f"http://127.0.0.1:{server.getsockname()[1]}", "/status", timeout=0.3)
+            request(f"http://127.0.0.1:{server.getsockname()[1]}", "/status", timeout=0.3)
         thread.join()
 
 
 def test_something_that_does_not_speak_http() -> None:
     with talking(b"220 mail.example ESMTP\r\n") as url, pytest.raises(Unreachable, match="does not speak HTTP"):
-        ask(url, "/status", timeout=2.0)
+        request(url, "/status", timeout=2.0)
 
 
 def test_nobody_there() -> None:

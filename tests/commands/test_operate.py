@@ -24,7 +24,7 @@ def status(phase: str | None, active: int = 3, *, ends: bool = False, pid: int =
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operate, "LOOK", 0.0)
+    monkeypatch.setattr(operate, "POLL", 0.0)
 
 
 ORDERS = {"/drain": lambda url: operate.drain(url, wait=False), "/undrain": operate.undrain, "/reload": operate.reload}
