@@ -1,7 +1,7 @@
 """`relay check`: whether a start with these settings would succeed on this machine, and whether the upstreams answer.
 
-It takes the way of `relay run` (`preflight`), without listening anywhere, so that it can be run beside a relay that
-serves: what that one has is no obstacle.
+It prepares a start as `relay run` does (`preflight`) but listens nowhere, so it can be run beside a relay that serves.
+The addresses of that relay count as free.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from relay.address import format_hostport, literal, parse_hostport
-from relay.commands.running import Running, ask, look, reload_problems
+from relay.commands.running import Running, find, inspect, reload_problems
 from relay.own_addresses import OWN, Endpoint, is_own, written
 from relay.settings.model import Settings
 from relay.supervisor.host import IN_USE
@@ -28,26 +28,27 @@ from relay.supervisor.upstreams.resolver import Resolver
 
 
 def run(load: Callable[[Mapping[str, str]], Settings], *, connect: bool, pid: int | None = None) -> int:
-    """Print the instance and the warnings; with `connect` also try each upstream.
+    """Print what a start would do, and the warnings; with `connect`, also dial each upstream.
 
-    With `pid`, the process number of a relay that runs, a reload of that one has to bring the same settings. Returns 0,
-    or 1 with a line for each reason: this machine has not what a start needs, a reload would not do, an upstream
-    cannot be reached. `load` reads the settings with the variables that it is given, and raises SettingsError.
+    With `pid`, the process number of a running relay, a reload of that relay must put the same settings into effect.
+    Returns 0, or 1 with a line for each reason: this machine lacks what a start needs, a reload would not apply the
+    settings, an upstream cannot be reached. `load` reads the settings with the variables that it is given, and raises
+    SettingsError.
     """
     environ = dict(os.environ)
     settings = load(environ)
     problems: list[str] = []
     running: Running | None
     if pid is None:
-        running = ask(settings)
+        running = find(settings)
     else:
         try:
-            running = look(pid, settings)
+            running = inspect(pid, settings)
         except ProcessLookupError:
             return _complain([f"--running {pid}: there is no such process"])
         problems += reload_problems(running, settings, environ, load)
     instance: Instance | None = None
-    # A copy: whoever the variables are for may still want them.
+    # From a copy of the variables: both remove those that they read.
     notifier, taken = Notifier(environ), listen_fds(environ)
     try:
         instance = trial(
@@ -61,33 +62,36 @@ def run(load: Callable[[Mapping[str, str]], Settings], *, connect: bool, pid: in
         _show(settings, instance)
         for note in instance.notes:
             print(f"warning: {note}")
-    # Also after problems: who may not bind port 443 may still want to know whether the hub answers.
+    # Also after problems: without the right to bind port 443, whether the hub answers is still worth knowing.
     reached = not connect or _reached(settings, problems)
     return _complain(problems) if problems else 0 if reached else 1
 
 
 def _reached(settings: Settings, problems: list[str]) -> bool:
-    """Whether every upstream answers at one of its addresses, a line for each; `problems` get why none was tried."""
+    """Dial every upstream and print a line per address; True if each upstream answers at one address at least.
+
+    If no upstream could be dialled at all, `problems` gets the reason.
+    """
     upstreams = dict.fromkeys(upstream for item in settings.listeners for upstream in item.upstream)
     listening = [*(written(text) for item in settings.listeners for text in item.bind), *http_endpoints(settings)]
     try:
         return all(asyncio.run(_connect_all(settings, list(upstreams), listening)))
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
-    except OSError as error:  # no descriptor for the loop itself
+    except OSError as error:  # no descriptor left for the loop itself
         problems.append(f"--connect: {reason(error)}")
         return False
 
 
 def _unknown(settings: Settings, running: Running | None, problems: Sequence[str]) -> Sequence[str]:
-    """What could not be told of a relay that runs, where it matters."""
+    """What could not be found out about a running relay, if it matters; a line each."""
     if running is not None:
         return running.unknown
     if not any(IN_USE in problem for problem in problems):
         return ()
     return [
-        f"no relay answers at admin.bind ({settings.admin.bind or 'off'}), so that it cannot be told whether a port in "
-        "use is that of the relay which is to be reloaded: if so, name its process with --running PID"
+        f"no relay answers at admin.bind ({settings.admin.bind or 'off'}): if a port in use belongs to the relay that "
+        "you want to reload, name its process with --running PID"
     ]
 
 
@@ -127,7 +131,7 @@ def _show(settings: Settings, instance: Instance) -> None:
 async def _connect_all(settings: Settings, upstreams: list[str], listening: list[Endpoint]) -> list[bool]:
     task = asyncio.current_task()
     assert task is not None
-    # asyncio's own handler may run too late: a signal that arrives just before the loop waits for events is noticed at
+    # asyncio.run's own handler may run too late: a signal that arrives just before the loop waits is handled after
     # the next event, which for a dial may be a minute later. The loop's handlers wake it through a socket.
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
     resolver = Resolver(nameservers(settings), complete=complete_names(settings))
@@ -135,7 +139,7 @@ async def _connect_all(settings: Settings, upstreams: list[str], listening: list
 
 
 async def _connect(resolver: Resolver, text: str, timeout: float, listening: list[Endpoint]) -> bool:
-    """Resolve and dial one upstream, every address; well if one of them answers."""
+    """Resolve one upstream and dial every address of it; True if one of them answers."""
     host, port = parse_hostport(text, allow_name=True)
     if literal(host, port) is not None:
         addresses: tuple[str, ...] = (host,)

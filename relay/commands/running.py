@@ -1,7 +1,7 @@
-"""A relay that runs beside this command: where it listens, and what of its settings and environment only a start reads.
+"""A relay that runs beside this command: its listening addresses, its environment, and the settings of its start.
 
-It is asked at its admin port; where its process is named, /proc is read as well (proc(5)), which needs the same user
-or root. What cannot be found out is left empty, and said in `Running.unknown`.
+The values come from its admin port, and from /proc (proc(5)) if its process number is given, which needs the same user
+or root. A value that cannot be found out stays empty, and `Running.unknown` says why.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ _SOCKET = re.compile(r"socket:\[(\d+)\]")
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """What is known of a relay that runs."""
+    """What is known about a running relay."""
 
     pid: int
-    addresses: frozenset[str]  # host:port of its listeners, and of its admin and health ports
-    variables: Mapping[str, str] | None = None  # RELAY_… that it was started with; None: unknown
-    start_only: Mapping[str, Any] = field(default_factory=dict)  # settings that no reload changes; empty: unknown
+    addresses: frozenset[str]  # host:port of its listeners, admin port and health port
+    variables: Mapping[str, str] | None = None  # the RELAY_… variables of its start; None: unknown
+    start_only: Mapping[str, Any] = field(default_factory=dict)  # settings that only a start applies; empty: unknown
     draining: bool = False
-    unknown: tuple[str, ...] = ()  # a line for each thing that could not be found out
+    unknown: tuple[str, ...] = ()  # a line for each value that could not be found out
 
 
-def ask(settings: Settings) -> Running | None:
+def find(settings: Settings) -> Running | None:
     """The relay that answers at the admin port of these settings. None: there is no such port, or no relay answers.
 
-    Only an address of this machine is asked: at another one some other machine's relay would answer.
+    Only an address of this machine is tried: at any other address, the relay of another machine would answer.
     """
     bind = settings.admin.bind
     if bind and not has_address(parse_hostport(bind, allow_name=False)[0]):
@@ -53,18 +53,18 @@ def ask(settings: Settings) -> Running | None:
         status = fetch(at_bind(bind))
     except (NoAdminPort, Unreachable):
         return None
-    return _answered(status)
+    return _from_status(status)
 
 
-def look(pid: int, settings: Settings) -> Running:
-    """The relay whose supervisor is process number `pid`; its admin port is asked where `settings` have it.
+def inspect(pid: int, settings: Settings) -> Running:
+    """The relay whose supervisor is process number `pid`, from /proc and from the admin port of `settings`.
 
     Raises ProcessLookupError if there is no such process.
     """
     try:
         os.kill(pid, 0)
     except PermissionError:
-        pass  # somebody else's, but it is there
+        pass  # it exists, and belongs to another user
     unknown: list[str] = []
     variables: dict[str, str] | None = None
     addresses: frozenset[str] = frozenset()
@@ -74,18 +74,18 @@ def look(pid: int, settings: Settings) -> Running:
         unknown.append(
             f"the environment of process {pid} cannot be compared: {_why(error)}; check as its user, or as root"
         )
-    answer = ask(settings)
+    answer = find(settings)
     if answer is None or answer.pid != pid:
         unknown.append(
-            f"process {pid} cannot be asked at admin.bind ({settings.admin.bind or 'off'}), so that settings which "
-            "only a restart applies are not compared"
+            f"process {pid} cannot be asked at admin.bind ({settings.admin.bind or 'off'}): settings that only a "
+            "restart applies are not compared"
         )
         answer = None
     try:
         addresses = listening(pid)
     except OSError as error:
         if answer is None:
-            unknown.append(f"the ports of process {pid} cannot be told from others': {_why(error)}")
+            unknown.append(f"the ports of process {pid} are unknown, and a port in use may be its own: {_why(error)}")
     if answer is None:
         return Running(pid, addresses, variables, unknown=tuple(unknown))
     return Running(
@@ -93,8 +93,8 @@ def look(pid: int, settings: Settings) -> Running:
     )
 
 
-def _answered(status: Mapping[str, Any]) -> Running:
-    """From /status. One of an older version says less."""
+def _from_status(status: Mapping[str, Any]) -> Running:
+    """What /status says about a relay. An older version leaves out some fields."""
     binds = [bind for item in status.get("listeners", ()) for bind in item.get("bind", ())]
     binds += status.get("http_ports", {}).values()
     return Running(
@@ -110,7 +110,7 @@ def _why(error: OSError) -> str:
 
 
 def environment(pid: int) -> dict[str, str]:
-    """The RELAY_… variables with which a process was started. Raises OSError."""
+    """The RELAY_… variables that a process was started with. Raises OSError."""
     found = {}
     for entry in (PROC / str(pid) / "environ").read_bytes().split(b"\0"):
         name, _, text = os.fsdecode(entry).partition("=")
@@ -120,7 +120,7 @@ def environment(pid: int) -> dict[str, str]:
 
 
 def listening(pid: int) -> frozenset[str]:
-    """host:port of every TCP socket on which a process listens. Raises OSError."""
+    """host:port of every TCP socket that a process listens on. Raises OSError."""
     inodes = set()
     for descriptor in (PROC / str(pid) / "fd").iterdir():
         try:
@@ -140,7 +140,7 @@ def _all_listening(pid: int) -> Iterator[tuple[str, str]]:
             for line in table:
                 fields = line.split()
                 if fields[3] != _LISTEN:
-                    break  # the kernel writes those that listen first, and there may be a million others
+                    break  # the kernel writes listening sockets first, and a million others may follow
                 host, _, port = fields[1].partition(":")
                 words = [int(host[at : at + 8], 16) for at in range(0, len(host), 8)]
                 text = socket.inet_ntop(family, struct.pack(f"={len(words)}I", *words))  # each in the host's byte order
@@ -150,9 +150,10 @@ def _all_listening(pid: int) -> Iterator[tuple[str, str]]:
 def reload_problems(
     running: Running, here: Settings, environ: Mapping[str, str], load: Callable[[Mapping[str, str]], Settings]
 ) -> list[str]:
-    """Why a reload of that relay would not put the settings `here`, loaded with `environ`, into effect.
+    """The reasons, a line each, why a reload of `running` would not put the settings `here` into effect.
 
-    A line each; none if it would, as far as that can be known. `load` reads the settings with other variables.
+    `here` was loaded with `environ`; `load` reads the settings with other variables. Empty if the reload would apply
+    them, as far as that can be known.
     """
     problems = ["draining: undrain first, or let it end"] if running.draining else []
     there = here
@@ -177,14 +178,14 @@ def reload_problems(
 def _variables(
     running: Mapping[str, str], environ: Mapping[str, str], here: Settings, there: Settings
 ) -> Iterator[str]:
-    """A line for each variable whose value here the running relay will not see, and which makes a difference."""
+    """A line for each variable whose value here differs from the running relay's, and changes a setting."""
     names = {setting.variable: setting.name for setting in leaves_of(Settings)}
     for variable in sorted({*running, *(name for name in environ if name.startswith(PREFIX))}):
         before, after = running.get(variable), environ.get(variable)
         name = names.get(variable, "")
         if name == "upstream":
-            name = "listeners"  # for which it is short
-        # The same by another spelling, or as the file has it, is no difference.
+            name = "listeners"  # `upstream` is the short form of it
+        # No difference: the same value in another spelling, or the value that the file has anyway.
         if before != after and (here is there or not name or value(here, name) != value(there, name)):
             yield (
                 f"{variable} is {_shown(before)} in the environment of the running relay and {_shown(after)} here: "

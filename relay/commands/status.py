@@ -1,4 +1,4 @@
-"""`relay status`: one look at a running relay through its admin port, as tables for people or as JSON."""
+"""`relay status`: the state of a running relay, read once from its admin port, as tables for people or as JSON."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from rich.text import Text
 from relay.commands.admin_client import Unreachable, fetch
 from relay.commands.format import duration, size
 
-WIDE = 100_000  # columns where there are as many as one likes
+WIDE = 100_000  # columns of output that is not a terminal: no line is wrapped
 NUMBERS = ("active", "accepted", "up", "down")
 
 
 def run(admin: str, *, as_json: bool) -> int:
-    """Print it; 1 if there is no relay."""
+    """Print the status of the relay at the URL `admin`. Returns 0, or 1 if no relay answers."""
     try:
         status = fetch(admin)
     except Unreachable as error:
@@ -34,13 +34,13 @@ def run(admin: str, *, as_json: bool) -> int:
 
 
 def terminal() -> Console:
-    """Standard output; what is no terminal has lines as long as they are, for whoever looks for something in them."""
+    """Standard output as a console. Lines are wrapped for a terminal only, so that a pipe to grep gets whole lines."""
     wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE
     return Console(highlight=False, emoji=False, width=wide)
 
 
 def show(status: dict[str, Any], console: Console) -> None:
-    """Print the status. No name or address is cut or broken: where there is too little room the layout is another."""
+    """Print the status. Names and addresses are never cut or wrapped: a narrow console gets another layout."""
     for part in render(status, console.width):
         if isinstance(part, Table):
             part.width = max(_width(part), 1)
@@ -48,10 +48,10 @@ def show(status: dict[str, Any], console: Console) -> None:
 
 
 def render(status: dict[str, Any], width: int) -> list[str | Text | Table]:
-    """The status as a headline and tables, for so many columns.
+    """The status as a headline and tables, for a console of `width` columns.
 
-    Markup is in the headline only: what looks like it (the brackets of IPv6) or like an emoji's name (":1234:") is
-    shown as it is.
+    Only the headline is parsed for markup. Elsewhere, text that looks like markup (the brackets of an IPv6 address) or
+    like an emoji's name (":1234:") is shown as it is.
     """
     state = status["state"]
     colour = {"ready": "green", "draining": "yellow", "starting": "yellow"}.get(state, "red")
@@ -87,7 +87,7 @@ def render(status: dict[str, Any], width: int) -> list[str | Text | Table]:
 
 
 def _listeners(listeners: list[dict[str, Any]], width: int) -> list[Text | Table]:
-    """A row for each, addresses included; or, where that is too wide, a row of numbers and lines of addresses."""
+    """A row per listener with its addresses; if that is too wide, rows of numbers, and the addresses on lines below."""
     whole = _table("listener", "bind", "upstream", right=NUMBERS)
     numbers = _table("listener", right=NUMBERS)
     lines: list[Text | Table] = []
@@ -103,20 +103,20 @@ def _listeners(listeners: list[dict[str, Any]], width: int) -> list[Text | Table
 
 
 def _upstreams(upstreams: list[dict[str, Any]], width: int) -> list[Text | Table]:
-    """A row for each, addresses beside it; or, where that is too wide, the addresses in rows below it."""
+    """A row per upstream with its addresses beside it; if that is too wide, each address in a row below it."""
     whole = _table("upstream", "address", "state", "resolved")
     narrow = _table("upstream, addresses", "state", "resolved")
     for item in upstreams:
-        addresses, age = [one["address"] for one in item["addresses"]], item["answer_age_seconds"]
-        states = [Text("up", "green") if one["up"] else _down(one.get("reason", "")) for one in item["addresses"]]
+        addresses, age = [entry["address"] for entry in item["addresses"]], item["answer_age_seconds"]
+        states = [Text("up", "green") if entry["up"] else _down(entry.get("reason", "")) for entry in item["addresses"]]
         state = Text(item["error"], "red") if item["error"] else Text("unknown", "yellow")
         resolved = Text("" if age is None else f"{duration(age)} ago")
         whole.add_row(
             Text(item["name"]), Text("\n".join(addresses)), Text("\n").join(states) if states else state, resolved
         )
         narrow.add_row(Text(item["name"]), Text() if states else state, resolved)
-        for address, one in zip(addresses, states, strict=True):
-            narrow.add_row(Text(f"  {address}"), one)
+        for address, address_state in zip(addresses, states, strict=True):
+            narrow.add_row(Text(f"  {address}"), address_state)
     return [whole if _width(whole) <= width else narrow]
 
 
@@ -158,5 +158,5 @@ def _table(*left: str, right: tuple[str, ...] = ()) -> Table:
 
 
 def _width(table: Table) -> int:
-    """Columns that a table takes when nothing in it is wrapped."""
+    """The width of a table, in columns, when nothing in it is wrapped."""
     return Console(width=WIDE).measure(table).maximum

@@ -37,7 +37,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_the_admin_port_of_this_machine_is_asked(asked: list[str]) -> None:
-    found = running.ask(settings("0.0.0.0:8414"))
+    found = running.find(settings("0.0.0.0:8414"))
     assert asked == ["http://127.0.0.1:8414"]
     assert found == running.Running(7, frozenset({"0.0.0.0:443", "[::]:443"}))
 
@@ -45,7 +45,7 @@ def test_the_admin_port_of_this_machine_is_asked(asked: list[str]) -> None:
 @pytest.mark.parametrize("admin", ["192.0.2.1:8414", "", "127.0.0.1:0"])
 def test_another_machines_is_not(asked: list[str], admin: str) -> None:
     """Its relay's ports are none of this machine's (192.0.2.0/24, RFC 5737: nobody's)."""
-    assert running.ask(settings(admin)) is None
+    assert running.find(settings(admin)) is None
     assert asked == []
 
 
@@ -97,12 +97,12 @@ def test_a_process_that_cannot_be_read_leaves_things_unknown(asked: list[str], m
     monkeypatch.setattr(running, "environment", closed)
     monkeypatch.setattr(running, "listening", closed)
     pid = os.getpid()
-    found = running.look(pid, settings("127.0.0.1:8414"))
+    found = running.inspect(pid, settings("127.0.0.1:8414"))
     assert found.addresses == frozenset(), "what answers there is process 7"
     assert found.unknown == (
         f"the environment of process {pid} cannot be compared: permission denied; check as its user, or as root",
-        f"process {pid} cannot be asked at admin.bind (127.0.0.1:8414), so that settings which only a restart "
-        "applies are not compared",
-        f"the ports of process {pid} cannot be told from others': permission denied",
+        f"process {pid} cannot be asked at admin.bind (127.0.0.1:8414): settings that only a restart applies "
+        "are not compared",
+        f"the ports of process {pid} are unknown, and a port in use may be its own: permission denied",
     )
     assert running.reload_problems(found, settings(""), {}, lambda _: settings("")) == []
