@@ -1,7 +1,7 @@
-"""`relay demo`: a stand-in hub, the relay and simulated devices on loopback, to see the product at its main job.
+"""`relay demo`: a stand-in hub, the relay and simulated devices on loopback, to show relay at its main job.
 
-Everything is real but the hub: TLS end to end from each device to the hub, MQTT and HTTPS in it, and `relay run` in
-between as processes of its own. No part of the relay imports this package; it needs the extra `relay[demo]`.
+Everything but the hub is real: TLS end to end from each device to the hub, MQTT and HTTPS inside it, and `relay run` in
+between as separate processes. No other part of relay imports this package; it needs the extra `relay[demo]`.
 """
 
 from __future__ import annotations

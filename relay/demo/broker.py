@@ -1,6 +1,6 @@
-"""The MQTT half of the stand-in hub: amqtt's broker behind a TLS listener that is asyncio's.
+"""The MQTT half of the stand-in hub: amqtt's broker behind a TLS listener of asyncio.
 
-It takes any client without a password and records the telemetry that is published; it routes nothing back to devices.
+It accepts every client without a password and records published telemetry. It routes no messages back to devices.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ log = logging.getLogger("relay.demo.broker")
 
 
 class TelemetryPlugin(BasePlugin[BrokerContext]):
-    """Hands every message that a device publishes to the record. amqtt makes the plugin, and finds methods by name."""
+    """Records every message that a device publishes. amqtt creates the plugin and finds its methods by name."""
 
     @dataclass
     class Config:
-        """Given under the plugin's name in the broker's configuration."""
+        """The plugin's section of the broker's configuration."""
 
-        record: Any  # a Record; what amqtt checks types with does not know Callable
+        record: Any  # a Record; amqtt's type check does not support Callable
 
     def __init__(self, context: BrokerContext) -> None:
         super().__init__(context)
         self._record: Record = self._get_config_option("record")
 
     async def on_broker_message_received(self, *, client_id: str, message: ApplicationMessage) -> None:
-        """A PUBLISH of `client_id`, which IoT Hub wants to be the device's id."""
+        """Record a PUBLISH. IoT Hub requires `client_id` to be the device's id."""
         if message.topic != telemetry.topic(client_id):
             log.warning("%s published to %s: not its telemetry topic", client_id, message.topic)
             return
@@ -59,7 +59,7 @@ class MqttEndpoint:
         self._context = context
         self._broker = Broker(
             {
-                # "external": amqtt opens no port of its own, since it cannot say which one the kernel chose.
+                # "external": amqtt opens no port itself, because it cannot tell which port the kernel chose.
                 "listeners": {LISTENER: {"type": "external"}},
                 "plugins": {
                     "amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True},
@@ -70,7 +70,7 @@ class MqttEndpoint:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> int:
-        """Listen; returns the port."""
+        """Start to listen; returns the port."""
         await self._broker.start()
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0, ssl=self._context)
         port: int = self._server.sockets[0].getsockname()[1]

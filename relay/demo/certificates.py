@@ -1,4 +1,4 @@
-"""A certificate authority made on the spot, and the hub's certificate from it. They live as long as the demo.
+"""A certificate authority made for one run of the demo, and the hub's certificate from it.
 
 The relay gets neither: it never terminates TLS and has no use for them.
 """
@@ -13,14 +13,14 @@ import trustme
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """Files in PEM."""
+    """Paths of PEM files."""
 
     authority: Path  # what devices trust
     server: Path  # the hub's key and certificate chain
 
 
 def create(directory: Path, hub: str) -> Certificates:
-    """Make an authority and a certificate for the name `hub`, as files in `directory`. Raises OSError."""
+    """Create an authority and a certificate for the name `hub` as files in `directory`. Raises OSError."""
     authority = trustme.CA(organization_name="relay demo")
     made = Certificates(directory / "authority.pem", directory / "server.pem")
     authority.cert_pem.write_to_path(str(made.authority))

@@ -1,8 +1,8 @@
-"""Simulated devices: what they have in common, and those that speak HTTPS.
+"""Simulated devices: their base class, and the devices that speak HTTPS.
 
-A device knows the hub by its name. It sends that name in SNI and holds the certificate against it and against the
-demo's authority, so it can only be talking to the hub, whoever passes the bytes. All that is bent is its resolution of
-the name, which answers with the relay's address, as a private DNS zone does in the field.
+A device connects to the hub by name. It sends the name in SNI and verifies the certificate against the name and the
+demo's authority, so it can only be talking to the hub, whatever passes the bytes. Only its name resolution is replaced:
+it answers with the relay's address, as a private DNS zone does in production.
 """
 
 from __future__ import annotations
@@ -34,33 +34,33 @@ CLOSED = "closed"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a device connects: by which name, and what its resolution makes of that."""
+    """Where a device connects: the hub's name, and the address that the device resolves it to."""
 
-    hub: str  # the name
+    hub: str  # host name
     address: str
     port: int
     authority: ssl.SSLContext
 
 
 def trust(authority_pem: str) -> ssl.SSLContext:
-    """What a device checks the hub with: this authority alone, and the name. Raises OSError."""
+    """A TLS context that trusts this authority alone and checks the hub's name. Raises OSError."""
     return ssl.create_default_context(cafile=authority_pem)
 
 
 @dataclass(slots=True)
 class Sent:
-    """A device's own account of what it sent."""
+    """A device's own count of what it sent."""
 
     sent: int = 0
     acknowledged: int = 0
     payload_bytes: int = 0
     connections: int = 0  # TCP connections that were established
-    digests: dict[telemetry.Key, str] | None = None  # of every message; None: not kept, for a run without an end
+    digests: dict[telemetry.Key, str] | None = None  # of every message; None: not kept, because the run has no end
     round_trips: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))  # seconds
 
 
 class Device(abc.ABC):
-    """One device. Subclasses carry the messages; this one makes them."""
+    """A device that makes messages. Subclasses deliver them."""
 
     protocol: str
 
@@ -73,7 +73,7 @@ class Device(abc.ABC):
         self._temperature = random.uniform(18.0, 24.0)
 
     async def run(self, count: int | None, interval: float) -> None:
-        """Send `count` messages, or without an end, about `interval` seconds apart; each is acknowledged first."""
+        """Send `count` messages (None: without end), each about `interval` seconds after the last was acknowledged."""
         await asyncio.sleep(random.uniform(0, interval))  # devices are not in step
         while count is None or self.account.sent < count:
             sequence = self.account.sent + 1
@@ -90,18 +90,18 @@ class Device(abc.ABC):
 
     @abc.abstractmethod
     async def _deliver(self, payload: bytes) -> float:
-        """Send until the hub has acknowledged it, connecting again if need be; seconds from sending to that."""
+        """Send a message until the hub acknowledges it, reconnecting if needed; returns the seconds that this took."""
 
     @abc.abstractmethod
     async def close(self) -> None:
-        """Say goodbye and close the connection."""
+        """Close the connection in order."""
 
     def _lost(self, error: BaseException | str) -> None:
         self.state, self.error = RETRYING, str(error)
 
 
 class RelayResolver(AbstractResolver):
-    """The device's name resolution: one name, one answer."""
+    """The device's name resolution: knows the hub's name alone."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -117,11 +117,11 @@ class RelayResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to close."""
 
 
 class HttpsDevice(Device):
-    """Posts its telemetry over one connection that it keeps open."""
+    """A device that posts its telemetry over one persistent connection."""
 
     protocol = telemetry.HTTPS
 

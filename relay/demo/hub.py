@@ -3,8 +3,8 @@
     python -m relay.demo.hub SERVER_PEM
 
 Standard output is its record: first one JSON object with the ports, then one line for each message. It ends on SIGTERM
-or when its standard input ends, and so never outlives whoever started it. It takes telemetry and nothing else of what
-an IoT Hub does, checks no credentials, and has no AMQP endpoint.
+or when its standard input ends, so it never outlives the process that started it. Of what an IoT Hub does it takes
+telemetry only. It checks no credentials and has no AMQP endpoint.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from relay.demo.broker import MqttEndpoint, Record
 
 
 class HttpsEndpoint:
-    """Takes `POST /devices/{id}/messages/events` on a loopback port of the kernel's choice and answers 204."""
+    """Answers `POST /devices/{id}/messages/events` with 204, on a loopback port of the kernel's choice."""
 
     def __init__(self, context: ssl.SSLContext, record: Record) -> None:
         self._context = context
         self._record = record
-        app = web.Application(client_max_size=256 * 1024)  # IoT Hub's limit of one message
+        app = web.Application(client_max_size=256 * 1024)  # IoT Hub's limit for one message
         app.router.add_post(telemetry.path("{device}"), self._telemetry)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
 
     async def start(self) -> int:
-        """Listen; returns the port."""
+        """Start to listen; returns the port."""
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._context).start()
         port: int = self._runner.addresses[0][1]
@@ -53,13 +53,13 @@ class HttpsEndpoint:
         return web.Response(status=204)
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
 async def serve(server_pem: Path) -> None:
-    """Serve until SIGTERM or the end of standard input. Raises OSError when the certificate cannot be read."""
+    """Serve until SIGTERM or the end of standard input. Raises OSError if the certificate cannot be read."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(server_pem)
 
@@ -70,11 +70,11 @@ async def serve(server_pem: Path) -> None:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(parent), sys.stdin)
 
     def record(arrival: telemetry.Arrival) -> None:
-        _say(arrival.to_line())
+        _print_line(arrival.to_line())
 
     mqtt, https = MqttEndpoint(context, record), HttpsEndpoint(context, record)
     ports = {telemetry.MQTT: await mqtt.start(), telemetry.HTTPS: await https.start()}
-    _say(json.dumps(ports))
+    _print_line(json.dumps(ports))
 
     waits = {asyncio.create_task(ended.wait()), asyncio.create_task(parent.read())}
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -85,7 +85,7 @@ async def serve(server_pem: Path) -> None:
 
 
 def main() -> int:
-    """Entry of the process; returns the exit status."""
+    """The entry point of the process; returns the exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     try:
         asyncio.run(serve(Path(sys.argv[1])))

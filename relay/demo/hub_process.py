@@ -1,4 +1,4 @@
-"""The demo's end of the stand-in hub: starts its process and reads its record of arrivals."""
+"""Starts the process of the stand-in hub and reads its record of arrivals."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 from relay.demo import telemetry
 from relay.demo.process import KILL_GRACE, DemoError, end, ended, spawn, tail
 
-START = 15.0  # seconds until it says its ports
+START = 15.0  # seconds until the hub prints its ports
 
 
 class Hub:
-    """A running hub. `on_arrival` is called with each message that it received."""
+    """The hub's process. `on_arrival` is called for each message that the hub received."""
 
     def __init__(
         self, directory: Path, server_pem: Path, on_arrival: Callable[[telemetry.Arrival], None] | None = None
@@ -40,7 +40,7 @@ class Hub:
         return self._process is not None and self._process.returncode is None
 
     async def start(self) -> None:
-        """Start it and learn its ports. Raises DemoError with the end of its log."""
+        """Start the hub and read its ports. Raises DemoError with the end of its log."""
         pipe = asyncio.subprocess.PIPE
         with self.log.open("ab") as log:
             self._process = await spawn(
@@ -57,11 +57,11 @@ class Hub:
         self._reader = asyncio.create_task(self._read(self._process.stdout))
 
     async def stop(self) -> bool:
-        """End it; whether it ended by itself once asked."""
+        """End the hub; True if it ended without being killed."""
         if self._process is None:
             return True
         assert self._process.stdin is not None
-        self._process.stdin.close()  # it ends with its standard input, as it would if the demo died
+        self._process.stdin.close()  # the hub ends with its standard input, as it would if the demo died
         ended_well = await ended(self._process, KILL_GRACE) or await end(self._process, (signal.SIGTERM, KILL_GRACE))
         if self._reader is not None:
             await self._reader  # the pipe has ended with the process

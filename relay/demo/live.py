@@ -1,4 +1,4 @@
-"""`relay demo`: devices send until somebody stops it, and the screen shows what goes on twice a second."""
+"""`relay demo` without --once: devices send until it is stopped, and the picture is redrawn twice a second."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from relay.demo.rig import Rig, say
 
 INTERVAL = 1.0  # seconds between a device's messages
 REFRESH = 0.5  # seconds between pictures on a terminal
-LINE = 2.0  # seconds between lines where there is none
+LINE = 2.0  # seconds between lines where there is no terminal
 
 
 async def run_live(rig: Rig) -> None:
-    """Start everything and show it until this task is cancelled. Raises DemoError."""
+    """Start everything and show the traffic until this task is cancelled. Raises DemoError."""
     await rig.start()
     assert rig.relay is not None
     sending = asyncio.gather(*(device.run(None, INTERVAL) for device in rig.devices))
     try:
         console = Console(highlight=False, emoji=False)
         if sys.stdout.isatty() and not console.is_dumb_terminal:
-            # No refreshing thread of its own: whatever is drawn is drawn here.
+            # Without rich's refresh thread: only this task draws.
             with Live(console=console, auto_refresh=False) as live:
                 await _show(rig, sending, REFRESH, lambda picture: live.update(view.terminal(picture), refresh=True))
         else:
@@ -57,4 +57,4 @@ async def _show(rig: Rig, sending: asyncio.Future[Any], seconds: float, draw: Ca
             )
         )
         await asyncio.wait({sending}, timeout=seconds)
-    await sending  # they send without an end, so this raises what went wrong
+    await sending  # devices send without end, so this raises the error that ended one

@@ -1,7 +1,7 @@
-"""Simulated devices that speak MQTT, with paho-mqtt. What all devices have in common is in `devices`.
+"""Simulated devices that speak MQTT, with paho-mqtt. Their base class is in `devices`.
 
-paho brings its own thread for each client; everything that it reports is handed to the event loop, so that a device's
-state is touched by one thread only.
+paho runs a thread for each client. Its callbacks hand everything to the event loop, so that only one thread touches the
+state of a device.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from relay.demo.devices import CLOSED, CONNECT, CONNECTED, RETRY_MAX, RETRY_MIN,
 KEEPALIVE = 30  # seconds
 GOODBYE = 1.0  # seconds for the TLS closing handshake
 CLOSE = 8.0  # seconds to end paho's thread, which may be in the middle of an attempt to connect
-NUDGE = 0.5  # seconds
+NUDGE = 0.5  # seconds between two attempts to disconnect
 
 
 class HubClient(paho.Client):
-    """A client whose resolution of the hub's name gives the relay's address.
+    """A paho client that connects to the relay's address under the hub's name.
 
-    paho would resolve the name itself, and has no setting for that. So this makes the connection in its place; the name
-    stays what SNI says and what the certificate is held against.
+    paho resolves the name itself and has no setting for another address, so this class makes the connection. The hub's
+    name is still sent in SNI and verified against the certificate.
     """
 
     def __init__(self, device: str, target: Target) -> None:
@@ -61,7 +61,7 @@ class HubClient(paho.Client):
 
 
 class MqttDevice(Device):
-    """Publishes its telemetry at QoS 1: paho sends again over the next connection what was not acknowledged."""
+    """A device that publishes at QoS 1: paho sends unacknowledged messages again over the next connection."""
 
     protocol = telemetry.MQTT
 
@@ -74,7 +74,7 @@ class MqttDevice(Device):
         client.on_connect_fail = self._on_connect_fail
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
-        client.on_socket_close = _goodbye
+        client.on_socket_close = _end_tls
         client.connect_async(target.hub, target.port, keepalive=KEEPALIVE)
         client.loop_start()
 
@@ -82,7 +82,7 @@ class MqttDevice(Device):
         started = time.perf_counter()
         info = self._client.publish(telemetry.topic(self.name), payload, qos=1)
         acknowledged: asyncio.Future[float] = self._loop.create_future()
-        # Its PUBACK may be here already, but is told of by a callback on this loop, after this.
+        # The PUBACK may have come already, but its callback runs on this loop, so after this line.
         self._pending[info.mid] = acknowledged
         return await acknowledged - started
 
@@ -90,7 +90,7 @@ class MqttDevice(Device):
         stopping = asyncio.create_task(asyncio.to_thread(self._client.loop_stop))
         deadline = self._loop.time() + CLOSE
         while not stopping.done() and self._loop.time() < deadline:
-            # Once is not enough: a connection attempt that is under way makes paho forget it.
+            # One call is not enough: a connection attempt under way makes paho forget the disconnect.
             self._client.disconnect()
             await asyncio.wait({stopping}, timeout=NUDGE)
         self.account.connections = self._client.connections
@@ -99,25 +99,25 @@ class MqttDevice(Device):
     # Called in paho's thread.
 
     def _on_connect(self, _client: paho.Client, _data: Any, _flags: Any, reason: ReasonCode, _properties: Any) -> None:
-        self._tell(self._connected, str(reason) if reason.is_failure else "")
+        self._call_on_loop(self._connected, str(reason) if reason.is_failure else "")
 
     def _on_connect_fail(self, _client: paho.Client, _data: Any) -> None:
-        self._tell(self._lost, self._client.failure)
+        self._call_on_loop(self._lost, self._client.failure)
 
     def _on_disconnect(
         self, _client: paho.Client, _data: Any, _flags: Any, reason: ReasonCode, _properties: Any
     ) -> None:
         # paho's word for a connection that was cut is "Unspecified error".
-        self._tell(self._lost, "connection lost" if reason == "Unspecified error" else str(reason))
+        self._call_on_loop(self._lost, "connection lost" if reason == "Unspecified error" else str(reason))
 
     def _on_publish(self, _client: paho.Client, _data: Any, mid: int, _reason: ReasonCode, _properties: Any) -> None:
-        self._tell(self._acknowledged, mid, time.perf_counter())
+        self._call_on_loop(self._acknowledged, mid, time.perf_counter())
 
-    def _tell(self, callback: Any, *arguments: Any) -> None:
+    def _call_on_loop(self, callback: Any, *arguments: Any) -> None:
         try:
             self._loop.call_soon_threadsafe(callback, *arguments)
         except RuntimeError:
-            pass  # the loop has ended, and with it anybody who would want to know
+            pass  # the loop has ended, and nothing waits for this any more
 
     # Called on the loop.
 
@@ -134,8 +134,8 @@ class MqttDevice(Device):
             waiting.set_result(moment)
 
 
-def _goodbye(_client: paho.Client, _data: Any, sock: Any) -> None:
-    """End TLS before TCP, as paho does not: bytes of the hub that meet a closed socket make the kernel reset."""
+def _end_tls(_client: paho.Client, _data: Any, sock: Any) -> None:
+    """End TLS before TCP, which paho does not: bytes from the hub that meet a closed socket cause a reset."""
     try:
         sock.settimeout(GOODBYE)
         sock.unwrap().close()

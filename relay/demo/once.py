@@ -1,7 +1,7 @@
-"""`relay demo --once`: a fixed number of messages, then proof at the hub and at the relay that all of them arrived.
+"""`relay demo --once`: sends a fixed number of messages, then verifies at the hub and at the relay that all arrived.
 
-The devices' own account of what they sent is held against the hub's record of what came and against the relay's
-counters, all three of which are kept apart by different processes.
+What the devices count as sent is compared with the hub's record of arrivals and with the relay's counters. Three
+different processes keep these numbers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from relay.demo.rig import Rig, say
 
 MESSAGES = 20  # from each device
 INTERVAL = 0.1  # seconds between a device's messages
-DEADLINE = 45.0  # seconds for starting and sending; with settling and ending, the whole stays below a minute
+DEADLINE = 45.0  # seconds for starting and sending; with settling and ending, a run stays below a minute
 SETTLE = 5.0  # seconds for the last arrivals to be recorded, and for the relay to see the connections end
 POLL = 0.05  # seconds
 SHOWN = 10  # missing messages that are named
@@ -32,30 +32,30 @@ PIPE_WIDTH = 120  # columns of the summary where there is no terminal
 
 
 class Journal:
-    """What the hub recorded, message by message."""
+    """The messages that the hub recorded, by key."""
 
     def __init__(self) -> None:
         self.arrivals: dict[telemetry.Key, list[telemetry.Arrival]] = {}
         self._arrived = asyncio.Event()
 
     def add(self, arrival: telemetry.Arrival) -> None:
-        """One more."""
+        """Add one arrival."""
         self.arrivals.setdefault(arrival.key, []).append(arrival)
         self._arrived.set()
 
     async def wait_for(self, keys: Set[telemetry.Key], seconds: float) -> None:
-        """Wait until all of these are here, at most so long."""
+        """Wait until messages with all these keys have arrived, at most `seconds`."""
         try:
             async with asyncio.timeout(seconds):
                 while not keys <= self.arrivals.keys():
                     self._arrived.clear()
                     await self._arrived.wait()
         except TimeoutError:
-            pass  # what is missing is told from `arrivals`
+            pass  # the caller finds what is missing in `arrivals`
 
 
 async def run_once(rig: Rig, journal: Journal) -> int:
-    """Start, send, verify, and say the verdict; the exit status. Raises DemoError when it cannot start."""
+    """Start, send, verify and print the verdict; returns the exit status. Raises DemoError if the demo cannot start."""
     problems: list[str] = []
     try:
         async with asyncio.timeout(DEADLINE):
@@ -87,7 +87,7 @@ async def run_once(rig: Rig, journal: Journal) -> int:
 def verify_arrivals(
     devices: Sequence[Device], arrivals: Mapping[telemetry.Key, Sequence[telemetry.Arrival]]
 ) -> list[str]:
-    """What is wrong with the hub's record, one line for each kind of fault."""
+    """The faults in the hub's record, one line for each kind."""
     sent = {key: (digest, device.protocol) for device in devices for key, digest in _digests(device).items()}
     problems = []
     missing = [key for key in sent if key not in arrivals]
@@ -118,9 +118,9 @@ def verify_arrivals(
 
 
 def verify_relay(devices: Sequence[Device], status: Mapping[str, Any] | None) -> list[str]:
-    """What is wrong with the relay's own numbers once all devices have gone."""
+    """The faults in the relay's own numbers after all devices have disconnected; a line each."""
     if status is None:
-        return ["the relay's admin port does not say its status"]
+        return ["the relay's admin port does not answer /status"]
     problems = []
     listeners = {item["name"]: item for item in status["listeners"]}
     for protocol in telemetry.PROTOCOLS:
@@ -177,17 +177,17 @@ def summary(
 
 
 def milliseconds(seconds: float) -> str:
-    """For a table."""
+    """A time as milliseconds, for a table."""
     return f"{seconds * 1000:.1f}"
 
 
 def outcomes(counts: Mapping[str, int]) -> str:
-    """How connections ended, most frequent first."""
+    """Outcomes of connections with their counts, most frequent first."""
     return ", ".join(f"{label} {count}" for label, count in Counter(counts).most_common() if count) or "-"
 
 
 async def _send(rig: Rig) -> None:
-    """Have all devices send, until they have or the hub or the relay has ended."""
+    """Let all devices send their messages. Raises DemoError if the hub or the relay ends meanwhile."""
     sending = asyncio.gather(*(device.run(MESSAGES, INTERVAL) for device in rig.devices))
     try:
         while not sending.done():
@@ -200,7 +200,7 @@ async def _send(rig: Rig) -> None:
 
 
 async def _quiet(relay: Relay) -> dict[str, Any] | None:
-    """The relay's status once it has seen every connection end, or what it says when the time is up."""
+    """The relay's status once every connection has an outcome, or its status after SETTLE seconds."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + SETTLE
     while True:

@@ -1,6 +1,6 @@
 """Child processes of the demo: started so that a Ctrl-C at the terminal reaches the demo alone, ended within a bound.
 
-It knows nothing of what runs in them.
+This module does not know what runs in them.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-KILL_GRACE = 3.0  # seconds between one way of asking a process to end and the next, harsher one
+KILL_GRACE = 3.0  # seconds that a process gets to end before it is asked in a harsher way
 TAIL_LINES = 12
 
-# Linux alone can end a process when its parent dies, however that dies (prctl(2), PR_SET_PDEATHSIG = 1; kept over
-# execve). Elsewhere a relay outlives a demo that is killed with SIGKILL.
+# Linux can end a process when its parent dies in any way (prctl(2), PR_SET_PDEATHSIG = 1; kept over execve). On other
+# systems the relay outlives a demo that is killed with SIGKILL.
 TIED = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, int(sys.argv[1])); os.execv(sys.argv[2], sys.argv[2:])"
 
 
@@ -26,14 +26,14 @@ class DemoError(Exception):
 
 
 def tied(command: Sequence[str]) -> list[str]:
-    """`command`, whose process gets SIGTERM when the demo dies without having ended it."""
+    """`command`, wrapped so that its process gets SIGTERM if the demo dies without ending it."""
     if sys.platform != "linux":
         return list(command)
     return [sys.executable, "-c", TIED, str(int(signal.SIGTERM)), *command]
 
 
 def environment() -> dict[str, str]:
-    """This process's, without the relay's settings: those of the reader's own relay are not for the demo's."""
+    """This process's variables without RELAY_…: settings of the user's own relay must not reach the demo's."""
     return {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
 
 
@@ -58,7 +58,7 @@ async def spawn(
             stderr=log,
             env=environment(),
             # A session of its own: the terminal's Ctrl-C goes to every process of the foreground group, and would
-            # end the relay at once, before its devices have said goodbye.
+            # end the relay at once, before the devices have closed their connections.
             start_new_session=True,
         )
     except OSError as error:
@@ -78,7 +78,7 @@ async def end(process: asyncio.subprocess.Process, *signals: tuple[signal.Signal
 
 
 async def ended(process: asyncio.subprocess.Process, seconds: float) -> bool:
-    """Wait for the process at most so long; whether it has ended."""
+    """Wait for the process at most `seconds`; True if it has ended."""
     try:
         await asyncio.wait_for(process.wait(), seconds)
     except TimeoutError:

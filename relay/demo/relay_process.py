@@ -1,6 +1,6 @@
-"""The demo's relay: writes its settings, starts `relay run`, waits until it is ready, and asks it for its status.
+"""The demo's relay: writes its settings, starts `relay run`, waits until it is ready, and reads its status.
 
-It is the relay as an operator runs it, seen only through what an operator has: settings, log, health and admin port,
+The demo runs the relay as an operator does, and uses only what an operator has: settings, log, health and admin port,
 signals.
 """
 
@@ -18,14 +18,14 @@ import aiohttp
 
 from relay.demo.process import KILL_GRACE, DemoError, end, spawn, tail, tied
 
-READY = 20.0  # seconds until it takes traffic
+READY = 20.0  # seconds until the relay takes traffic
 POLL = 0.05  # seconds
 ANSWER = 5.0  # seconds that an admin request may take
 WORKERS = 2
 DRAIN_WINDOW = 5.0  # seconds
-END_NOW = 8.0  # seconds for an immediate end, in which it may have to kill its workers
+END_NOW = 8.0  # seconds for an immediate end, in which the supervisor may have to kill its workers
 
-# Port 0 is the kernel's choice, so that the demo runs beside anything; the relay says in its log which one it was.
+# With port 0 the kernel chooses, so that the demo runs beside anything; the relay logs the port that it got.
 SETTINGS = """\
 workers = {workers}
 
@@ -48,7 +48,7 @@ upstream = ["127.0.0.1:{port}"]
 
 
 class Relay:
-    """A relay in front of the hub's ports, by listener name."""
+    """The relay's process. `upstreams` are the hub's ports by listener name."""
 
     def __init__(self, directory: Path, upstreams: Mapping[str, int]) -> None:
         self.config = directory / "relay.toml"
@@ -64,7 +64,7 @@ class Relay:
         return self._process is not None and self._process.returncode is None
 
     async def start(self) -> dict[str, Any]:
-        """Start it and wait until it takes traffic; returns its status. Raises DemoError with the end of its log."""
+        """Start the relay, wait until it takes traffic, return its status. Raises DemoError with the end of its log."""
         settings = SETTINGS.format(workers=WORKERS, window=DRAIN_WINDOW)
         listeners = (LISTENER.format(name=name, port=port) for name, port in self._upstreams.items())
         self.config.write_text(settings + "".join(listeners))
@@ -72,7 +72,7 @@ class Relay:
         with self.log.open("ab") as log:
             self._process = await spawn(tied(command), stdin=asyncio.subprocess.DEVNULL, stdout=log, log=log)
         self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER))
-        why = "it did not say where its admin and health ports are"
+        why = "its log does not have its admin and health ports"
         try:
             async with asyncio.timeout(READY):
                 while not (ports := self._announced()):
@@ -91,7 +91,7 @@ class Relay:
         return status
 
     async def status(self) -> dict[str, Any] | None:
-        """What its admin port says, or None when that does not answer."""
+        """The relay's /status, or None if the admin port does not answer."""
         assert self._http is not None
         try:
             async with self._http.get(f"{self.admin}/status") as answer:
@@ -103,7 +103,7 @@ class Relay:
             return None
 
     async def stop(self) -> bool:
-        """Drain it, and end it if that takes too long; whether it ended without being killed."""
+        """Drain the relay, end it at once if that takes too long; True if it ended without being killed."""
         if self._http is not None:
             await self._http.close()
         if self._process is None:
@@ -119,19 +119,19 @@ class Relay:
         return DemoError(f"{what}; the end of its log:\n{tail(self.log)}")
 
     def _announced(self) -> dict[str, str]:
-        """URLs of the admin and the health port, once the log has both."""
+        """The URLs of the admin and the health port; empty until the log has both."""
         found: dict[str, str] = {}
         for line in self.log.read_text(errors="replace").splitlines():
             try:
                 entry = json.loads(line)
             except ValueError:
-                continue  # half written, or a complaint that is no log line
+                continue  # half written, or an error message that is not a log line
             if isinstance(entry, dict) and entry.get("event") == "listening":
                 found[entry["listener"]] = f"http://{entry['bind'][0]}"
         return found if {"admin", "health"} <= found.keys() else {}
 
     async def _not_ready(self, url: str) -> str:
-        """Why not, or nothing when it is ready."""
+        """Why the relay is not ready; empty if it is."""
         assert self._http is not None
         try:
             async with self._http.get(url) as answer:

@@ -1,6 +1,6 @@
-"""The demo's whole stand: certificates, hub, relay and devices, started one after the other and ended in reverse.
+"""All parts of the demo: certificates, hub, relay and devices, started one after the other and ended in reverse.
 
-It says what it does while it does it; what is done with the stand is `once`'s and `live`'s.
+It prints each step. `once` and `live` decide what the devices do.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ HTTPS_DEVICES = 3
 
 
 def say(text: str) -> None:
-    """A line of progress, at once."""
+    """Print a line of progress, flushed at once."""
     print(text, flush=True)
 
 
 class Rig:
-    """Everything that runs, below one directory. `close` may be called whenever, and ends whatever has started."""
+    """The parts of the demo, with their files below one directory. `close` may be called at any time."""
 
     def __init__(
         self,
@@ -66,18 +66,18 @@ class Rig:
         return status
 
     def check(self) -> None:
-        """Raises DemoError when the hub or the relay has ended although nobody asked it to."""
+        """Raise DemoError if the hub or the relay has ended unexpectedly."""
         if not self.hub.running:
             raise DemoError(f"the stand-in hub has ended; the end of its log:\n{tail(self.hub.log)}")
         if self.relay is not None and not self.relay.running:
             raise DemoError(f"the relay has ended; the end of its log:\n{tail(self.relay.log)}")
 
     async def close_devices(self) -> None:
-        """Let all devices say goodbye."""
+        """Close the connections of all devices."""
         await asyncio.gather(*(device.close() for device in self.devices))
 
     async def close(self) -> list[str]:
-        """End everything: devices, relay, hub. Returns what had to be killed because it did not end when asked."""
+        """End devices, relay and hub; returns the names of those that did not end when asked and were killed."""
         await self.close_devices()
         killed = []
         if self.relay is not None and not await self.relay.stop():

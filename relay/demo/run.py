@@ -1,7 +1,7 @@
-"""`relay demo`, the entry: looks for the demo extra, sets up a temporary directory and signals, and always cleans up.
+"""The entry point of `relay demo`: checks for the demo extra, sets up a directory and signals, and always cleans up.
 
-Ctrl-C, SIGTERM and SIGHUP (the terminal was closed) end the demo in good order: devices say goodbye, the relay drains,
-the hub ends, the directory goes.
+Ctrl-C, SIGTERM and SIGHUP (the terminal was closed) end the demo in order: devices disconnect, the relay drains, the
+hub ends, the temporary directory is removed.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from relay.demo.rig import Rig  # at run time only once the extra is known to be there
+    from relay.demo.rig import Rig  # at run time only after the check for the extra
 
-EXTRA = ("amqtt", "paho", "trustme")  # packages of relay[demo], beyond what the relay itself needs
+EXTRA = ("amqtt", "paho", "trustme")  # packages that relay[demo] adds
 
 
 def main(once: bool) -> int:
-    """Run the demo; the exit status. With `once`: a fixed number of messages, verified, instead of a live view."""
+    """Run the demo; returns the exit status. `once`: a fixed number of messages, verified; else a live view."""
     if any(importlib.util.find_spec(name) is None for name in EXTRA):
-        print("relay demo needs more than relay itself; in relay's source, `make demo` has it all")
+        print("relay demo needs packages that relay itself does not; in relay's source tree, `make demo` installs them")
         return 1
     return asyncio.run(_run(once))
 
 
 async def _run(once: bool) -> int:
-    # Imported here: they need the extra.
+    # Imported here, because they need the extra.
     from relay.demo.live import run_live
     from relay.demo.once import Journal, run_once
     from relay.demo.process import DemoError
@@ -55,7 +55,7 @@ async def _run(once: bool) -> int:
             try:
                 if asked.is_set():
                     print("stopping: devices, relay, hub", flush=True)
-            finally:  # nobody may be reading any more
+            finally:  # also if standard output is closed by now
                 killed = await rig.close()
     for name in killed:
         print(f"relay demo: {name} did not end when asked and was killed", file=sys.stderr)
@@ -63,7 +63,7 @@ async def _run(once: bool) -> int:
         if once:
             print("stopped before everything was verified")
         else:
-            print(_last_words(rig))
+            print(_summary(rig))
         return 1 if once or killed else 0
     try:
         status = work.result()
@@ -73,10 +73,10 @@ async def _run(once: bool) -> int:
     return 1 if killed else status or 0
 
 
-def _last_words(rig: Rig) -> str:
+def _summary(rig: Rig) -> str:
     accounts = [device.account for device in rig.devices]
     return (
-        f"stopped: {sum(one.sent for one in accounts)} messages sent,"
-        f" {sum(one.acknowledged for one in accounts)} acknowledged,"
+        f"stopped: {sum(account.sent for account in accounts)} messages sent,"
+        f" {sum(account.acknowledged for account in accounts)} acknowledged,"
         f" {sum(rig.hub.received.values())} received by the hub"
     )

@@ -1,8 +1,8 @@
-"""What the demo's devices send and its hub recognises: names, paths, payloads, and the line that records an arrival.
+"""The demo's telemetry: names, paths, payloads, and the line that records an arrival.
 
-Plain values and their encodings, shared by both sides; nothing here opens a connection. The names and paths are IoT
-Hub's own (learn.microsoft.com, iot-hub-devguide-endpoints and iot-mqtt-connect-to-iot-hub), so that the demo's traffic
-looks like the real thing.
+Plain values and their encodings, shared by devices and hub; nothing here opens a connection. The names and paths are
+IoT Hub's own (learn.microsoft.com, iot-hub-devguide-endpoints and iot-mqtt-connect-to-iot-hub), so that the demo's
+traffic looks like the real thing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ AMQP_NOTE = "no AMQP here: no AMQP 1.0 server that pip installs without a compil
 
 
 class Key(NamedTuple):
-    """What makes a message unique."""
+    """Identifies a message."""
 
     device: str
     sequence: int
@@ -36,7 +36,7 @@ class Arrival:
     protocol: str
     device: str
     sequence: int
-    digest: str  # of the payload, so that "arrived" means every byte
+    digest: str  # of the payload: a message has arrived only if every byte has
 
     @property
     def key(self) -> Key:
@@ -61,12 +61,12 @@ def path(device: str) -> str:
 
 
 def mqtt_user(hub: str, device: str) -> str:
-    """IoT Hub wants the user name to carry the hub's name; one of the reasons why devices cannot connect by address."""
+    """The MQTT user name. IoT Hub requires the hub's name in it, one reason why devices cannot connect by address."""
     return f"{hub}/{device}/?api-version={API_VERSION}"
 
 
 def encode(device: str, sequence: int, temperature: float, humidity: float) -> bytes:
-    """One message: degrees Celsius and per cent."""
+    """The payload of one message; temperature in degrees Celsius, humidity in per cent."""
     body = {
         "deviceId": device,
         "sequence": sequence,
@@ -77,12 +77,12 @@ def encode(device: str, sequence: int, temperature: float, humidity: float) -> b
 
 
 def digest(payload: bytes) -> str:
-    """Tells payloads apart."""
+    """A hash that identifies a payload."""
     return hashlib.sha256(payload).hexdigest()
 
 
 def arrival(protocol: str, device: str, payload: bytes) -> Arrival:
-    """The record of a payload that came from `device`. Raises ValueError when it is not that device's telemetry."""
+    """The record of a payload from `device`. Raises ValueError if it is not that device's telemetry."""
     try:
         body = json.loads(payload)
         named, sequence = body["deviceId"], body["sequence"]

@@ -1,6 +1,6 @@
-"""What `relay demo` shows while it runs: one picture for a terminal, one line where there is none.
+"""The output of `relay demo` while it runs: a picture for a terminal, a line elsewhere.
 
-Functions from the stand's numbers to text; they ask nobody and change nothing.
+Pure functions from the demo's numbers to text.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ COLOURS = {states.CONNECTED: "green", states.RETRYING: "red"}
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One moment of the demo."""
+    """The state of the demo at one moment."""
 
     seconds: float  # since the devices were started
     devices: Sequence[Device]
-    received: Mapping[str, int]  # by the hub, messages by protocol
+    received: Mapping[str, int]  # messages that the hub received, by protocol
     hub_pid: int
     admin: str  # URL
     log: Path
     config: Path
-    status: Mapping[str, Any] | None  # the relay's; None: its admin port does not answer
+    status: Mapping[str, Any] | None  # the relay's /status; None: its admin port does not answer
 
 
 def terminal(picture: Picture) -> RenderableType:
-    """For a terminal of 80 columns and 24 lines, the least that one is likely to have."""
+    """The picture, for a terminal of 80 columns and 24 lines or more."""
     return Group(
         _row(
             f"relay demo  {duration(picture.seconds)}  devices -> relay -> stand-in hub on 127.0.0.1  Ctrl-C stops",
@@ -55,12 +55,13 @@ def terminal(picture: Picture) -> RenderableType:
 
 
 def line(picture: Picture) -> str:
-    """For a pipe or a file."""
+    """The same as one line, for a pipe or a file."""
     accounts = [device.account for device in picture.devices]
     connected = sum(device.state == states.CONNECTED for device in picture.devices)
     return (
         f"{duration(picture.seconds)}: {connected} of {len(accounts)} devices connected,"
-        f" sent {sum(one.sent for one in accounts)}, acknowledged {sum(one.acknowledged for one in accounts)},"
+        f" sent {sum(account.sent for account in accounts)},"
+        f" acknowledged {sum(account.acknowledged for account in accounts)},"
         f" hub received {sum(picture.received.values())}; relay {_traffic(picture.status)}"
     )
 
@@ -106,15 +107,15 @@ def _relay(status: Mapping[str, Any] | None) -> list[RenderableType]:
             outcomes(item["outcomes"]),
         )
     workers = ", ".join(
-        f"pid {one['pid'] or '-'} {one['active']} active" + ("" if one["ready"] else ", starting")
-        for one in status["workers"]
+        f"pid {worker['pid'] or '-'} {worker['active']} active" + ("" if worker["ready"] else ", starting")
+        for worker in status["workers"]
     )
     state = f"{status['state']} ({status['reason']})" if status["reason"] else status["state"]
     return [table, _row(f"{state}, engine {status['engine']}; workers: {workers}")]
 
 
 def _ports(addresses: Sequence[str]) -> str:
-    """Without the host, which is the same for all."""
+    """Addresses without the host, which is loopback for all of them."""
     return " ".join(":" + address.rpartition(":")[2] for address in addresses)
 
 
@@ -133,7 +134,7 @@ def _where(picture: Picture) -> list[Text]:
 
 
 def _table(*left: str, right: Sequence[str], last: str) -> Table:
-    """One line a row, so that the picture keeps its height: the last column takes what room is left, and is cut."""
+    """A table of one line per row, so that the picture keeps its height; the last column is cut to the room left."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1), expand=True)
     for name in left:
         table.add_column(name, no_wrap=True)

@@ -142,5 +142,5 @@ def test_without_the_extra_it_says_what_to_install(
     assert run.main(once=True) == 1
     assert (
         capsys.readouterr().out
-        == "relay demo needs more than relay itself; in relay's source, `make demo` has it all\n"
+        == "relay demo needs packages that relay itself does not; in relay's source tree, `make demo` installs them\n"
     )

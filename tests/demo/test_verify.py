@@ -119,7 +119,7 @@ def test_a_relay_that_counts_otherwise_is_found(
 
 
 def test_a_relay_that_does_not_answer_is_a_problem(device: Device) -> None:
-    assert verify_relay([device], None) == ["the relay's admin port does not say its status"]
+    assert verify_relay([device], None) == ["the relay's admin port does not answer /status"]
 
 
 async def test_waiting_for_arrivals_ends_with_the_last_one_or_with_the_time(journal: Journal) -> None:
