@@ -1,4 +1,4 @@
-"""Measuring relay beside HAProxy. Run as programs; nothing here is installed."""
+"""Benchmarks and soaks: relay measured beside HAProxy. Programs to run from the source; none is installed."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ import sys
 
 
 def end_in_order() -> None:
-    """SIGTERM unwinds what is under way, as Ctrl-C does: proxies and upstreams that were started end too."""
+    """Make SIGTERM unwind the program as Ctrl-C does, so that started proxies and upstreams end as well."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

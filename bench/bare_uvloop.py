@@ -1,4 +1,4 @@
-"""The plainest relay that uvloop allows: its own server, transports and protocols. A yardstick for the benchmarks only.
+"""The plainest relay on uvloop: its own server, transports and protocols. For comparison in benchmarks only.
 
 bare_uvloop.py LISTEN_PORT UPSTREAM_PORT. No limits, no accounting, no timeouts, no logs; half-close and little else.
 """
@@ -13,7 +13,7 @@ import uvloop
 
 
 class Upstream(asyncio.Protocol):
-    """Towards the upstream."""
+    """The protocol of the upstream side."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -30,7 +30,7 @@ class Upstream(asyncio.Protocol):
 
 
 class Client(asyncio.Protocol):
-    """Towards the client."""
+    """The protocol of the client side."""
 
     transport: asyncio.Transport
 
@@ -68,7 +68,7 @@ class Client(asyncio.Protocol):
 
 
 async def serve(listen: int, upstream: int) -> None:
-    """Until killed."""
+    """Serve until killed."""
     await asyncio.get_running_loop().create_server(lambda: Client(upstream), "127.0.0.1", listen, backlog=4096)
     await asyncio.Event().wait()
 

@@ -1,9 +1,9 @@
 """Compare relay's cost with HAProxy's, side by side: `make bench`, or `python -m bench.compare --help`.
 
-Absolute times drift on any machine that is shared, so each round measures every proxy for a short slice of each
-scenario, one after the other, and what is reported is the median over rounds of the ratio to HAProxy in the same round.
-Proxies are pinned to one processor, load and upstreams to another. CPU is what all processes of a proxy used per unit
-of work: messages relayed, connections served, bytes passed.
+Absolute times drift on a shared machine. So each round measures every proxy for a short slice of each scenario, one
+after the other, and the report is the median over rounds of the ratio to HAProxy in the same round.
+Proxies are pinned to one processor, load and upstreams to another. CPU is the time of all processes of a proxy
+per unit of work: messages relayed, connections served, bytes passed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NETWORKS = 10_000  # on an access list
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One kind of load; `unit` is what CPU is divided by, `scale` of them."""
+    """One kind of load. CPU time is reported per `scale` units of work; `unit` is the label."""
 
     name: str
     text: str
@@ -76,12 +76,12 @@ PEERS: dict[str, Callable[[Bench], Peer]] = {
 
 
 def takes(peer: Peer, scenario: str) -> bool:
-    """Whether that proxy can be measured so: one that asks for a TLS name takes nothing but hellos."""
+    """Whether a proxy can be measured in a scenario: one that requires a TLS name accepts hellos only."""
     return peer.name != "gated" or scenario == "hellos"
 
 
 class Died(Exception):
-    """A proxy did not survive its load."""
+    """A proxy ended under its load."""
 
     def __init__(self, peer: Peer, scenario: Scenario) -> None:
         statuses = [process.poll() for process in peer.processes]
@@ -125,9 +125,9 @@ def main() -> int:
                         "gated run the ring engine, access with its access log on, guarded\n"
                         f"with {NETWORKS:,} networks on its access list and a limit per source,\n"
                         "gated with rates and a TLS name as well (scenario hellos only)")  # fmt: skip
-    parser.add_argument("--python", default="/usr/bin/python3", help="has relay's packages (default %(default)s)")
+    parser.add_argument("--python", default="/usr/bin/python3", help="one with relay's packages (default %(default)s)")
     parser.add_argument("--base", type=int, default=21000, help="first loopback port (default %(default)s)")
-    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
     options = parser.parse_args()
     chosen = options.only.split(",")
     if unknown := set(chosen) - {*names, "idle"}:
@@ -147,7 +147,7 @@ def main() -> int:
 
 
 def measure_idle(bench: Bench, peers: list[Peer]) -> dict[str, idle.Idle]:
-    """Each proxy's figures, after a little work: what it touches once does not belong to any connection."""
+    """Each proxy's figures, measured after a little work, since memory touched once belongs to no connection."""
     print("idle connections, half a minute for each proxy", file=sys.stderr)
     direct = idle.direct_kernel(bench)
     figures = {}
@@ -160,7 +160,7 @@ def measure_idle(bench: Bench, peers: list[Peer]) -> dict[str, idle.Idle]:
 
 
 def print_idle(figures: dict[str, idle.Idle]) -> None:
-    """The table of idle connections."""
+    """Print the table of idle connections."""
     print(f"\nidle: {idle.CONNECTIONS:,} connections for memory (KiB each), {idle.SILENT:,} silent ones for CPU")
     base = figures["haproxy"]
     for name, figure in figures.items():
@@ -174,7 +174,7 @@ def print_idle(figures: dict[str, idle.Idle]) -> None:
 
 
 def measure(bench: Bench, options: argparse.Namespace, scenarios: list[Scenario], *, with_idle: bool) -> int:
-    """All rounds, then the table."""
+    """Run all rounds, then print the table."""
     about = describe(options.python)
     for key, value in about.items():
         print(f"{key:12s} {value}")
@@ -194,7 +194,7 @@ def measure(bench: Bench, options: argparse.Namespace, scenarios: list[Scenario]
                 except Died as error:
                     if peer.name != "uvloop":
                         raise
-                    # A yardstick that breaks is a finding as well; what it did until then counts.
+                    # A peer that crashes is a finding as well; its rounds until then count.
                     print(f"\n{error}; left out from here on")
                     peers.remove(peer)
                     continue

@@ -1,10 +1,10 @@
-"""A flood of sources: what it costs the relay's memory, its log, and those who are served meanwhile.
+"""A flood of sources: its cost in memory, in log lines, and in latency for clients that are served meanwhile.
 
     python -m bench.flood [--sources 100000] [--python /usr/bin/python3]
 
-From as many loopback addresses as there are sources a connection is made and reset, as fast as this process can: let in
-(each takes a place in the table of sources), from others again, then denied by the access list. Between them one client
-talks on an established connection, and a new one comes and is served; both are timed. Ends by itself; loopback only.
+From each of --sources loopback addresses a connection is made and reset, as fast as this process can. Three floods: let
+in (each takes a slot in the table of sources), let in from other addresses, denied by the access list. Meanwhile one
+client exchanges messages on an established connection, and new clients connect; both are timed. Loopback only.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from bench import end_in_order
 
 ROOT = Path(__file__).parent.parent
 RESET = struct.pack("ii", 1, 0)
-BATCH = 50  # connections between two looks at the others
+BATCH = 50  # connections between two timings of the served clients
 CONFIG = """\
 workers = 2
 [admin]
@@ -71,26 +71,26 @@ except KeyboardInterrupt:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
+    """Ports on which nothing listens now."""
     with contextlib.ExitStack() as stack:
         socks = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [sock.getsockname()[1] for sock in socks]
 
 
 def memory(pids: list[int]) -> int:
-    """KiB, proportional set size."""
+    """Memory of these processes in KiB (proportional set size)."""
     lines = [line for pid in pids for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()]
     return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
 def addresses(first: int, count: int) -> Iterator[str]:
-    """127.`first`.0.0 and on."""
+    """`count` loopback addresses from 127.`first`.0.0 on."""
     for number in range(count):
         yield f"127.{first + (number >> 16)}.{number >> 8 & 255}.{number & 255}"
 
 
 def round_trip(sock: socket.socket) -> float:
-    """Seconds for one byte there and back."""
+    """Send a byte, receive it back; return the seconds."""
     started = time.perf_counter()
     sock.sendall(b"x")
     if sock.recv(1) != b"x":
@@ -99,7 +99,7 @@ def round_trip(sock: socket.socket) -> float:
 
 
 def flood(address: tuple[str, int], sources: Iterator[str]) -> Iterator[int]:
-    """Connect and reset from each source; yields after each batch how many those were."""
+    """Connect and reset from each source; yield the size of each batch after it."""
     while batch := list(itertools.islice(sources, BATCH)):
         socks = []
         for source in batch:
@@ -115,7 +115,7 @@ def flood(address: tuple[str, int], sources: Iterator[str]) -> Iterator[int]:
 
 
 def run(label: str, address: tuple[str, int], sources: Iterator[str], pids: list[int], talker: socket.socket) -> None:
-    """One flood, and a line about it."""
+    """Run one flood and print its figures."""
     before, begun, count = memory(pids), time.monotonic(), 0
     talking, coming = [], []
     for more in flood(address, sources):
@@ -139,14 +139,14 @@ def _ms(values: list[float], percent: int) -> str:
 
 
 def status(admin: int) -> dict[str, Any]:
-    """The relay's own numbers."""
+    """The relay's /status."""
     with urllib.request.urlopen(f"http://127.0.0.1:{admin}/status", timeout=10) as answer:
         found: dict[str, Any] = json.load(answer)
         return found
 
 
 def workers(admin: int, log: Path) -> list[int]:
-    """The relay's workers, once they are ready."""
+    """The process ids of the relay's workers, once they are ready."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError):
@@ -158,12 +158,12 @@ def workers(admin: int, log: Path) -> list[int]:
 
 
 def main() -> int:
-    """Start everything, flood twice, end everything."""
+    """Start everything, run the floods, end everything."""
     parser = argparse.ArgumentParser(
         prog="bench.flood", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--sources", type=int, default=100_000, help="of each flood (default %(default)s)")
-    parser.add_argument("--python", default=sys.executable, help="has relay's packages (default: this one)")
+    parser.add_argument("--sources", type=int, default=100_000, help="sources in each flood (default %(default)s)")
+    parser.add_argument("--python", default=sys.executable, help="one with relay's packages (default: this one)")
     options = parser.parse_args()
     admin, echo, upstream = free_ports(3)
     with tempfile.TemporaryDirectory(prefix="relay-flood-") as folder, contextlib.ExitStack() as stack:

@@ -1,8 +1,8 @@
-"""What connections cost that do nothing: CPU while they are silent, and memory, the process's and the kernel's.
+"""The cost of idle connections: CPU while they are silent, and memory of the process and of the kernel.
 
-The kernel's memory is what its slab caches have in use (/proc/slabinfo, which only root may read): sockets, files, and
-whatever epoll or the ring keeps for each of them. The client's and the upstream's own sockets are on the same machine,
-so what a connection takes that goes straight to the upstream is taken off.
+The kernel's memory is the slab caches' use (/proc/slabinfo, which only root may read): sockets, files, and the entries
+of epoll or the ring for each of them. The sockets of client and upstream are on the same machine, so the memory of a
+direct connection between them is subtracted.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from bench.peers import LOAD_CPU, Bench, Peer
 CONNECTIONS = 4000  # for memory
 SILENT = 1000  # for CPU
 MEASURED = 5.0  # seconds of silence
-QUIET = 12.0  # seconds that connections have been silent when memory is read: relay then keeps them in a cheaper way
-SETTLED = 1.0  # seconds until the kernel has given back what it gives back late (RCU), and a proxy has settled
+QUIET = 12.0  # seconds of silence before memory is read: by then relay keeps silent connections in a cheaper way
+SETTLED = 1.0  # seconds until the kernel has freed memory that it frees late (RCU), and a proxy has settled
 SLABINFO = Path("/proc/slabinfo")
 
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """Of one proxy. KiB per connection; `kernel` is None where it cannot be read."""
+    """One proxy's figures. Memory in KiB per connection; `kernel` is None where slabinfo cannot be read."""
 
     cpu_percent: float
     process: float
@@ -34,7 +34,7 @@ class Idle:
 
 
 def measure(bench: Bench, peer: Peer, direct: float | None) -> Idle:
-    """A proxy's figures; `direct` is what `direct_kernel` gave. The proxy must have worked before."""
+    """Measure one proxy, which must have relayed before. `direct` is the result of `direct_kernel`."""
     with connections(bench, peer.echo, SILENT):
         time.sleep(2 * SETTLED)
         used, start = peer.cpu_seconds(), time.monotonic()
@@ -53,7 +53,7 @@ def measure(bench: Bench, peer: Peer, direct: float | None) -> Idle:
 
 
 def direct_kernel(bench: Bench) -> float | None:
-    """The kernel's KiB per connection without any proxy; None where it cannot be read."""
+    """The kernel's KiB per connection without a proxy; None where slabinfo cannot be read."""
     with connections(bench, bench.upstream_echo, SILENT):
         pass
     time.sleep(SETTLED)
@@ -66,7 +66,7 @@ def direct_kernel(bench: Bench) -> float | None:
 
 @contextlib.contextmanager
 def connections(bench: Bench, port: int, count: int) -> Iterator[None]:
-    """So many connections on which one message went there and back, and then nothing."""
+    """Open `count` connections and pass one message there and back on each."""
     command = ["taskset", "-c", str(LOAD_CPU), str(bench.load), "idle", str(port), str(count)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
@@ -77,7 +77,7 @@ def connections(bench: Bench, port: int, count: int) -> Iterator[None]:
 
 
 def kernel_kib() -> float | None:
-    """What all slab caches have in use, slabinfo(5): the second and the fourth column."""
+    """The memory in use in all slab caches, slabinfo(5): second times fourth column."""
     try:
         lines = SLABINFO.read_text().splitlines()[2:]
     except PermissionError:

@@ -1,7 +1,7 @@
-"""The proxies that are compared, each as real processes on one pinned processor, and how their cost is read.
+"""The proxies that are compared, each as real processes on one pinned processor, and the reading of their cost.
 
-All take connections on two loopback ports and pass them to the same two upstreams. CPU time and memory are those of
-all processes and threads of a proxy together, as the kernel accounts for them.
+Each accepts on two loopback ports and passes connections to the same two upstreams. CPU time and memory are the sums
+over all processes and threads of a proxy, as the kernel accounts for them.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Peer:
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def pids(self) -> list[int]:
-        """Its processes and their children."""
+        """The process ids of the proxy and their children."""
         found: list[int] = []
         waiting = [process.pid for process in self.processes]
         while waiting:
@@ -103,7 +103,7 @@ class Peer:
         return sum(int(path.read_text().split()[0]) for path in paths) / 1e9
 
     def memory_kib(self) -> int:
-        """Proportional set size."""
+        """Memory of all processes (proportional set size)."""
         total = 0
         for pid in self.pids():
             for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
@@ -113,7 +113,7 @@ class Peer:
 
 
 class Bench:
-    """Starts everything on ports from `base` on; `close` ends exactly what was started."""
+    """Starts upstreams and proxies on ports from `base` on; `close` ends exactly these."""
 
     def __init__(self, folder: Path, base: int, python: str) -> None:
         self.folder = folder
@@ -131,14 +131,14 @@ class Bench:
         subprocess.run([compiler, "-O2", "-o", str(self.load), str(HERE / "load.c")], check=True)
 
     def start_upstreams(self) -> None:
-        """The echo and the sink, beside the load and away from the proxies."""
+        """Start the echo and the sink on the processor of the load, not on that of the proxies."""
         self._start(LOAD_CPU, [str(self.load), "echo", str(self.upstream_echo)])
         self._start(LOAD_CPU, [str(self.load), "sink", str(self.upstream_sink)])
         wait_for_port(self.upstream_echo)
         wait_for_port(self.upstream_sink)
 
     def haproxy(self) -> Peer:
-        """HAProxy with one thread, or an exit that says how to get it."""
+        """Start HAProxy with one thread. Raises SystemExit, which says how to install it."""
         if shutil.which("haproxy") is None:
             raise SystemExit("bench: no haproxy to compare with (apt-get install haproxy)")
         return self._peer("haproxy", HAPROXY_CONFIG, "haproxy.cfg", ["haproxy", "-db", "-f"])
@@ -146,7 +146,7 @@ class Bench:
     def relay(
         self, name: str = "relay", *, engine: str = "ring", access: bool = False, networks: int = 0, gated: bool = False
     ) -> Peer:
-        """relay with one worker, limits and accounting on.
+        """Start relay with one worker, limits and accounting on.
 
         `networks`: so many on its access list, and a limit for each source; `gated`: rates that are never reached, and
         TLS for one name only.
@@ -168,7 +168,7 @@ class Bench:
         return peer
 
     def bare_uvloop(self) -> Peer:
-        """uvloop's own transports with next to nothing around them."""
+        """Start `bare_uvloop`: uvloop's own transports with next to nothing around them."""
         peer = Peer("uvloop", self._port(), self._port())
         for listen, upstream in ((peer.echo, self.upstream_echo), (peer.sink, self.upstream_sink)):
             command = [self.python, str(HERE / "bare_uvloop.py"), str(listen), str(upstream)]
@@ -213,12 +213,12 @@ class Bench:
 
 
 def _networks(count: int) -> list[str]:
-    """Loopback, and others that do not touch each other."""
+    """Loopback, and further networks that are not adjacent."""
     return ["127.0.0.0/8", *(f"10.{number >> 7}.{number % 128 * 2}.0/24" for number in range(count - 1))][:count]
 
 
 def client_hello() -> bytes:
-    """What a TLS client of this Python says first, HELLO_SIZE bytes of it: longer ones do not compare."""
+    """The TLS hello of this Python. Raises SystemExit unless it has HELLO_SIZE bytes: others do not compare."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname=HELLO_NAME)
     with contextlib.suppress(ssl.SSLWantReadError):
@@ -230,7 +230,7 @@ def client_hello() -> bytes:
 
 
 def wait_for_port(port: int, seconds: float = 20.0) -> None:
-    """Until something accepts there."""
+    """Wait until something accepts on a port."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
@@ -242,7 +242,7 @@ def wait_for_port(port: int, seconds: float = 20.0) -> None:
 
 
 def describe(python: str) -> dict[str, str]:
-    """What was compared on what: the figures mean nothing without it."""
+    """Versions and machine of a comparison, without which its figures mean nothing."""
     version = "import platform, sys; print(platform.python_version(), sys.executable)"
     haproxy = subprocess.run(["haproxy", "-v"], capture_output=True, text=True, check=False).stdout
     processors = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,7 +1,7 @@
 """Scripted connections for the soak: what each end sends, how it ends, and what the other end must see.
 
-A script follows from its seed alone. The client sends the seed first; from then on both ends know what is to come, and
-each checks every byte that it receives against what it must be, and the ending against what it must look like.
+A script follows from its seed alone. The client sends the seed first, so both ends know the script, and each compares
+every byte that it receives, and the way the connection ends, with the script.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 HEADER = struct.Struct(">Q")
 BLOCK = random.Random(20).randbytes(1 << 20)
-DOUBLE = BLOCK + BLOCK  # so that a slice of up to a block can start anywhere in the first one
+DOUBLE = BLOCK + BLOCK  # a slice of up to one block can start anywhere in the first block
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER with zero seconds
-SILENCE = 60.0  # seconds after which an end that waits for something has waited too long
+SILENCE = 60.0  # longest wait of an end, in seconds
 
 SIZES = (2000, 200_000, 4_000_000)  # bytes; upper bounds of small, middle and large
 CHUNKS = (4096, 65536, 300_000)
@@ -29,7 +29,7 @@ class Difference(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One connection. Sizes in bytes; `cut` is how many bytes the end that resets sends before it does."""
+    """The script of one connection. Sizes in bytes; `cut` is what the resetting end sends before its reset."""
 
     seed: int
     kind: str
@@ -41,7 +41,7 @@ class Script:
 
     @classmethod
     def of(cls, seed: int) -> Script:
-        """The script of that seed: mostly device-sized conversations, now and then megabytes."""
+        """The script of a seed: mostly conversations of a device's size, now and then megabytes."""
         chance = random.Random(seed)
         kind = chance.choice(KINDS)
         up, down = (chance.randrange(1, chance.choices(SIZES, (80, 17, 3))[0]) for _ in range(2))
@@ -100,7 +100,7 @@ class End:
                 await asyncio.sleep(script.pause)
 
     async def _receive_all(self) -> None:
-        """Receive until FIN and compare; anything missing or too much is a difference."""
+        """Receive until FIN and compare. Raises Difference if bytes are missing or too many."""
         while data := await self._receive():
             self._compare(data)
         if self.received != self._wanted:
@@ -124,14 +124,14 @@ class End:
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
     async def _expect_reset(self) -> None:
-        """Send and receive at once; the other end resets, which must be seen as a reset and not as an end."""
+        """Send and receive at once, until the other end resets. Raises Difference if that looks like a FIN."""
         sender = asyncio.ensure_future(self._send(self._size))
         try:
             while data := await self._receive():
                 self._compare(data)
-            # The kernel tells of a reset once: if it told the sender, the receiver only sees an end, perhaps before the
-            # sender's task has come to its own. It tells ECONNRESET; EPIPE instead means that a FIN came before the
-            # reset (tcp_reset in CLOSE_WAIT), and that FIN was the end that was seen.
+            # The kernel reports a reset once. If the sender got it, the receiver only sees an end, perhaps before the
+            # sender's task runs. The report is ECONNRESET; EPIPE means that a FIN came before the reset (tcp_reset in
+            # CLOSE_WAIT), and the receiver saw that FIN.
             await asyncio.wait([sender], timeout=SILENCE)
             if not (sender.done() and isinstance(sender.exception(), ConnectionResetError)):
                 raise Difference(f"FIN after {self.received} bytes where a reset was sent")

@@ -1,9 +1,9 @@
-"""The soak: random conversations through a real relay for minutes on end, every byte checked, then a look for leaks.
+"""The soak: random conversations through a real relay for minutes on end, every byte checked, then a check for leaks.
 
     python -m bench.soak --minutes 10        (or: make soak)
 
-A relay with two workers stands between an upstream and a client, each a process of its own, all on loopback. Some
-hundred connections at a time play scripts (`bench.script`): random sizes, chunks and pauses, either end finishing
+A relay with two workers stands between an upstream and a client, each a separate process, all on loopback. Some hundred
+connections at a time play scripts (`bench.script`): random sizes, chunks and pauses, either end finishing
 first, resets from either side, slow readers, connections that say nothing. At the end every accepted connection must
 have one outcome, no descriptor may be left, and memory must be where it was after the first tenth of the time. Seeds
 are counted up from --seed, which is printed, so a failure can be played again.
@@ -47,7 +47,7 @@ START = 120.0  # seconds that a start may take; an emulated processor is slow
 
 
 async def play(sock: socket.socket, script: Script, results: Counter[str], *, client: bool) -> None:
-    """One end of one connection; counts how it went, and prints what went wrong."""
+    """Play one end of a connection; count the result, and print a difference."""
     side = "client" if client else "upstream"
     try:
         with sock:
@@ -71,7 +71,7 @@ async def upstream(port: int) -> None:
             while len(head) < HEADER.size and (data := await loop.sock_recv(sock, HEADER.size - len(head))):
                 head += data
         except ConnectionError:
-            pass  # a client that resets at once may take its header with it
+            pass  # the reset of a client may discard its header
         if len(head) < HEADER.size:
             results["no_header"] += 1
             sock.close()
@@ -94,7 +94,7 @@ async def upstream(port: int) -> None:
 
 
 async def client(port: int, seeds: Iterator[int], until: float, results: Counter[str]) -> None:
-    """Play one script after the other until the time is over."""
+    """Play scripts one after the other until the time is over."""
     loop = asyncio.get_running_loop()
     while time.monotonic() < until and not results["different"]:
         script = Script.of(next(seeds))
@@ -118,7 +118,7 @@ async def client(port: int, seeds: Iterator[int], until: float, results: Counter
 
 
 async def soak(options: argparse.Namespace, watch: Watch) -> tuple[Counter[str], list[Process]]:
-    """Run the clients; returns their counts and the workers as they were after the warm-up."""
+    """Run the clients; return their counts and the workers' state after the warm-up."""
     results: Counter[str] = Counter()
     seeds = iter(range(options.seed, sys.maxsize))
     start = time.monotonic()
@@ -140,12 +140,12 @@ async def soak(options: argparse.Namespace, watch: Watch) -> tuple[Counter[str],
 def verdict(
     ours: Counter[str], theirs: Counter[str], watch: Watch, fresh: list[Process], warm: list[Process]
 ) -> list[str]:
-    """What is wrong, one line each; prints the figures."""
+    """Print the figures; return the problems, a line each."""
     problems = []
     print(f"\n{'script':16s}{'client':>10s}{'upstream':>10s}")
     for kind in sorted({*ours, *theirs}):
         print(f"{kind:16s}{ours[kind]:10,}{theirs[kind]:10,}")
-        # A client's reset may overtake its header; such a connection looks to the upstream like one that says nothing.
+        # A client's reset may overtake its header; to the upstream, such a connection looks like a silent one.
         if kind not in ("no_header", "client_reset", "different") and ours[kind] != theirs[kind]:
             problems.append(f"{kind}: the client played {ours[kind]}, the upstream {theirs[kind]}")
     print()
@@ -156,7 +156,7 @@ def verdict(
 
 
 def main() -> int:
-    """0 if nothing differed and nothing leaked."""
+    """Run the soak; return 0 if nothing differed and nothing leaked."""
     if sys.argv[1:2] == ["--upstream"]:
         asyncio.run(upstream(int(sys.argv[2])))
         return 0
@@ -164,7 +164,7 @@ def main() -> int:
         prog="bench.soak", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--minutes", type=float, default=10.0, help="how long (default %(default)s)")
-    parser.add_argument("--connections", type=int, default=200, help="at the same time (default %(default)s)")
+    parser.add_argument("--connections", type=int, default=200, help="how many at the same time (default %(default)s)")
     parser.add_argument(
         "--seed", type=int, default=int(time.time()) * 1000, help="first seed (default: from the clock)"
     )

@@ -2,12 +2,12 @@
 
     python -m bench.timeline [--connections 5000]        (or: make timeline)
 
-Two relays with two workers each, on loopback. The devices begin on the first. It is drained, and undrained: they find
-themselves on its sibling, which is reloaded again and again, loses a worker to SIGKILL, and is evicted by a stand-in
-metadata service with 30 s notice. At NotBefore all its processes are killed, as the platform would do. The devices (two
-processes) and the hub record every message, so that what was lost is counted (`bench.timeline_figures`). The picture,
-and the figures as JSON beside it, are written at the end. Takes some two minutes. The exit status is 1
-if a message was lost where none may be.
+Two relays with two workers each, on loopback. The devices start on the first relay. It is drained and undrained, and
+the devices move to its sibling. The sibling is reloaded again and again, loses a worker to SIGKILL, and is evicted by a
+stand-in metadata service with 30 s notice. At NotBefore all its processes are killed, as the platform would do. The
+devices (two processes) and the hub record every message, so that lost ones are counted (`bench.timeline_figures`). The
+picture, and the figures as JSON beside it, are written at the end. Takes some two minutes. The exit status is 1 if a
+message was lost in an event that must lose none.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from bench.timeline_rig import PATIENCE, Rig
 from tests.support.metadata_server import OWN, Answer, MetadataServer, document, event
 
 QUIET = 4.0  # seconds between two events
-NOTICED = 1.0  # seconds after which a report of the devices counts
-LOOK = 0.2  # seconds between two looks at what is waited for
+NOTICED = 1.0  # seconds from an event until a report of the devices reflects it
+LOOK = 0.2  # seconds between two checks of a condition
 RELOADING = 10.0  # seconds
 PAUSE = 0.1  # seconds between two reloads
-LONGEST = 240.0  # seconds for the whole run, on a machine that is too busy for it
+LONGEST = 240.0  # seconds for the whole run, also on a busy machine
 NOTICE = 30.0  # seconds; what a Spot machine gets
 LOSES_NOTHING = ("drain", "reload", "eviction")
 
 
 class Timeline:
-    """The run: one event after the other, each with its beginning and its end."""
+    """The run: one event after the other, each with its start and its end."""
 
     def __init__(self, rig: Rig, metadata: MetadataServer) -> None:
         self._fleet = rig.fleet
@@ -56,7 +56,7 @@ class Timeline:
         self.happenings: list[Happening] = []
 
     def run(self, connections: int, coming: float) -> None:
-        """Everything, in order."""
+        """Run all events in order."""
         self._wait("devices come", self._fleet.complete, coming)
         self._rest()
         self._happen("drain", "Drain: 2 s announced, window 20 s", 0, self._drain)
@@ -66,7 +66,7 @@ class Timeline:
         self._happen("eviction", "Evicted with 30 s notice", 1, self._evict)
 
     def _wait(self, what: str, over: Callable[[], bool], seconds: float = PATIENCE) -> None:
-        """Until it is over."""
+        """Wait until the condition holds."""
         deadline = time.monotonic() + seconds
         while not over():
             if time.monotonic() > min(deadline, self._began + LONGEST):
@@ -75,7 +75,7 @@ class Timeline:
             time.sleep(LOOK)
 
     def _say(self, what: str) -> None:
-        """A line each second."""
+        """Print a line of progress each second."""
         now = time.monotonic()
         if now < self._said + 1:
             return
@@ -90,7 +90,7 @@ class Timeline:
         )
 
     def _rest(self) -> None:
-        """Everybody is back, and has noticed what happened; then it is quiet for a while."""
+        """Wait until every device is connected again and has reported since the event, then stay quiet for a while."""
         noticed = time.monotonic() + NOTICED
         self._wait("they come back", lambda: self._fleet.fresh(noticed) and self._fleet.complete())
         until = time.monotonic() + QUIET
@@ -156,7 +156,7 @@ class Timeline:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> int:
-    """Let it happen, count, draw."""
+    """Run the events, count, draw the picture."""
     with contextlib.ExitStack() as stack:
         metadata = stack.enter_context(MetadataServer())
         rig = Rig(folder, metadata.url, options.connections, options.rate, options.every, options.newcomers)
@@ -169,7 +169,7 @@ def measure(options: argparse.Namespace, folder: Path) -> int:
         except (SystemExit, OSError):
             print(rig.logs(), file=sys.stderr)
             raise
-        time.sleep(1)  # what is on its way to the hub
+        time.sleep(1)  # for messages under way to the hub
         records = read(rig.sent, rig.arrived())
     rows = [figures(happening, records) for happening in timeline.happenings]
     print(table(rows))
@@ -184,15 +184,20 @@ def measure(options: argparse.Namespace, folder: Path) -> int:
 
 
 def main() -> int:
-    """Entry of the command."""
+    """The entry point of the command."""
     parser = argparse.ArgumentParser(
         prog="bench.timeline", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--connections", type=int, default=5000, help="devices (default %(default)s)")
     parser.add_argument("--rate", type=float, default=200.0, help="first connects per second (default %(default)s)")
     parser.add_argument("--every", type=float, default=8.0, help="seconds between a device's messages")
-    parser.add_argument("--newcomers", type=float, default=10.0, help="per second (default %(default)s)")
-    parser.add_argument("--picture", type=Path, default=Path("docs/images/timeline.svg"), help="and .json beside it")
+    parser.add_argument("--newcomers", type=float, default=10.0, help="new devices per second (default %(default)s)")
+    parser.add_argument(
+        "--picture",
+        type=Path,
+        default=Path("docs/images/timeline.svg"),
+        help="SVG file to write; the figures go beside it as .json",
+    )
     options = parser.parse_args()
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
     if not 10 <= options.connections <= most:

@@ -1,4 +1,4 @@
-"""What the timeline's records say: for each event what was lost, refused, sent again, and how the ends were spread."""
+"""The figures of a timeline: messages lost, refused and sent again for each event, and the spread of the closes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from bench.timeline_upstream import HEAD
 
 @dataclass(frozen=True, slots=True)
 class Happening:
-    """One event: from when until when it went on (monotonic seconds), and until when all was quiet again."""
+    """One event: its start and end, and the time when all was quiet again (monotonic seconds)."""
 
     name: str
     title: str
-    where: int  # which relay it happened to
-    connections: int  # on it, before
+    where: int  # index of the relay
+    connections: int  # on that relay before the event
     began: float
     until: float
     quiet: float
@@ -29,7 +29,7 @@ class Happening:
 
 @dataclass(slots=True)
 class Records:
-    """Those of all processes together, in the order of time; fields as in `timeline_load.Record`."""
+    """The records of all processes, merged in the order of time; fields as in `timeline_load.Record`."""
 
     opened: list[tuple[float, int]] = field(default_factory=list)
     closed: list[tuple[float, int, str]] = field(default_factory=list)
@@ -44,7 +44,7 @@ class Records:
 
 
 def read(sent: Iterable[Path], arrived: Path) -> Records:
-    """From the files that the devices and the hub have left."""
+    """Read the files that the devices and the hub have written."""
     records = Records()
     for path in sent:
         for name, values in json.loads(path.read_text()).items():
@@ -56,7 +56,7 @@ def read(sent: Iterable[Path], arrived: Path) -> Records:
 
 
 def figures(happening: Happening, records: Records) -> dict[str, Any]:
-    """Of one event, until all was quiet again.
+    """The figures of one event, until all was quiet again.
 
     Lost: written to a connection before its end was seen, and never arrived through that connection. Missing: never
     arrived at all, though the devices send again what was not acknowledged.
@@ -95,7 +95,7 @@ def figures(happening: Happening, records: Records) -> dict[str, Any]:
 
 
 def levels(happening: Happening, records: Records, where: int, times: Sequence[float]) -> list[int]:
-    """Connections open on a relay at these times, which are in order and relative to the event's beginning."""
+    """Connections open on a relay at these times, which are in order and relative to the event's start."""
     changes = sorted(
         [(when - happening.began, 1) for when, there in records.opened if there == where]
         + [(when - happening.began, -1) for when, there, _ in records.closed if there == where]
@@ -110,13 +110,13 @@ def levels(happening: Happening, records: Records, where: int, times: Sequence[f
 
 
 def rates(happening: Happening, moments: Iterable[float], first: int, last: int) -> list[int]:
-    """How many of them in each second, counted from the event's beginning, from second `first` until `last`."""
+    """How many of these times fall into each second from `first` until `last`, relative to the event's start."""
     seconds = Counter(int((when - happening.began) // 1) for when in moments)
     return [seconds[second] for second in range(first, last)]
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """For a terminal: one column for each event."""
+    """The figures as a table for a terminal, one column per event."""
     names = [name for name in rows[0] if name not in ("event", "note")]
     lines = [f"{'':<26}" + "".join(f"{row['event']:>12}" for row in rows)]
     lines += [f"{name:<26}" + "".join(f"{_text(row[name]):>12}" for row in rows) for name in names]

@@ -1,4 +1,4 @@
-"""Devices of the timeline, some thousand in one process: numbered messages over TLS, and every end of a connection.
+"""The devices of the timeline, thousands in one process: they send numbered messages over TLS and record every close.
 
     python -m bench.timeline_load JSON        (the fields of `Task`)
 
@@ -29,48 +29,48 @@ from typing import Any
 from bench.timeline_upstream import ACK, HEAD, MESSAGE, small_buffers
 
 HUB = "hub.example"
-JITTER = 1.0  # seconds within which a device comes back
+JITTER = 1.0  # seconds within which a device reconnects, at random
 PROBE = 0.5  # seconds between two probes of a relay's readiness; the load balancers of clouds take ten times that
 PROBES = 2  # failed in a row take a relay out
-ANSWER = 5.0  # seconds that a probe has
-TURNS = 200  # handshakes at once, lest those who talk wait behind hundreds of them
-HANDSHAKE = 30.0  # seconds; everything is on one machine, and that may be busy
-LAST_ACKS, LOOKS = 10.0, 100  # seconds to wait for them at the end, looking so many times
+ANSWER = 5.0  # timeout of a probe in seconds
+TURNS = 200  # handshakes at once, so that connected devices do not wait behind hundreds of them
+HANDSHAKE = 30.0  # timeout in seconds; everything is on one machine, which may be busy
+LAST_ACKS, LOOKS = 10.0, 100  # seconds to wait for the last acknowledgements, and the number of checks in that time
 PADDING = bytes(MESSAGE - HEAD.size)
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What one process has to do."""
+    """The orders for one process."""
 
-    ports: list[int]  # of the two relays
-    health: list[int]  # likewise
+    ports: list[int]  # of the two relays' listeners
+    health: list[int]  # health ports, likewise
     authority: str
     record: str
     first: int  # number of its first device
     devices: int
-    rate: float  # connects per second, at first
+    rate: float  # first connects per second
     every: float  # seconds between a device's messages
     newcomers: float  # per second
 
 
 @dataclass(slots=True)
 class Record:
-    """Everything that happened, with its time on the monotonic clock; `where` is which relay, `how` end or reset."""
+    """Everything that happened, with monotonic times. `where` is the index of the relay, `how` is end or reset."""
 
     opened: list[tuple[float, int]] = field(default_factory=list)  # time, where
     closed: list[tuple[float, int, str]] = field(default_factory=list)  # time, where, how
     away: list[tuple[float, float]] = field(default_factory=list)  # time it came back, seconds without a connection
     sent: list[tuple[float, int, int, int]] = field(default_factory=list)  # time, device, number, connection
     acked: list[float] = field(default_factory=list)
-    again: list[float] = field(default_factory=list)  # sent once more
-    refused: list[float] = field(default_factory=list)  # connects that nobody took
-    failed: list[tuple[float, str]] = field(default_factory=list)  # connects that failed otherwise, with why
-    served: list[float] = field(default_factory=list)  # newcomers that got their acknowledgement
+    again: list[float] = field(default_factory=list)  # times of messages sent again
+    refused: list[float] = field(default_factory=list)  # times of refused connects
+    failed: list[tuple[float, str]] = field(default_factory=list)  # connects that failed otherwise: time, reason
+    served: list[float] = field(default_factory=list)  # times at which newcomers got their acknowledgement
 
 
 class Line(asyncio.Protocol):
-    """One connection of a device, once its handshake is over."""
+    """One connection of a device after its handshake."""
 
     def __init__(self, device: Device, where: int) -> None:
         self._device = device
@@ -96,7 +96,7 @@ class Line(asyncio.Protocol):
 
 
 class Device:
-    """Numbers its messages, keeps those that are not acknowledged; `leaves`: a newcomer, who goes after the first."""
+    """Numbers its messages and keeps the unacknowledged ones. `leaves`: a newcomer, gone after one message."""
 
     def __init__(self, fleet: Fleet, number: int, home: int, *, leaves: bool = False) -> None:
         self._fleet = fleet
@@ -106,8 +106,8 @@ class Device:
         self.connections = 0
         self._line: Line | None = None
         self._next = 0
-        self._waiting: dict[int, bool] = {}  # number: whether it was sent already
-        self._since = 0.0  # without a connection
+        self._waiting: dict[int, bool] = {}  # unacknowledged messages: whether each was sent already
+        self._since = 0.0  # monotonic time since which it has no connection
 
     @property
     def quiet(self) -> bool:
@@ -136,7 +136,7 @@ class Device:
         self._fleet.bring(self, random.uniform(0, JITTER))
 
     def speak(self) -> None:
-        """The next message."""
+        """Send the next message."""
         self._next += 1
         self._waiting[self._next] = False
         self._send(self._next)
@@ -175,7 +175,7 @@ class Fleet:
         self._context = ssl.create_default_context(cafile=task.authority)
 
     async def run(self) -> None:
-        """Until told to finish."""
+        """Run until told to finish."""
         self._spawn(self._obey())
         for where in (0, 1):
             threading.Thread(target=self._probe, args=(where,), daemon=True).start()
@@ -189,7 +189,7 @@ class Fleet:
             await asyncio.sleep(LAST_ACKS / LOOKS)
 
     def bring(self, device: Device, delay: float) -> None:
-        """Connect a device after so many seconds."""
+        """Connect a device after a delay in seconds."""
         self._spawn(self._connect(device, delay))
 
     async def _start(self) -> None:
@@ -241,11 +241,11 @@ class Fleet:
             await asyncio.sleep(random.uniform(0.1, JITTER))
 
     def _choose(self, home: int) -> int:
-        """The relay that a device had, unless the other one is ready and that one is not."""
+        """The relay that a device used last, unless that one is not ready and the other one is."""
         return 1 - home if self._ready[1 - home] and not self._ready[home] else home
 
     def _probe(self, where: int) -> None:
-        """In a thread of its own: a balancer does not wait for its clients' handshakes."""
+        """Probe the relays in a thread of its own, since a load balancer does not wait for its clients' handshakes."""
         bad = 0
         while True:
             bad = 0 if _is_ready(self.task.health[where]) else bad + 1
@@ -273,12 +273,12 @@ def _is_ready(port: int) -> bool:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=ANSWER):
             return True
-    except OSError:  # a status that is not 200 included
+    except OSError:  # also raised for a status other than 200
         return False
 
 
 async def run(task: Task) -> Record:
-    """All of it."""
+    """Run the process."""
     small_buffers()
     fleet = Fleet(task)
     await fleet.run()
@@ -286,8 +286,8 @@ async def run(task: Task) -> Record:
 
 
 def main() -> int:
-    """Entry of the process."""
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # a handshake that fails is in the record already
+    """The entry point of the process."""
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # failed handshakes are in the record already
     task = Task(**json.loads(sys.argv[1]))
     record = asyncio.run(run(task))
     Path(task.record).write_text(json.dumps(asdict(record)))

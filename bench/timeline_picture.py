@@ -37,7 +37,7 @@ class Chart:
         return self._y + self._height * (1 - value / self._most)
 
     def frame(self, label: str, colour: str, marks: Sequence[float]) -> list[str]:
-        """Grid lines with their values, and what is shown."""
+        """Grid lines with their values, and the label."""
         parts = []
         for mark in marks:
             y = self.y(mark)
@@ -50,7 +50,7 @@ class Chart:
         return parts
 
     def span(self, first: float, last: float) -> str:
-        """While the event goes on."""
+        """The shaded time of the event."""
         x = self.x(first)
         width = max(self.x(last) - x, 1.5)
         return f'<rect x="{x:.1f}" y="{self._y:.1f}" width="{width:.1f}" height="{self._height:.1f}" fill="#f1f5f9"/>'
@@ -60,7 +60,7 @@ class Chart:
         return f'<path d="M{points}" class="l" stroke="{colour}"/>'
 
     def bars(self, first: int, values: Sequence[float], colour: str) -> str:
-        """One for each second."""
+        """One bar per second."""
         wide = self.x(1) - self.x(0)
         shape = "".join(
             f"M{self.x(first + number) + wide * 0.1:.1f} {self.y(0):.1f}"
@@ -71,7 +71,7 @@ class Chart:
         return f'<path d="{shape}" fill="{colour}"/>' if shape else ""
 
     def seconds(self, every: int) -> list[str]:
-        """The axis below."""
+        """The time axis."""
         y = self._y + self._height
         parts = [f'<path d="M{self._x:.1f} {y:.1f}h{self._width:.1f}" stroke="#94a3b8"/>']
         for second in range(0, math.floor(self._last) + 1, every):

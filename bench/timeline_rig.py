@@ -1,4 +1,4 @@
-"""What the timeline runs: two relays, the hub, the devices, each a process of its own; started, watched and ended."""
+"""The processes of the timeline: two relays, the hub and the devices; started, watched and ended."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from relay.demo.process import environment, tail, tied
 
 ROOT = Path(__file__).parent.parent
 PROCESSES = 2  # of devices
-PATIENCE = 30.0  # seconds for what should come soon
-ENDING = 10.0  # seconds that a process has to end
+PATIENCE = 30.0  # timeout in seconds for what should come soon
+ENDING = 10.0  # seconds that a process gets to end
 CONFIG = """\
 workers = 2
 [admin]
@@ -49,7 +49,7 @@ max_connections = {limit}
 
 
 class Relay:
-    """One relay: its settings, its process, what it says of itself."""
+    """One relay: its settings, its process and its status."""
 
     def __init__(self, folder: Path, name: str, **values: Any) -> None:
         self.admin, self.health, self.port = free_ports(3)
@@ -60,12 +60,12 @@ class Relay:
         self._values = values
 
     def write(self, **values: Any) -> None:
-        """The settings file, with these values instead of others."""
+        """Write the settings file with these values changed."""
         fields = {"admin": self.admin, "health": self.health, "port": self.port, **self._values, **values}
         self.config.write_text(CONFIG.format(**{**fields, "upstream": json.dumps(fields["upstream"])}))
 
     def post(self, path: str) -> None:
-        """An order; SystemExit with the relay's own words if it refuses."""
+        """POST an order. Raises SystemExit with the relay's reason if it refuses."""
         request = urllib.request.Request(f"http://127.0.0.1:{self.admin}{path}", method="POST")
         try:
             urllib.request.urlopen(request, timeout=PATIENCE).close()
@@ -73,17 +73,17 @@ class Relay:
             raise SystemExit(f"timeline: {path}: {error.read().decode()}") from None
 
     def workers(self) -> list[int]:
-        """Process ids of those that serve."""
+        """Process ids of the ready workers."""
         return [worker["pid"] for worker in self.watch.status()["workers"] if worker["ready"]]
 
     def phase(self) -> str:
-        """Of its drain."""
+        """The phase of its drain."""
         drain = self.watch.status()["drain"]
         return str(drain["phase"]) if drain else "serving"
 
 
 class Fleet:
-    """The processes of the devices, and what each of them said last."""
+    """The processes of the devices, with the last report of each."""
 
     def __init__(self, processes: list[subprocess.Popen[str]], connections: int) -> None:
         self._processes = processes
@@ -102,7 +102,7 @@ class Fleet:
         return [sum(last.get("open", [0, 0])[where] for last in self._last) for where in (0, 1)]
 
     def count(self, what: str) -> int:
-        """Of `Fleet._report` in the devices' processes."""
+        """A total over the last reports (`Fleet._report` in the devices' processes)."""
         return sum(last.get(what, 0) for last in self._last)
 
     def complete(self) -> bool:
@@ -112,11 +112,11 @@ class Fleet:
         return sum(self.open()) >= self._connections
 
     def fresh(self, since: float) -> bool:
-        """Whether all of them have said something since then (monotonic seconds)."""
+        """Whether every process has reported since that time (monotonic seconds)."""
         return all(last.get("at", 0.0) >= since for last in self._last)
 
     def finish(self) -> None:
-        """No more messages; wait for the acknowledgements."""
+        """Send no more messages, and wait for the acknowledgements."""
         for process in self._processes:
             assert process.stdin is not None
             process.stdin.write("finish\n")
@@ -126,7 +126,7 @@ class Fleet:
 
 
 class Rig:
-    """Starts all of it; `close` ends what was started, last first."""
+    """Starts all processes; `close` ends them in reverse order."""
 
     def __init__(self, folder: Path, metadata: str, connections: int, rate: float, every: float, newcomers: float):
         self._folder = folder
@@ -180,7 +180,7 @@ class Rig:
         ]
 
     def arrived(self) -> Path:
-        """End the hub, and have its record."""
+        """End the hub, so that it writes its record."""
         _end(self._hub, None)
         return self._arrived
 
@@ -208,7 +208,7 @@ class Rig:
 
 
 def _end(process: subprocess.Popen[str], how: signal.Signals | None) -> None:
-    """By a signal, or with its standard input; by force if that takes too long."""
+    """End a process by a signal or by closing its standard input; kill it if that takes too long."""
     if process.poll() is None and how is not None:
         process.send_signal(how)
     if process.stdin is not None:

@@ -1,4 +1,4 @@
-"""The hub of the timeline, a process of its own: takes numbered messages over TLS, acknowledges and remembers each.
+"""The hub of the timeline, a separate process: receives numbered messages over TLS, acknowledges and records each.
 
     python -m bench.timeline_upstream SERVER_PEM RECORD PORT...
 
@@ -18,16 +18,16 @@ from struct import Struct
 HEAD = Struct("!III")  # device, number, which connection of this device
 MESSAGE = 128  # bytes; the rest is padding
 ACK = Struct("!I")  # number
-BUFFER = 16 * 1024  # bytes that asyncio keeps for each TLS connection; its own 256 KiB are for bulk
+BUFFER = 16 * 1024  # bytes of buffer for each TLS connection, in place of asyncio's default of 256 KiB
 
 
 def small_buffers() -> None:
-    """Thousands of connections that say little: a buffer of asyncio's default for each would be gigabytes."""
+    """A protocol with a small buffer: with asyncio's default, thousands of connections would take gigabytes."""
     sslproto.SSLProtocol.max_size = BUFFER
 
 
 class Hub(asyncio.Protocol):
-    """One connection."""
+    """One connection of a device."""
 
     def __init__(self, record: bytearray) -> None:
         self._record = record
@@ -62,7 +62,7 @@ async def serve(ports: list[int], server_pem: Path, record: bytearray) -> None:
 
 
 def main() -> int:
-    """Entry of the process."""
+    """The entry point of the process."""
     record = bytearray()
     asyncio.run(serve([int(port) for port in sys.argv[3:]], Path(sys.argv[1]), record))
     Path(sys.argv[2]).write_bytes(record)

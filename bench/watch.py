@@ -1,4 +1,4 @@
-"""A relay seen from outside while the soaks run: its status, its workers' descriptors and memory, and what leaked."""
+"""Watches a relay from outside while a soak runs: its status, descriptors and memory of its workers, and leaks."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-GROWTH_KIB = 4096  # what a worker's memory may grow by after the warm-up, allocator's moods included
+GROWTH_KIB = 4096  # growth allowed to a worker's memory after the warm-up, fragmentation included
 
 Process = tuple[int, int, int]  # pid, descriptors, memory in KiB
 
 
 class Watch:
-    """Looks at the relay from outside."""
+    """Reads the relay's /status and its workers' /proc."""
 
     def __init__(self, admin: int) -> None:
         self._url = f"http://127.0.0.1:{admin}/status"
@@ -32,7 +32,7 @@ class Watch:
         ]
 
     def ready(self, seconds: float = 30.0) -> None:
-        """Wait until every worker serves, and what was tried before is over. Raises OSError if nobody answers."""
+        """Wait until every worker serves and earlier connections have ended. Raises OSError if no relay answers."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError):
@@ -42,7 +42,7 @@ class Watch:
         self.settled()
 
     def settled(self, seconds: float = 30.0) -> dict[str, Any]:
-        """The status once no connection is left, or as it is when the time is over."""
+        """The status once no connection is left, or the last one when the time is over."""
         deadline = time.monotonic() + seconds
         while (status := self.status())["connections"]["active"] and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -50,18 +50,18 @@ class Watch:
 
 
 def descriptors(pid: int) -> int:
-    """How many a process has open."""
+    """The number of open descriptors of a process."""
     return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def memory(pid: int) -> int:
-    """Proportional set size in KiB."""
+    """The memory of a process in KiB (proportional set size)."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
 def leaks(watch: Watch, fresh: list[Process], warm: list[Process]) -> list[str]:
-    """What is left behind once all connections are over, one line each; prints the figures.
+    """Print the figures; return what leaked, a line each, once all connections are over.
 
     `fresh` are the workers before the first connection, `warm` after a while; without it memory is compared with fresh.
     """
@@ -89,7 +89,7 @@ def leaks(watch: Watch, fresh: list[Process], warm: list[Process]) -> list[str]:
 
 
 def tracebacks(log: Path) -> list[str]:
-    """What the relay's log has of its own defects."""
+    """The defects of the relay that its log reports."""
     text = log.read_text(errors="replace")
     if "Traceback" not in text:
         return []
@@ -97,7 +97,7 @@ def tracebacks(log: Path) -> list[str]:
 
 
 def errors(log: Path) -> list[str]:
-    """What it has of connections that ended with a system call's error: on loopback none is to be expected."""
+    """Connections that ended with the error of a system call; on loopback none should."""
     with log.open(errors="replace") as lines:
         failed = [line for line in lines if '"event": "connection"' in line and '"error": null' not in line]
     return [f"{len(failed)} connections ended with an error, such as {failed[0].strip()}"] if failed else []

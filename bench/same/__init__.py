@@ -1,1 +1,1 @@
-"""The comparison of what both ends of a connection see, directly and through proxies: `python -m bench.same`."""
+"""Compares what both ends of a connection see, directly and through proxies: `python -m bench.same`."""

@@ -1,12 +1,12 @@
-"""The same bytes whichever way: one script of both ends' actions, played directly and through every proxy, compared.
+"""Transparency: scripts of both ends' actions, played directly and through every proxy, and the results compared.
 
     python -m bench.same --minutes 10        (or: make same)
 
 Each seed is a script (`kinds`): random sizes, chunks and pauses, half-closes in both orders, closes, resets in every
 phase from either side. It is played at the same time between client and upstream directly, through relay with the ring
 engine, through relay with the stream engine, and through HAProxy if there is one; what each end saw must be the same
-(`rules`). At the end nothing may be left in the relays. Seeds are counted up from --seed, which is printed;
-`--seed N --count 1 --verbose` plays a single one and tells what happened at each end.
+(`rules`). At the end no connection may be left in the relays. Seeds are counted up from --seed, which is printed;
+`--seed N --count 1 --verbose` plays a single script and prints what happened at each end.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from bench.watch import tracebacks
 
 
 def main() -> int:
-    """0 if nothing differed and nothing leaked."""
+    """Run the comparison; return 0 if nothing differed and nothing leaked."""
     parser = argparse.ArgumentParser(
         prog="bench.same", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--minutes", type=float, default=10.0, help="how long (default %(default)s)")
-    parser.add_argument("--count", type=int, default=0, help="so many scripts, instead of --minutes")
+    parser.add_argument("--count", type=int, default=0, help="number of scripts, in place of --minutes")
     parser.add_argument("--lanes", type=int, default=48, help="scripts at the same time (default %(default)s),\n"
                         "each played all ways at once")  # fmt: skip
     parser.add_argument(
@@ -41,7 +41,7 @@ def main() -> int:
     )
     parser.add_argument("--base", type=int, default=28000, help="first of the loopback ports, 8 and 7 for each lane\n"
                         "(default %(default)s)")  # fmt: skip
-    parser.add_argument("--verbose", action="store_true", help="tell what happens at each end")
+    parser.add_argument("--verbose", action="store_true", help="print what happens at each end")
     options = parser.parse_args()
     names = [DIRECT, RING, STREAM, *([HAPROXY] if shutil.which("haproxy") else [])]
     limit = f"{options.count} scripts" if options.count else f"{options.minutes:g} minutes"

@@ -1,4 +1,4 @@
-"""How one end of a scripted connection plays its part, and what it sees; both ends of a script are in one process."""
+"""One end of a scripted connection: it plays its part and records what it sees. Both ends are in one process."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from bench.same.steps import Do, Fill, Part, Pause, Say, SayOn, Step, Until, Whe
 from bench.script import RESET, expected
 from relay.engines.tcp_state import acknowledged
 
-# What the kernel answers once the other end has reset: the first is told once, the others from then on.
+# The kernel's errors after the other end's reset: the first is reported once, the others from then on.
 RESETS = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.ESHUTDOWN})
-PAUSED = 50  # chunks of one Say that have a pause behind them
-FULL = 0.15  # seconds without room after which nothing more is taken
+PAUSED = 50  # chunks of one Say that are followed by a pause
+FULL = 0.15  # seconds without room after which the way counts as full
 FILL_MOST = 64 << 20  # bytes after which a Fill gives up: no buffers are that large
-ACKNOWLEDGED = 2.0  # seconds that the next kernel on the way may take to acknowledge all
-SLOW_BYTES = 150_000  # that a slow reader reads slowly
+ACKNOWLEDGED = 2.0  # seconds that the next kernel on the way gets to acknowledge everything
+SLOW_BYTES = 150_000  # bytes that a slow reader reads slowly; the rest at once
 SMALL_WINDOW = 4096  # bytes of a slow reader's receive buffer
 
 
@@ -32,14 +32,14 @@ class Seen:
     connected: bool = False
     received: int = 0
     digest: str = ""  # of the bytes received
-    altered: bool = False  # they are not the ones that were sent
-    after_own_end: int = 0  # bytes received after the own FIN was sent
+    altered: bool = False  # the bytes received are not those that were sent
+    after_own_end: int = 0  # bytes received after this end's own FIN
     fin: bool = False
     reset: bool = False
-    owed: bool = False  # all that the other end has sent was with the next kernel on the way, or was received
-    untold: bool = False  # it waited to be told of a reset, in vain
-    trouble: str = ""  # an error that is no reset, or what was waited for in vain
-    told_after: float = 0.0  # seconds from the other end's reset until it was told
+    owed: bool = False  # all bytes of the other end were received, or had reached the next kernel on the way
+    untold: bool = False  # it waited in vain for a reset to be reported
+    trouble: str = ""  # an error other than a reset, or a wait in vain
+    told_after: float = 0.0  # seconds from the other end's reset until it was reported here
 
     def __str__(self) -> str:
         values = ((name, getattr(self, name)) for name in self.__slots__)
@@ -47,24 +47,24 @@ class Seen:
 
 
 class Told(Exception):
-    """A reset ended what the end was doing."""
+    """A reset interrupted the end's step."""
 
 
 class Hopeless(Exception):
-    """What is waited for cannot come any more."""
+    """The condition of a wait cannot come true any more."""
 
 
 @dataclass(slots=True, eq=False)
 class End:
-    """One end. `other` is set once both are made."""
+    """One end. `other` is set once both ends exist."""
 
     part: Part
     outgoing: int  # seeds of what is sent and of what must come
     incoming: int
     bell: Bell
     errors: Errors
-    patience: float  # seconds in which a reset must be told
-    note: Callable[[str], None] | None = None  # called with what happens, to follow one script
+    patience: float  # seconds in which a reset must be reported
+    note: Callable[[str], None] | None = None  # called with each happening, to follow one script
     other: End = field(init=False)
     seen: Seen = field(default_factory=Seen)
     sock: socket.socket | None = None
@@ -73,7 +73,7 @@ class End:
     finished: bool = False  # FIN sent
     broke: float = 0.0  # when it closed or reset, monotonic seconds
     over: bool = False
-    _taken: bool = False  # a call was answered with the reset: the kernel has forgotten it
+    _taken: bool = False  # a call returned the reset, so the kernel does not report it again
     _hash: hashlib.blake2b = field(default_factory=lambda: hashlib.blake2b(digest_size=8))
     _reader: asyncio.Task[None] | None = None
 
@@ -95,7 +95,7 @@ class End:
             self.bell.ring()
 
     async def leave(self, *, reset: bool) -> None:
-        """Close what is still open, and look a last time for a reset that came after all was over."""
+        """Close the socket if it is open, and check a last time for a reset that came after the last step."""
         self.seen.digest = self._hash.hexdigest()
         self.seen.altered |= self.seen.received > self.other.sent
         if self.sock is not None:
@@ -182,7 +182,7 @@ class End:
     async def _until_acknowledged(self) -> None:
         assert self.sock is not None
         until = time.monotonic() + ACKNOWLEDGED
-        # Nobody is told of an acknowledgement: it has to be asked for.
+        # The kernel has no event for an acknowledgement, so it is polled.
         while not (acknowledged(self.sock.fileno()) or time.monotonic() > until):  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         self.other.seen.owed = acknowledged(self.sock.fileno())
@@ -261,7 +261,7 @@ class End:
                 self._failed(error)
                 return
             if not data:
-                # If a call was told of a reset before, this is the kernel's answer from then on, and no FIN.
+                # After a call has returned the reset, the kernel answers every receive like this; it is not a FIN.
                 self.seen.fin = not self._taken
                 self._say("FIN" if self.seen.fin else "nothing more, after the reset")
                 self.bell.ring()
@@ -282,7 +282,7 @@ class End:
         self.bell.ring()
 
     async def _ready(self, *, writing: bool) -> None:
-        """Until the socket is readable or writable, or has an error, which counts as both."""
+        """Wait until the socket is readable or writable; an error counts as both."""
         assert self.sock is not None
         loop, fd = asyncio.get_running_loop(), self.sock.fileno()
         future = loop.create_future()
@@ -294,7 +294,7 @@ class End:
             remove(fd)
 
     def _failed(self, error: OSError) -> None:
-        """A call was answered with an error."""
+        """Record the error of a call."""
         self._taken = True
         self._say(f"{errno.errorcode.get(error.errno or 0, error)}")
         if error.errno in RESETS:

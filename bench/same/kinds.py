@@ -1,4 +1,4 @@
-"""The kinds of scripts: each rolls the parts of the end that acts first and of the other one."""
+"""The kinds of scripts: each draws the part of the end that acts first, and the part of the other end."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ CHUNKS = (512, 4096, 65536, 300_000)
 
 
 class Dice:
-    """The chance of one seed."""
+    """The random choices of one seed."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
 
     def say(self, size: int | None = None) -> Say:
-        """Mostly what a device says, now and then megabytes."""
+        """A Say, mostly of a device's size, now and then of megabytes."""
         if size is None:
             size = self.random.randrange(1, self.random.choices(SIZES, (80, 17, 3))[0])
         chunk = self.random.choice((17, *CHUNKS) if size < SIZES[0] else CHUNKS[1:])
         return Say(size, chunk, self.random.choice((0.0, 0.0, 0.0, 0.001, 0.01)))
 
     def say_more(self) -> Say:
-        """Large more often: when it is cut short, something should be on its way."""
+        """A Say that is large more often, so that bytes are under way when it is cut short."""
         return self.say(self.random.randrange(1, self.random.choices(SIZES, (30, 65, 5))[0]))
 
     def on(self) -> SayOn:
         return SayOn(self.random.choice((100, *CHUNKS[:3])))
 
     def on_or_listen(self) -> Step:
-        """What an end does that is to be reset."""
+        """The last step of an end that will be reset."""
         return self.random.choice((self.on(), Until(When.TOLD)))
 
     def pause(self) -> Pause:
-        """Mostly none. What lives longer than a second or two is looked at by a proxy's timers."""
+        """A pause, mostly of zero seconds. After a second or two, the timers of a proxy check a connection."""
         return Pause(self.random.choices((0.0, 0.002, 0.05, 2.2), (50, 25, 20, 5))[0])
 
     def short_pause(self) -> Pause:
-        """Less than what relay gives the other side of one that is gone for its own end (`lingering.LINGER`)."""
+        """A pause shorter than the time in which relay lets the surviving side end (`lingering.LINGER`)."""
         return Pause(self.random.choice((0.0, 0.002, 0.05)))
 
 
@@ -49,36 +49,36 @@ TOLD, ENDED, MET, TAKEN = Until(When.TOLD), Until(When.ENDED), Until(When.MET), 
 
 
 def end_first(dice: Dice) -> Parts:
-    """A request with its end, then the answer: nothing of it before the other's half-close is seen."""
+    """A request and FIN, then the answer, of which nothing is sent before the FIN is seen."""
     first = Part((dice.say(), Do.FINISH), answered=True)
     return first, Part((ENDED, dice.pause(), dice.say(), Do.FINISH))
 
 
 def both_at_once(dice: Dice) -> Parts:
-    """Neither waits for the other."""
+    """Both ends send and end, and neither waits for the other."""
     return Part((dice.say(), Do.FINISH)), Part((dice.pause(), dice.say(), Do.FINISH))
 
 
 def byte_by_byte(dice: Dice) -> Parts:
-    """One byte in each send."""
+    """Every send has one byte."""
     says = [Say(dice.random.randrange(1, 300), 1, dice.random.choice((0.0, 0.001))) for _ in range(2)]
     return Part((says[0], Do.FINISH)), Part((says[1], Do.FINISH))
 
 
 def slow_reader(dice: Dice) -> Parts:
-    """What is sent piles up on the way."""
+    """One end reads slowly, so that bytes pile up on the way."""
     return Part((dice.say(), Do.FINISH), slow=True), Part((dice.say(dice.random.randrange(SIZES[1] * 3)), Do.FINISH))
 
 
 def late_reader(dice: Dice) -> Parts:
-    """More than fits on the way, and the end behind it, before anything is read."""
+    """One end sends more than fits on the way, then FIN, before the other end reads anything."""
     much = Say(dice.random.randrange(SIZES[1], SIZES[2] * 2), 65536)
     late = (MET, Pause(dice.random.choice((0.1, 0.5))), Do.LISTEN, ENDED, dice.say(), Do.FINISH)
     return Part((much, Do.FINISH), answered=True), Part(late, deaf=True)
 
 
 def turns_only(dice: Dice) -> Parts:
-    """All is said in turns, which `Script.of` puts before; what is left is the end."""
+    """All bytes are sent in turns, which `Script.of` puts in front; these parts only end the connection."""
     return Part((Do.FINISH,)), Part((ENDED, Do.FINISH))
 
 
@@ -88,15 +88,15 @@ def says_nothing(dice: Dice) -> Parts:
 
 
 def close_heard(dice: Dice) -> Parts:
-    """Everything has arrived both ways, and one end closes at once instead of half-closing."""
+    """Everything has arrived both ways, and one end closes in place of half-closing."""
     ours, theirs = dice.say(), dice.say()
     first = Part((ours, Until(When.GOT, theirs.size), TAKEN, Do.CLOSE))
-    # Whoever goes on sending to an end that is closed must be told; whoever ends as well must not.
+    # An end that goes on sending to the closed end must get the reset; an end that ends as well must not.
     return first, Part((theirs, ENDED, dice.random.choice((Do.FINISH, dice.on()))))
 
 
 def goodbye(dice: Dice) -> Parts:
-    """The other end says something to one that has closed, and closes: TLS's close_notify."""
+    """One end has closed, and the other one sends something and closes: TLS's close_notify."""
     ours, theirs = dice.say(), dice.say()
     more = (dice.short_pause(), Say(24, 24))
     first = Part((ours, Until(When.GOT, theirs.size), TAKEN, Do.CLOSE))
@@ -105,7 +105,7 @@ def goodbye(dice: Dice) -> Parts:
 
 
 def answer_late_read(dice: Dice) -> Parts:
-    """An end that has closed is spoken to before its answer is read."""
+    """One end has closed, and the other one sends to it before it reads the last bytes."""
     first = Part((MET, Say(dice.random.randrange(1, 250_000), 65536), Do.FINISH, Until(When.ACKED), Do.CLOSE))
     # One message only: with a second one HAProxy resets as well, and the rest of the answer is lost.
     size = dice.random.randrange(1, 1000)
@@ -136,57 +136,57 @@ def reset_silent(dice: Dice) -> Parts:
 
 
 def reset_at_once(dice: Dice) -> Parts:
-    """Of a client only: it connects and resets, whether or not there is an upstream yet."""
+    """The client connects and resets, whether or not there is an upstream yet. Never the upstream."""
     return Part((Do.RESET,)), Part((TOLD,))
 
 
 def reset_heard(dice: Dice) -> Parts:
-    """A reset while nothing is on its way: every byte before it must have arrived."""
+    """A reset while no byte is under way: all bytes before it must have arrived."""
     ours, theirs = dice.say(), dice.say()
     first = Part((ours, Until(When.GOT, theirs.size), TAKEN, dice.pause(), Do.RESET))
     return first, Part((theirs, TOLD))
 
 
 def reset_sending(dice: Dice) -> Parts:
-    """One end sends, then resets, whatever is on its way."""
+    """One end sends, then resets with bytes still under way."""
     listening = dice.on_or_listen()
     first = Part((dice.say_more(), Do.RESET), Sure.ALL if listening == TOLD else Sure.RESET)
     return first, Part((listening,), Sure.RESET)
 
 
 def reset_after_end(dice: Dice) -> Parts:
-    """One direction ended in good order, and then there is a reset."""
+    """One direction has ended with FIN, and then the same end resets."""
     listening = dice.on_or_listen()
     first = Part((dice.say(), Do.FINISH, Until(When.SEEN), dice.pause(), Do.RESET))
     return first._replace(sure=Sure.ALL if listening == TOLD else Sure.RESET), Part((ENDED, listening))
 
 
 def reset_with_end(dice: Dice) -> Parts:
-    """The reset comes right behind the FIN: the other end may see both, but not the FIN alone."""
+    """A reset right behind the FIN: the other end may see both, but not the FIN alone."""
     listening = dice.on_or_listen()
     first = Part((dice.say_more(), Do.FINISH, Do.RESET), Sure.ALL if listening == TOLD else Sure.RESET)
     return first, Part((listening,), Sure.RESET)
 
 
 def reset_after_theirs(dice: Dice) -> Parts:
-    """The end that is reset has half-closed before."""
+    """The end that gets the reset has half-closed before."""
     waits = dice.random.random() < 0.5
     first = Part((ENDED, dice.say_more(), *((TAKEN,) if waits else ()), Do.RESET))
     return first, Part((dice.say(), Do.FINISH, TOLD), Sure.ALL if waits else Sure.RESET, answered=waits)
 
 
 def reset_stuck_sender(dice: Dice) -> Parts:
-    """The other end does not read, so that everything on the way is full."""
+    """A reset while every buffer on the way is full, because the other end does not read."""
     return Part((MET, Fill(65536), Do.RESET)), Part((TOLD, Do.LISTEN), Sure.RESET, deaf=True)
 
 
 def reset_stuck_reader(dice: Dice) -> Parts:
-    """The end that does not read resets, and whatever is on its way to it is lost."""
+    """The end that does not read resets, and the bytes under way to it are lost."""
     return Part((Until(When.UNREAD), Pause(0.2), Do.RESET), deaf=True), Part((SayOn(65536),))
 
 
 def reset_both(dice: Dice) -> Parts:
-    """Neither waits for the other."""
+    """Both ends send and reset, and neither waits for the other."""
     return Part((dice.say_more(), MET, Do.RESET), Sure.BYTES), Part((dice.say_more(), Do.RESET), Sure.BYTES)
 
 
@@ -198,4 +198,4 @@ KINDS: dict[Kind, int] = {
     reset_silent: 1, reset_at_once: 1, reset_heard: 3, reset_sending: 6, reset_after_end: 3, reset_with_end: 2,
     reset_after_theirs: 3, reset_stuck_sender: 1, reset_stuck_reader: 1, reset_both: 1,
 }  # fmt: skip
-UNUSED = {says_nothing, reset_silent, reset_at_once}  # those that are about a connection that says nothing
+UNUSED = {says_nothing, reset_silent, reset_at_once}  # kinds about connections on which no byte was sent before

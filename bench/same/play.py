@@ -1,4 +1,4 @@
-"""One script played one way: a client and an upstream, connected directly or by a proxy."""
+"""One script played one way: client and upstream, connected directly or through a proxy."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from bench.same.script import CLIENT, UPSTREAM, Script
 from bench.same.signals import Bell, Errors
 from bench.script import RESET
 
-SECONDS = 60.0  # that a script may take, many times what any does
-DIALLED = 3.0  # seconds in which a proxy has dialled for a client that resets at once, or never will
+SECONDS = 60.0  # timeout of a script; none needs a fraction of it
+DIALLED = 3.0  # seconds after which a proxy will not dial any more for a client that reset at once
 
 
 class Play:
-    """Both ends of a connection; `seen` tells what each saw."""
+    """Both ends of one connection; `seen` returns what each end saw."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Play:
         self._listener = listener
         self._start = time.monotonic()
         self.notes: list[str] = []
-        self.stray = 0  # connections that came to the upstream without a script
+        self.stray = 0  # connections at the upstream that belong to no script
         bell = Bell()
         ours, theirs = (patience(script, side, haproxy=haproxy) for side in (CLIENT, UPSTREAM))
         self._client = End(script.client, script.seed, ~script.seed, bell, errors, ours)
@@ -49,7 +49,7 @@ class Play:
         return (self._client if side == CLIENT else self._upstream).seen
 
     async def run(self) -> None:
-        """Play until both ends are over, or it has taken too long."""
+        """Play until both ends have finished, or SECONDS are over."""
         self._turn_away_strays()
         tasks = [asyncio.create_task(self._run_client()), asyncio.create_task(self._run_upstream())]
         _, late = await asyncio.wait(tasks, timeout=SECONDS)
@@ -59,7 +59,7 @@ class Play:
                 end.seen.trouble = end.seen.trouble or f"silence, at {end.doing or 'reading'}"
         results = await asyncio.gather(*tasks, return_exceptions=True)
         for end in (self._client, self._upstream):
-            # A proxy that has not understood that it is over must now.
+            # A proxy that has not noticed the end gets a reset.
             await end.leave(reset=bool(late) or end.seen.untold)
         for result in results:
             if isinstance(result, Exception):

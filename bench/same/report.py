@@ -1,4 +1,4 @@
-"""The figures of a run, and what is wrong with them."""
+"""The figures of a run, and the problems that they show."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bench.watch import leaks
 
 
 def verdict(ways: list[Way]) -> list[str]:
-    """Prints the figures; what is wrong, one line each."""
+    """Print the figures; return the problems, a line each."""
     problems = []
     _table(ways)
     for way in ways:
@@ -17,14 +17,14 @@ def verdict(ways: list[Way]) -> list[str]:
             problems.append(f"{way.name}: {way.tally.different.total()} differences")
         if way.relay:
             print(f"\nrelay, {way.name}")
-            warm = way.warm or way.watch.processes()  # a run that was over before anything was warm tells no growth
+            warm = way.warm or way.watch.processes()  # a run that ends before the warm-up shows no growth
             found = [*leaks(way.watch, way.fresh, warm), *_miscounted(way, way.watch.status()["connections"])]
             problems += [f"{way.name}: {problem}" for problem in found]
     return problems
 
 
 def _table(ways: list[Way]) -> None:
-    """Scripts by kind, with the differences beside them."""
+    """Print the number of scripts by kind, with the differences beside them."""
     tallies = [way.tally for way in ways]
     print(f"{'script, who acts first':32s}" + "".join(f"{way.name:>18s}" for way in ways))
     for kind in sorted(tallies[0].played):
@@ -40,12 +40,12 @@ def _table(ways: list[Way]) -> None:
 
 
 def _miscounted(way: Way, connections: dict[str, Any]) -> list[str]:
-    """Where the relay's own account of the endings does not fit the scripts."""
+    """Where the relay's own counts of outcomes do not fit the scripts."""
     outcomes: dict[str, int] = connections["outcomes"]
     by = way.tally.resets
     client = outcomes["client_reset"] + outcomes["client_abort"]
     upstream = outcomes["upstream_reset"] + outcomes["dial_failed"] + outcomes["dial_refused"]
-    # Where both reset, the relay may see either first.
+    # If both ends reset, the relay may see either first.
     expected = {
         "accepted": (connections["accepted"], way.tally.played.total(), 0),
         "ended in good order": (outcomes["ok"], by[""], 0),

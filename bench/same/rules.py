@@ -1,9 +1,9 @@
-"""What must be the same whichever way a script was played, and what is known of HAProxy and let pass, by name.
+"""What must be the same on every way that a script is played, and the known deviations of HAProxy that are allowed.
 
-Everything is compared that TCP lets an end know for certain (`steps.Sure` says what that is): count and hash of
-the bytes, those that came after the own half-close, FIN, reset. Where the count is chance, what arrived must be the
-beginning of what was sent, and a FIN must come behind all of it. A FIN where none was sent is never right: it makes a
-stream that was cut look complete.
+Everything is compared that TCP lets an end know for certain (`steps.Sure`): count and hash of the bytes, bytes that
+came after this end's half-close, FIN, reset. Where the count is a matter of chance, the bytes that arrived must be the
+start of those that were sent, and a FIN must come behind all of them. A FIN that was not sent is always wrong: it makes
+a truncated stream look complete.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from bench.same.end import Seen
 from bench.same.script import CLIENT, UPSTREAM, Script
 from bench.same.steps import Sure
 
-TOLD = 5.0  # seconds in which a reset must be told: relay looks at a silent connection every second or two
-HAPROXY_TELLS = 1.0  # seconds after which HAProxy is taken to tell nobody, where it is known to do so
+TOLD = 5.0  # seconds in which a reset must be passed on: relay checks a silent connection every second or two
+HAPROXY_TELLS = 1.0  # seconds after which HAProxy is taken to swallow a reset, in the cases known for that
 
 
 class Verdict(NamedTuple):
-    """One end's: what is wrong, and what is not the same for a reason that is known."""
+    """The verdict on one end: its faults, and the reason if a difference is allowed."""
 
     wrong: tuple[str, ...] = ()
     allowed: str = ""
 
 
 def judge(script: Script, side: str, seen: Seen, direct: Seen | None, *, haproxy: bool = False) -> Verdict:
-    """`direct` is what the same end saw without a proxy; None if that is what is judged."""
+    """Judge what one end saw. `direct` is what the same end saw without a proxy; None if `seen` is that itself."""
     if direct is not None and script.hasty and side == UPSTREAM and not seen.connected and not seen.trouble:
-        # A proxy learns of the client's reset when it looks; if that is before its own connect, nobody is there to be
-        # told. An upstream that was dialled must be told all the same.
+        # A proxy notices the client's reset at its next check. Before its own connect there is no upstream that
+        # could get it. An upstream that was dialled must get the reset.
         return Verdict(allowed="the client reset at once, and the upstream was not dialled")
     wrong = [*faults(script, side, seen)]
     if direct is not None:
@@ -39,7 +39,7 @@ def judge(script: Script, side: str, seen: Seen, direct: Seen | None, *, haproxy
             f"{name}: {found[name]}, directly {value}" for name, value in expected.items() if found[name] != value
         ]
     if wrong and haproxy and (name := haproxy_loses_reset(script, side, seen)):
-        # All else that the end saw is judged as ever.
+        # Everything else that the end saw is judged as usual.
         told = replace(
             seen, reset=True, untold=False, told_after=0.0, fin=seen.fin and seen.received == script.other(side).whole
         )
@@ -54,12 +54,12 @@ def judge(script: Script, side: str, seen: Seen, direct: Seen | None, *, haproxy
 
 
 def patience(script: Script, side: str, *, haproxy: bool = False) -> float:
-    """Seconds that an end waits to be told of a reset."""
+    """Seconds that an end waits for a reset."""
     return HAPROXY_TELLS if haproxy and haproxy_tells_nobody(script, side) else TOLD
 
 
 def faults(script: Script, side: str, seen: Seen) -> list[str]:
-    """What would be wrong by itself, also without a proxy."""
+    """What is wrong by itself, also without a proxy."""
     whole = script.other(side).whole
     wrong = []
     if not seen.connected:
@@ -82,7 +82,7 @@ def faults(script: Script, side: str, seen: Seen) -> list[str]:
 
 
 def comparable(script: Script, side: str, seen: Seen) -> dict[str, object]:
-    """What must be the same each time."""
+    """The values that must be the same on every way."""
     part = script.part(side)
     values: dict[str, object] = {}
     if part.sure not in (Sure.BYTES, Sure.WHOLE):
@@ -95,14 +95,14 @@ def comparable(script: Script, side: str, seen: Seen) -> dict[str, object]:
 
 
 def haproxy_loses_reset(script: Script, side: str, seen: Seen) -> str:
-    """The name of what HAProxy does to a reset on its way to `side`, if this is it. Seen with 2.6.12.
+    """The name of HAProxy's known deviation for a reset on its way to `side`, or "". Seen with 2.6.12.
 
     - Where the upstream resets, the client gets a FIN, whatever went before: HAProxy closes that side in good order.
-    - Where the client resets, the upstream gets an RST most of the time, and a FIN if it has half-closed before, or if
-      the reset came in together with bytes.
-    - A reset behind a FIN from the same side is passed on to nobody: HAProxy has passed the FIN on, and closes. Whoever
-      sends after that is told by the kernel, whoever is silent is not.
-    - A reset is not noticed while the other side takes nothing: nothing is read either.
+    - Where the client resets, the upstream gets an RST most of the time, and a FIN if the upstream has half-closed
+      before, or if the reset came in together with bytes.
+    - A reset behind a FIN from the same side is not passed on: HAProxy has passed the FIN on, and closes. An end that
+      sends after that gets a reset from the kernel; a silent end does not.
+    - A reset is not noticed while the other side takes no bytes, because HAProxy does not read then.
     """
     other = script.other_side(side)
     if script.reset_by not in (other, "both"):
@@ -114,7 +114,7 @@ def haproxy_loses_reset(script: Script, side: str, seen: Seen) -> str:
 
 
 def haproxy_tells_nobody(script: Script, side: str) -> str:
-    """The same, of a reset that the end may wait for in vain."""
+    """The name of the deviation by which HAProxy passes a reset to `side` on to nobody, or ""."""
     other = script.other_side(side)
     if script.other(side).whole is not None:
         return f"the {other} sent a FIN and then reset, and the {side} got the FIN only"

@@ -1,4 +1,4 @@
-"""Plays the scripts, each one all ways at the same time, and judges what was seen."""
+"""Plays each script on all ways at the same time, and judges what the ends saw."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_PRINTED = 20  # differences; the others are counted
 
 
 class Run:
-    """All lanes, until the time or the seeds are over."""
+    """Plays scripts in all lanes until the time or the seeds are used up."""
 
     def __init__(self, options: argparse.Namespace, ways: list[Way]) -> None:
         self._options = options
@@ -31,7 +31,7 @@ class Run:
         self.scripts = 0
 
     async def run(self) -> None:
-        """Play, and tell now and then how far it is."""
+        """Play, and print the progress now and then."""
         start = last = time.monotonic()
         errors = Errors()
         lanes = [asyncio.create_task(self._lane(number, errors)) for number in range(self._options.lanes)]

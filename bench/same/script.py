@@ -1,8 +1,8 @@
 """Scripts: what both ends of one connection do.
 
-A script follows from its seed alone. Each end has a part, a row of steps. Steps may wait for what happened at the other
-end (`steps.When`): both ends are played by one program, so a reset can be put exactly where all bytes have arrived, or
-where one end sees nothing but the other's end. What is left to chance on purpose is said by the part's `steps.Sure`.
+A script follows from its seed alone. Each end has a part, a sequence of steps. A step may wait for something at the
+other end (`steps.When`): one program plays both ends, so a reset can be put exactly where all bytes have arrived, or
+where one end has seen the other's FIN and nothing else. `steps.Sure` of a part says what is left to chance.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CLIENT, UPSTREAM = "client", "upstream"
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One connection."""
+    """The script of one connection."""
 
     seed: int
     kind: str
@@ -28,12 +28,12 @@ class Script:
 
     @classmethod
     def of(cls, seed: int) -> Script:
-        """The script of that seed."""
+        """The script of a seed."""
         dice = Dice(seed)
         kind = dice.random.choices(list(KINDS), list(KINDS.values()))[0]
         first = CLIENT if kind is reset_at_once else dice.random.choice((CLIENT, UPSTREAM))
         ours, theirs = kind(dice)
-        # Turns of request and answer first: a connection that has been used is in another state than a fresh one.
+        # Turns of request and answer in front: a used connection is in another state than a fresh one.
         turns = kind is turns_only or (kind not in UNUSED and dice.random.random() < 0.3)
         if turns and not ours.deaf and not theirs.deaf:
             ours, theirs = with_turns(dice, ours, theirs)
@@ -51,12 +51,12 @@ class Script:
 
     @property
     def hasty(self) -> bool:
-        """The client may be gone before a proxy has dialled."""
+        """Whether the client may be gone before a proxy has dialled."""
         return self.kind == reset_at_once.__name__
 
     @property
     def reset_by(self) -> str:
-        """Who resets, also if it is the kernel that does so for a close: a side, "both", or "" if nobody does."""
+        """The side that resets, or "both", or "" for none; the kernel's reset for a close counts."""
         if self.kind == reset_both.__name__:
             return "both"
         steps = (*self.client.steps, *self.upstream.steps)
@@ -64,7 +64,7 @@ class Script:
 
 
 def with_turns(dice: Dice, ours: Part, theirs: Part) -> Parts:
-    """Both parts with some turns before them."""
+    """Both parts with some turns of request and answer in front."""
     said, heard = 0, 0
     before: tuple[list[Step], list[Step]] = ([], [])
     for _ in range(dice.random.randrange(1, 20)):
@@ -76,7 +76,7 @@ def with_turns(dice: Dice, ours: Part, theirs: Part) -> Parts:
 
 
 def later(part: Part, before: list[Step], received: int) -> Part:
-    """A part that begins after those steps, in which so many bytes were received."""
+    """A part with the steps `before` in front, during which `received` bytes are received."""
     steps = [
         Until(step.when, step.size + received) if isinstance(step, Until) and step.size else step for step in part.steps
     ]

@@ -1,4 +1,4 @@
-"""How an end learns of what it does not wait for in a call: the other end's progress, and its own socket's errors."""
+"""Events that no call of an end waits for: progress of the other end, and errors of its own socket."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 
 class Bell:
-    """Wakes those who wait for something to change in a connection."""
+    """Wakes the tasks that wait for a change in a connection."""
 
     def __init__(self) -> None:
         self._waiting: list[asyncio.Future[None]] = []
@@ -27,7 +27,7 @@ class Bell:
 
 
 class Errors:
-    """Tells of a socket's error without taking it, and without reading: one epoll that asks for nothing else."""
+    """Reports a socket's error without clearing it and without reading: one epoll that waits for errors alone."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -36,7 +36,7 @@ class Errors:
 
     def watch(self, sock: socket.socket, told: Callable[[], None]) -> None:
         self._told[sock.fileno()] = told
-        self._epoll.register(sock.fileno(), select.EPOLLET)  # EPOLLERR and EPOLLHUP are always told
+        self._epoll.register(sock.fileno(), select.EPOLLET)  # EPOLLERR and EPOLLHUP are always reported
 
     def forget(self, sock: socket.socket) -> None:
         del self._told[sock.fileno()]
@@ -48,6 +48,6 @@ class Errors:
 
     def _ready(self) -> None:
         for fd, mask in self._epoll.poll(0):
-            # EPOLLHUP alone is also how two ends in good order look.
+            # EPOLLHUP alone also comes after two orderly ends.
             if mask & select.EPOLLERR and fd in self._told:
                 self._told[fd]()

@@ -1,4 +1,4 @@
-"""What an end can do, what it can wait for, and how much of what it sees is the same every time."""
+"""The steps of an end: what it can do, what it can wait for, and which of its observations are certain."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 
 class Word(enum.Enum):
-    """Says its name only, for scripts are printed."""
+    """An enumeration that prints as its name alone, since scripts are printed."""
 
     def __repr__(self) -> str:
         return self.name
 
 
 class When(Word):
-    """What a step may wait for."""
+    """The conditions that a step may wait for."""
 
     MET = "both ends are connected"
     GOT = "it has received that many bytes"
@@ -28,7 +28,7 @@ class When(Word):
 
 
 class Do(Word):
-    """Steps that need no saying more."""
+    """The steps without parameters."""
 
     LISTEN = "read from now on"
     FINISH = "shutdown(SHUT_WR)"
@@ -37,7 +37,7 @@ class Do(Word):
 
 
 class Say(NamedTuple):
-    """Send so many bytes, `chunk` at a time, with a pause of that many seconds behind each of the first few."""
+    """Send `size` bytes, `chunk` at a time, with a pause (seconds) after each of the first few."""
 
     size: int
     chunk: int
@@ -51,20 +51,20 @@ class SayOn(NamedTuple):
 
 
 class Fill(NamedTuple):
-    """Send until nothing more is taken for a moment."""
+    """Send until nothing more is accepted for a moment."""
 
     chunk: int
 
 
 class Until(NamedTuple):
-    """Wait."""
+    """Wait for a condition."""
 
     when: When
     size: int = 0
 
 
 class Pause(NamedTuple):
-    """Do nothing for so many seconds."""
+    """Do nothing for some seconds."""
 
     seconds: float
 
@@ -73,31 +73,32 @@ Step = Do | Say | SayOn | Fill | Until | Pause
 
 
 class Sure(enum.Enum):
-    """How much of what an end sees TCP makes the same every time."""
+    """How much of what an end sees is certain by TCP's rules."""
 
     ALL = "every byte, and how it ends"
     # The other end resets, or closes while this one sends, without waiting for anything. The RST overtakes the bytes
-    # that are still with the sender or on their way, so how many of them arrive is chance, also without a proxy.
+    # that are still with the sender or on their way, so it is chance how many of them arrive, also without a proxy.
     RESET = "only whether there was a reset; of the bytes and a FIN before it, any part"
-    # The other end has closed, and is spoken to: its kernel answers with RST. Directly that is told, and takes with it
-    # what did not fit on the way; a proxy that has received everything has to deliver it, and need not tell.
+    # The other end has closed, and this one sends to it: its kernel answers with RST. Without a proxy the RST arrives,
+    # and discards bytes that were still under way. A proxy that has received everything has to deliver it, and need
+    # not pass the RST on.
     WHOLE = "every byte and FIN, if the next kernel on the way had them before the reset"
-    # Both ends reset: whether one is still there to be told by the other is chance.
+    # Both ends reset: it is chance whether one is still there to get the other's reset.
     BYTES = "only that nothing else than what was sent arrives"
 
 
 class Part(NamedTuple):
-    """One end's."""
+    """The part of one end."""
 
     steps: tuple[Step, ...]
     sure: Sure = Sure.ALL
-    slow: bool = False  # reads little at a time, a client with a small window
+    slow: bool = False  # reads little at a time; a client has a small window as well
     deaf: bool = False  # does not read before LISTEN, if ever
     answered: bool = False  # the other end speaks only after this one's FIN
 
     @property
     def whole(self) -> int | None:
-        """Bytes that it sends before its FIN; None if it never sends one."""
+        """The bytes that this end sends before its FIN; None if it sends no FIN."""
         size = 0
         for step in self.steps:
             if isinstance(step, Say):

@@ -8,14 +8,14 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
-from http.client import HTTPException  # of somebody else's port
+from http.client import HTTPException  # raised if another program has the port
 from pathlib import Path
 
 from bench.peers import wait_for_port
 from bench.watch import Process, Watch
 
 DIRECT, RING, STREAM, HAPROXY = "direct", "ring", "stream", "haproxy"
-# Without health checks: at the upstream those are connections that belong to no script.
+# Without health checks, whose connections would belong to no script.
 RELAY_CONFIG = """\
 engine = "{engine}"
 workers = 2
@@ -35,7 +35,7 @@ name = "lane{number}"
 bind = ["127.0.0.1:{port}"]
 upstream = ["127.0.0.1:{upstream}"]
 """
-# Without retries: a second connection for the same client would be taken for the next script's.
+# Without retries: a second connection for the same client would be taken for that of the next script.
 HAPROXY_CONFIG = """\
 global
   maxconn 4000
@@ -58,20 +58,23 @@ listen lane{number}
 
 @dataclass(slots=True)
 class Tally:
-    """What was played one way. Scripts are counted by kind and by who acts first."""
+    """The counts of one way. Scripts are counted by kind and by the end that acts first."""
 
     played: Counter[str] = field(default_factory=Counter)
     different: Counter[str] = field(default_factory=Counter)
-    allowed: Counter[str] = field(default_factory=Counter)  # ends, by the reason
-    resets: Counter[str] = field(default_factory=Counter)  # scripts, by who resets: "", "client", "upstream", "both"
+    allowed: Counter[str] = field(default_factory=Counter)  # ends with an allowed difference, by reason
+    resets: Counter[str] = field(default_factory=Counter)  # scripts, by `Script.reset_by`
     bytes: int = 0  # received at both ends
-    slowest: tuple[float, str] = (0.0, "")  # seconds until an end was told of a reset, and in which script
+    slowest: tuple[float, str] = (0.0, "")  # longest seconds until an end got a reset, and the script
 
 
 @dataclass(slots=True)
 class Way:
-    """One way from client to upstream. A lane of it is a pair of ports that plays one script at a time, so that what
-    the upstream accepts there belongs to that script, also if the client never says a word."""
+    """One way from client to upstream.
+
+    A lane is a pair of ports on which one script at a time is played. So a connection that the upstream accepts there
+    belongs to that script, even if the client never sends a byte.
+    """
 
     name: str
     ports: list[int]  # where the client connects, by lane
@@ -92,7 +95,7 @@ class Way:
         return self.name in (RING, STREAM)
 
     def start(self, folder: Path) -> None:
-        """Start the proxy, if it is one, and wait until it serves."""
+        """Start the proxy of this way, if it has one, and wait until it serves."""
         if self.name == DIRECT:
             return
         head, lane = (RELAY_CONFIG, RELAY_LANE) if self.relay else (HAPROXY_CONFIG, HAPROXY_LANE)
@@ -106,7 +109,7 @@ class Way:
         with self.log(folder).open("wb") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         try:
-            wait_for_port(self.admin)  # never one of the lanes': what connects there is passed on
+            wait_for_port(self.admin)  # not a port of a lane: a connection there would be passed on
             if self.relay:
                 self.watch.ready()
                 self.fresh = self.watch.processes()
