@@ -23,15 +23,10 @@ from tests.support.harness import Relay
 from tests.support.programs import RELAY, ROOT, environment
 from tests.support.tls import NAME, Tls
 
-pytestmark = [
-    pytest.mark.skipif(
-        shutil.which("curl") is None or shutil.which("openssl") is None,
-        reason="no curl and openssl (make deps installs them)",
-    ),
-    # A probe of `relay check --connect` resets its connection. If the reset comes before `accept` has made an SSLSocket
-    # of it, `SSLSocket._create` of Python 3.11 raises and leaves that socket to the garbage collector.
-    pytest.mark.filterwarnings("ignore:.*ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = pytest.mark.skipif(
+    shutil.which("curl") is None or shutil.which("openssl") is None,
+    reason="no curl and openssl (make deps installs them)",
+)
 
 
 class _Page(BaseHTTPRequestHandler):
