@@ -1,4 +1,4 @@
-"""One of several processes that take tokens as fast as they can; see test_rate_table.py.
+"""One of several processes that take tokens as fast as they can; see test_shared_rates.py.
 
     python -m tests.ipc.rate_taker TABLE SECONDS
 

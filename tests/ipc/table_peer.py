@@ -1,4 +1,4 @@
-"""Another process that maps the table; see test_table.py. Answers each line that it is told with what it sees."""
+"""Another process that maps the table; see test_shared_table.py. Answers each line of its input with what it sees."""
 
 from __future__ import annotations
 

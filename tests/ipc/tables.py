@@ -1,4 +1,4 @@
-"""The shape of the table that test_table.py shares with another process."""
+"""The shape of the table that test_shared_table.py shares with another process."""
 
 from __future__ import annotations
 

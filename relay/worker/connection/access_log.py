@@ -1,4 +1,4 @@
-"""The access log: one line for each connection when it ends. No byte of payload is ever looked at."""
+"""The access log: one line for each connection when it ends. It never contains payload."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from relay.outcome import Outcome
 
 
 class Listener(Protocol):
-    """What a line of the access log says about the listener."""
+    """The fields of a listener that an access line contains."""
 
     index: int
     name: str
 
 
 class Target(Protocol):
-    """What it says about the upstream."""
+    """The fields of an upstream that an access line contains."""
 
     @property
     def upstream(self) -> int: ...
@@ -30,7 +30,7 @@ class Target(Protocol):
 
 
 class Hello(Protocol):
-    """What it says about a client's TLS hello."""
+    """The fields of a ClientHello that an access line contains."""
 
     @property
     def server_name(self) -> str: ...
@@ -39,16 +39,17 @@ class Hello(Protocol):
 
 
 class Header(Protocol):
-    """What it says about the PROXY header that the connection came with."""
+    """The field of a received PROXY header that an access line contains."""
 
     @property
     def link_id(self) -> int | None: ...
 
 
 class Record(Protocol):
-    """What it says about a connection that has ended.
+    """The fields of an ended connection that an access line contains.
 
-    Times are monotonic seconds; `connected` is 0 if it never was. `error` is the errno that it ended with, if it did.
+    Times are monotonic seconds; `connected` is 0 if the upstream never connected. `error` is the errno that ended the
+    connection, if there was one.
     """
 
     @property
@@ -72,13 +73,13 @@ class Record(Protocol):
 
 
 class AccessLog:
-    """Writes the access line of a connection that ended, as one JSON object or as a line for people."""
+    """Writes the access line of an ended connection, as a JSON object or as text for people."""
 
     def __init__(self, write: Callable[[str], None], upstreams: Sequence[str], log_format: str) -> None:
         self._write = write
         self._upstreams = upstreams
         self._json = log_format == "json"
-        # Parts that many lines share, ready as they stand in them.
+        # Cached parts that many lines have in common, already formatted.
         self._heads: dict[str, str] = {}
         self._targets: dict[tuple[int, Address | None], str] = {}
 
@@ -87,31 +88,31 @@ class AccessLog:
         self._write(line(connection, outcome, seconds))
 
     def _as_json(self, connection: Record, outcome: Outcome, seconds: float) -> str:
-        """Written out, since json.dumps would take more time than all else that is done for a connection's account.
+        """Format the JSON line by hand: json.dumps would take longer than all other accounting of a connection.
 
-        The names of listeners and upstreams are quoted by json.dumps; addresses, words and numbers need no escaping.
+        Names of listeners and upstreams are quoted by json.dumps; addresses, labels and numbers need no escaping.
         """
         client, source, target = connection.client, connection.source, connection.target
         name = connection.frontend.name
         head = self._heads.get(name)
         if head is None:
             head = self._heads[name] = f'"event": "connection", "listener": {json.dumps(name)}, "client": "'
-        # Where it can be spared, no call for IPv4.
+        # IPv4 is formatted inline, which saves a call.
         client_text = f"{client[0]}:{client[1]}" if len(client) == 2 else format_address(client)
         source_text = ""
         if source is not None:
             source_text = f"{source[0]}:{source[1]}" if len(source) == 2 else format_address(source)
         connect = f"{connection.connected - connection.dialed:.6f}" if connection.connected else "null"
-        # Words of a client's own choice: escaped.
+        # These values come from the client, so they are escaped.
         hello, header = connection.hello, connection.header
-        first = NOTHING_FIRST
+        preread = NO_PREREAD
         if hello is not None:
-            first = f'"sni": {json.dumps(hello.server_name)}, "alpn": {json.dumps(hello.alpn)}, "link_id": null'
+            preread = f'"sni": {json.dumps(hello.server_name)}, "alpn": {json.dumps(hello.alpn)}, "link_id": null'
         if header is not None and header.link_id is not None:
-            first = f"{first[:-4]}{header.link_id}"
+            preread = f"{preread[:-4]}{header.link_id}"
         error = f'"{error_name(connection.error)}"' if connection.error else "null"
         return (
-            f'{{"time": "{timestamp(time.time())}", {head}{client_text}", {first}, '
+            f'{{"time": "{timestamp(time.time())}", {head}{client_text}", {preread}, '
             f'{self._target(target) if target is not None else NO_TARGET}, "source": "{source_text}", '
             f'"bytes_up": {connection.bytes_up}, "bytes_down": {connection.bytes_down}, '
             f'"connect_seconds": {connect}, "seconds": {seconds:.6f}, '
@@ -119,11 +120,11 @@ class AccessLog:
         )
 
     def _target(self, target: Target) -> str:
-        """The part about the upstream, kept: there are few, and many connections to each."""
+        """The part about the upstream, cached: few upstream addresses serve many connections."""
         key = target.upstream, target.address
         part = self._targets.get(key)
         if part is None:
-            if len(self._targets) >= TARGETS:
+            if len(self._targets) >= CACHED_TARGETS:
                 self._targets.clear()
             address = format_address(target.address) if target.address else ""
             part = f'"upstream": {json.dumps(self._upstreams[target.upstream])}, "address": "{address}"'
@@ -146,24 +147,24 @@ class AccessLog:
         )
 
 
-NOTHING_FIRST = '"sni": "", "alpn": [], "link_id": null'
+NO_PREREAD = '"sni": "", "alpn": [], "link_id": null'
 NO_TARGET = '"upstream": "", "address": ""'
-TARGETS = 1024  # upstream addresses whose part of a line is kept
+CACHED_TARGETS = 1024  # upstream addresses
 
 
 def format_address(address: Address) -> str:
-    """host:port, or [host]:port for IPv6."""
+    """Format as host:port, or as [host]:port for IPv6."""
     host, port = address[0], address[1]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def error_name(number: object) -> str:
-    """As errno(3) has it, "ETIMEDOUT"; the number itself if that has none."""
+    """The name of an errno in errno(3), such as "ETIMEDOUT"; the number itself if it has no name."""
     return errno.errorcode.get(number) or str(number) if isinstance(number, int) else ""
 
 
 def span(seconds: float) -> str:
-    """How long something took, for people: "0.87 ms", "12.3 s", "45m 12s"."""
+    """Format a duration for people: "0.87 ms", "12.3 s", "45m 12s"."""
     if seconds < 0.01:
         return f"{seconds * 1000:.2f} ms"
     if seconds < 0.9995:

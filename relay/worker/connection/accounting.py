@@ -1,7 +1,7 @@
-"""Accounting: every accepted connection is counted once when it comes and once, with its outcome, when it ends.
+"""Accounting counts every connection once when it is accepted and once, with its outcome, when it ends.
 
-The numbers go straight into the worker's block of the shared table (`core.counters`), so they are there however the
-worker ends. The access log is `access_log`'s. No byte of payload is ever looked at.
+The counters are written directly into the worker's block of the shared table (`core.counters`), so they survive the
+worker however it ends. `access_log` writes the lines. Neither ever looks at payload.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from relay.outcome import DIAL_FAILURES, Outcome
 from relay.worker.connection.access_log import Record
 
 NANO = 1_000_000_000
-FAILED = 1024  # addresses whose counters are found at once
+CACHED_SLOTS = 1024  # addresses whose counters of failed dials are found without a search
 
 
 class Accounting:
-    """One worker's counters. `log` takes an access line, or is None where there is no access log."""
+    """One worker's counters. `log` writes an access line; None: there is no access log."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Accounting:
         self._cells = [_ListenerCells.of(layout, i) for i in range(layout.listeners)]
         self._upstreams = [layout.upstream(i) for i in range(layout.upstreams)]
         self._layout = layout
-        self._failed: dict[tuple[int, Address], int] = {}  # where failed dials are counted
+        self._failed: dict[tuple[int, Address], int] = {}  # cells of the shared table, by upstream and address
         self._clock = clock
         self._log = log
 
@@ -49,10 +49,10 @@ class Accounting:
         block[start + 1 + bisect_left(CONNECT_BUCKETS, seconds)] += 1
 
     def dial_failed(self, upstream: int, address: Address, outcome: Outcome) -> None:
-        """An attempt to connect to that address of the upstream has failed, by one of `DIAL_FAILURES`."""
+        """Count a failed dial to an address of the upstream; the outcome is one of `DIAL_FAILURES`."""
         cell = self._failed.get((upstream, address))
         if cell is None:
-            if len(self._failed) >= FAILED:
+            if len(self._failed) >= CACHED_SLOTS:
                 self._failed.clear()
             key = failed_dials.key(address[0], address[1])
             cell = failed_dials.claim(self._block, self._layout.failed(upstream), key)
@@ -67,7 +67,7 @@ class Accounting:
             block[cells.down] += down
 
     def closed(self, connection: Record, outcome: Outcome, up: int, down: int) -> None:
-        """A connection has ended, and these bytes more were received since they were told of last."""
+        """Count an ended connection; `up` and `down` are the bytes received since the last call of `moved`."""
         seconds = self._clock() - connection.started
         block = self._block
         up_cell, down_cell, sum_cell, outcomes, durations = self._cells[connection.frontend.index]
@@ -83,7 +83,7 @@ class Accounting:
 
 
 class _ListenerCells(NamedTuple):
-    """Where the numbers of one listener stand; looked up for every connection."""
+    """The cells of one listener's counters in the block, computed once: every connection needs them."""
 
     up: int
     down: int

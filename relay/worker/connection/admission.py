@@ -1,6 +1,6 @@
-"""Who gets in: asks the access list, turns a client's address into a source, asks the rates and the limits.
+"""Admission: the access list, the rates and the limits decide whether a client's connection is let in.
 
-Decides; touches no socket.
+This module only decides; it touches no socket.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from relay.outcome import Outcome
 
 
 class Denied(enum.Enum):
-    """Refused before the limits are asked."""
+    """Why a connection is refused before the limits are checked."""
 
     __hash__ = object.__hash__
 
@@ -39,17 +39,17 @@ REFUSAL_OUTCOMES: dict[Refusal | Denied, Outcome] = {
 
 
 class SourceHash:
-    """Maps an address to a 64-bit number for its network, never 0.
+    """Hashes the network of an address to a 64-bit number, never 0.
 
-    Keyed (BLAKE2b, RFC 7693) with a secret of this instance, so that nobody can choose addresses that share a number.
-    `prefix_v4` and `prefix_v6` are the lengths in bits of what counts as one source.
+    The hash is keyed (BLAKE2b, RFC 7693) with a secret of this instance, so that nobody can choose addresses that
+    collide. `prefix_v4` and `prefix_v6` are the prefix lengths, in bits, of a network that counts as one source.
     """
 
     def __init__(self, key: bytes, prefix_v4: int, prefix_v6: int) -> None:
         self._key = key
         self._mask_v4 = _mask(32, prefix_v4)
         self._mask_v6 = _mask(128, prefix_v6)
-        # Clients come back, and one that is refused comes back at once.
+        # Clients reconnect, and a refused one reconnects at once.
         self.cached = lru_cache(maxsize=4096)(self._hash)
 
     def _hash(self, host: str) -> int:
@@ -60,17 +60,17 @@ class SourceHash:
 
 
 def pack(host: str) -> bytes:
-    """A literal address as bytes, 4 or 16. An interface behind a % is no part of the address.
+    """Pack a literal address into 4 or 16 bytes, without the interface that may follow a %.
 
-    An IPv4 address written as IPv6 is what it is: on a socket for both families, or in a PROXY header, all of them
-    would be one source.
+    An IPv4-mapped IPv6 address becomes IPv4. Otherwise all IPv4 clients of a dual-stack socket or in PROXY headers
+    would count as one source.
     """
-    address = _as_it_came(host)
+    address = _pack_mapped(host)
     return address[12:] if address.startswith(MAPPED) else address
 
 
-def _as_it_came(host: str) -> bytes:
-    """The same, and an IPv4 address written as IPv6 stays so: access lists tell them apart."""
+def _pack_mapped(host: str) -> bytes:
+    """Pack a literal address but leave an IPv4-mapped one as IPv6: access lists tell the two apart."""
     if ":" in host:
         return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
     return socket.inet_pton(socket.AF_INET, host)
@@ -81,10 +81,10 @@ def _mask(bits: int, prefix: int) -> int:
 
 
 class Admission:
-    """Decides for one worker whether a connection gets in.
+    """Decides for one worker whether a connection is let in.
 
-    `access` is None where everybody is let in, `rates` where new connections come as they like, `source_hash` where
-    sources are not told from one another.
+    `access` is None if every client is allowed, `rates` if new connections are not rate-limited, `source_hash` if no
+    limit is per source.
     """
 
     def __init__(
@@ -100,13 +100,13 @@ class Admission:
         self._rates = rates
 
     def admit(self, listener: int, client: Address) -> Lease | Refusal | Denied:
-        """A lease for a connection of listener number `listener` from `client`, or what is in the way."""
-        if self._access is not None and not self._access.allows(_as_it_came(client[0])):
+        """Return a lease for a connection from `client` to listener number `listener`, or why it is refused."""
+        if self._access is not None and not self._access.allows(_pack_mapped(client[0])):
             return Denied.ACCESS
         source = self._source_hash.cached(client[0]) if self._source_hash is not None else 0
         rates = self._rates
         if rates is not None:
-            # The source's first: one that hammers does not use up the instance's tokens.
+            # The source's own bucket first: a source that hammers must not use up the instance's tokens.
             if rates.by_source and not rates.source(source):
                 return Denied.SOURCE_RATE
             if not rates.accept():
@@ -114,5 +114,5 @@ class Admission:
         return self._limits.acquire(listener, source)
 
     def admit_unknown(self, listener: int) -> Lease | Refusal:
-        """A lease for a connection whose client is not known yet: it will say so first, and be admitted then."""
+        """Return a lease for a connection whose client is named later, by its PROXY header, and is admitted then."""
         return self._limits.acquire(listener)

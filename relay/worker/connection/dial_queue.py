@@ -1,8 +1,8 @@
-"""When a dial may begin, where `dial.rate` limits them: connections that wait for their turn, first come, first served.
+"""The dial queue: where `dial.rate` limits dials, connections wait here for their turn, first come, first served.
 
-Turns are reserved in the bucket that all workers share (`core.rates`), so the order holds across workers and what is
-reserved adds up to the rate. A connection that leaves the queue leaves its turn to those behind it, and so each moves
-up; a turn that nobody is left for serves the next one to come, unless its time passes first.
+Turns are reserved in the token bucket that all workers share (`core.rates`), so the order holds across workers and the
+reserved turns add up to the rate. When a connection leaves the queue, everyone behind it moves up one turn. A turn
+that is left over goes to the next connection that enters, unless its time passes first.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ T = TypeVar("T")
 
 
 class DialQueue(Generic[T]):
-    """The queue of one worker. `ready` is called for each one that has waited, from the event loop, at its turn.
+    """The dial queue of one worker. At each queued connection's turn the event loop calls `ready` with it.
 
-    `clock` is monotonic nanoseconds, the same as that of `rates`.
+    `clock` returns monotonic nanoseconds; it is the clock of `rates`.
     """
 
     def __init__(
@@ -31,21 +31,21 @@ class DialQueue(Generic[T]):
         self._clock = clock
         self._ready = ready
         self._queue: OrderedDict[T, None] = OrderedDict()
-        self._turns: deque[int] = deque()  # reserved, in order, nanoseconds
+        self._turns: deque[int] = deque()  # times of the reserved turns, in order, nanoseconds
         self._timer: asyncio.TimerHandle | None = None
 
     def set_rates(self, rates: Rates) -> None:
-        """Turns that are reserved from now on are these rates'."""
+        """Reserve further turns with these rates."""
         self._rates = rates
 
     def __len__(self) -> int:
-        """How many wait."""
+        """The number of queued connections."""
         return len(self._queue)
 
-    def enter(self, one: T) -> bool | Late:
-        """True: it may begin now. False: it waits, and `ready` will be called. Late: there is no turn for it."""
+    def enter(self, connection: T) -> bool | Late:
+        """Ask for a turn. True: dial now. False: queued, `ready` will be called. Late: no turn soon enough."""
         if len(self._turns) > len(self._queue):
-            self._queue[one] = None  # the turn of one that has left
+            self._queue[connection] = None  # takes the turn of a connection that has left
             return False
         turn = self._rates.dial()
         if isinstance(turn, Late):
@@ -53,26 +53,26 @@ class DialQueue(Generic[T]):
         if not self._queue and turn <= self._clock():
             return True
         self._turns.append(turn)
-        self._queue[one] = None
+        self._queue[connection] = None
         if self._timer is None:
             self._set_timer()
         return False
 
-    def leave(self, one: T) -> None:
-        """It has gone; nothing happens if it does not wait."""
-        self._queue.pop(one, None)
+    def leave(self, connection: T) -> None:
+        """Remove a connection from the queue, if it is there."""
+        self._queue.pop(connection, None)
 
     def _set_timer(self) -> None:
         seconds = max(0, self._turns[0] - self._clock()) / NANO
-        self._timer = self._loop.call_later(seconds, self._due)
+        self._timer = self._loop.call_later(seconds, self._turn_due)
 
-    def _due(self) -> None:
+    def _turn_due(self) -> None:
         self._timer = None
         now = self._clock()
         while self._turns and self._turns[0] <= now:
             self._turns.popleft()
             if self._queue:
-                one, _ = self._queue.popitem(last=False)
-                self._loop.call_soon(self._ready, one)
+                connection, _ = self._queue.popitem(last=False)
+                self._loop.call_soon(self._ready, connection)
         if self._turns:
             self._set_timer()

@@ -1,6 +1,6 @@
-"""What a client says before anything is dialled: for whom it speaks, whom its TLS hello names, and what is let through.
+"""The preread filter of a listener: whether a PROXY header is read, and which server names (SNI) are let through.
 
-Decides; touches no socket. Behind a PROXY protocol header, the bytes are passed on as they came.
+This module only decides; it touches no socket. All bytes after a PROXY header go to the upstream unchanged.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from relay.ipc.worker_spec import ProxyProtocol
 
 
 class PrereadFilter:
-    """What one listener asks for: TLS with one of these names, if there are any, and the PROXY protocol.
+    """What one listener prereads: a PROXY header, and, if `names` is not empty, a TLS hello with one of the names.
 
     A name is exact, or `*.suffix` for every name that ends in `.suffix`; lower-case and without a trailing dot.
-    `action` waits for all of it; its timeout is in seconds, 0 for none.
+    `action` makes the engine preread; `timeout` is for everything that is preread, in seconds, 0 for none.
     """
 
     def __init__(self, names: Sequence[str], timeout: float, proxy_protocol: ProxyProtocol = "off") -> None:
@@ -29,7 +29,7 @@ class PrereadFilter:
         self.action = Preread(client_hello.LIMIT + (proxy_header.LIMIT if self.reads_proxy else 0), timeout)
 
     def allows(self, hello: ClientHello) -> bool:
-        """Whether a connection with this hello may go on. One without a name may not."""
+        """Whether the server name of this hello is let through; a hello without one is not."""
         name = hello.server_name
         if name in self._exact:
             return True

@@ -1,4 +1,4 @@
-"""What is known of one connection, and of the listener that it came through. Plain data; the table is `transitions`."""
+"""The record of one connection, and of its listener. Plain data; the state machine is in `transitions`."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:  # the stages; most of them refer to this record
 
 
 class State(enum.Enum):
-    """Where a connection stands."""
+    """The state of a connection."""
 
-    __hash__ = object.__hash__  # by identity: Enum's own hashes the name, in Python, at each look-up in the table
+    __hash__ = object.__hash__  # by identity: Enum's own hashes the name, in Python, at each table look-up
 
     PREREADING = "prereading"
     ROUTING = "routing"
@@ -41,42 +41,42 @@ class State(enum.Enum):
 
 
 class Found(enum.Enum):
-    """What a step found out; looked up in the table like an event."""
+    """The result of a step; looked up in the tables like an event."""
 
     __hash__ = object.__hash__
 
     REFUSED = "refused"
-    READ = "read"  # everything that the listener prereads has come, and the connection is let through
+    READ = "read"  # the preread is complete, and the connection is let through
     ADDRESS = "address"  # an upstream address to dial
-    ANOTHER = "another"  # the same, after a dial that failed
-    UNRESOLVED = "unresolved"  # the upstream's name has no addresses yet
+    ANOTHER = "another"  # another upstream address to dial, after a failed dial
+    UNRESOLVED = "unresolved"  # the upstream's name has not been resolved yet
     RESOLVED = "resolved"
-    EXHAUSTED = "exhausted"  # every address was tried, or there is none, or the dial queue has no turn left
+    EXHAUSTED = "exhausted"  # no address is left to try, or the dial queue has no turn left
     QUEUED = "queued"  # the dial has to wait for its turn
     TURN = "turn"  # the turn to dial has come
     NO_PORT = "no_port"  # no source address has a port left for the target
 
 
-# Read from the class once: on Python 3.11 each look at an enumeration's member goes through its metaclass.
+# Looked up once: on Python 3.11 each access to an enumeration's member goes through its metaclass.
 _ROUTING, _RESOLVING, _QUEUED = State.ROUTING, State.RESOLVING, State.QUEUED
 
 
 @dataclass(slots=True)
 class Frontend:
-    """What the connections of one listener share."""
+    """What all connections of one listener have in common."""
 
     index: int
     name: str
     admission: Admission
-    preread: PrereadFilter | None  # None: what clients say is not read
+    preread: PrereadFilter | None  # None: nothing is read before the dial
     send_proxy: int  # version of the PROXY protocol towards the upstream, 0: none
-    local_address: Callable[[Linked], Address | None]  # the engine's: the address that the client connected to
+    local_address: Callable[[Linked], Address | None]  # the engine's method: the address that the client connected to
     route: Route
     balance: Balance
     source_ports: SourcePorts
-    dial_queue: DialQueue[ConnectionRecord] | None  # None: dials begin at once
-    resume: Callable[[ConnectionRecord, Found], None]  # `transitions.resume`, for what a connection waits for
-    perform: Callable[[Handler, Action], None]  # the engine's, for answers that come late
+    dial_queue: DialQueue[ConnectionRecord] | None  # None: dials are not rate-limited
+    resume: Callable[[ConnectionRecord, Found], None]  # `transitions.resume`, for the end of a wait
+    perform: Callable[[Handler, Action], None]  # the engine's method, for the action after a wait
     accounting: Accounting
     clock: Callable[[], float]  # monotonic seconds
     dial_timeout: float = 0.0  # seconds for all dials of one connection together; 0: no limit
@@ -84,7 +84,7 @@ class Frontend:
 
 
 class ConnectionRecord:
-    """The fields of one accepted connection. `transitions.Connection` adds what an engine calls."""
+    """The fields of one accepted connection. `transitions.Connection` adds the methods that an engine calls."""
 
     __slots__ = (
         "bytes_down",
@@ -103,8 +103,8 @@ class ConnectionRecord:
         "link",
         "offset",
         "outcome",
-        "port_of",
         "source",
+        "source_number",
         "started",
         "state",
         "target",
@@ -121,16 +121,16 @@ class ConnectionRecord:
         self.first = b""  # preread bytes that are still to be sent to the upstream
         self.hello: ClientHello | None = None
         self.header: ProxyHeader | None = None
-        self.offset: int | None = 0  # where the bytes for the upstream begin; None: a PROXY header may come first
+        self.offset: int | None = 0  # of the first preread byte for the upstream; None: a PROXY header may come first
         self.targets: list[Target] | None = None  # still to be tried, the next one last
         self.target: Target | None = None  # being tried, or connected to
-        self.port_of = -1  # number of the source address whose port towards the target it holds; -1: none
+        self.source_number = -1  # of the source address whose port towards the target is counted; -1: none
         self.dialed = 0.0
         self.connected = 0.0  # monotonic seconds; 0: never
-        self.expires_at = NEVER  # monotonic seconds: when it has reached timeouts.max_age
-        self.failure: Outcome | None = None  # of the last attempt to dial
-        self.error: object = None  # errno of what failed last, an int, if the connection ends because of it
-        self.outcome: Outcome | None = None  # once it is accounted for
+        self.expires_at = NEVER  # monotonic seconds: when the connection reaches timeouts.max_age
+        self.failure: Outcome | None = None  # the outcome, unless something else ends the connection
+        self.error: object = None  # errno of the last failure, an int, if that ends the connection
+        self.outcome: Outcome | None = None  # None until the connection is accounted for
         self.source: Address | None = None  # local address towards the upstream
         self.bytes_up = 0
         self.bytes_down = 0

@@ -1,8 +1,8 @@
-"""Refusals in the access log: a first line for each listener, reason and client, then counts.
+"""Refusals in the access log: one full line for each listener, reason and client, then periodic counts.
 
-A flood must not become a flood of lines. The first refusal of a kind has its whole line; those that follow are counted
-and told of together, every ten seconds while there are any. What is kept is bounded: from the thousandth kind on they
-are counted without their client.
+A flood of refusals must not become a flood of lines. The first refusal of a kind gets a full line; further ones are
+counted, and a summary line with the count is written every ten seconds. Memory is bounded: after a thousand kinds,
+refusals are counted without their client.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from relay.log_writer import local_timestamp, timestamp
 from relay.outcome import Outcome
 from relay.worker.connection.access_log import Record
 
-PERIOD = 10.0  # seconds
-KINDS = 1000
+PERIOD = 10.0  # seconds between summaries
+MAX_KINDS = 1000
 
-Kind = tuple[str, Outcome, str]  # listener, reason, client's address ("" for those beyond KINDS)
+Kind = tuple[str, Outcome, str]  # listener, reason, client's address ("" beyond MAX_KINDS)
 
 
-class Counted:
-    """Refusals of one kind since they were told of last."""
+class RefusalCount:
+    """Refusals of one kind since the last summary."""
 
     __slots__ = ("bytes_down", "bytes_up", "count")
 
@@ -31,9 +31,9 @@ class Counted:
 
 
 class RefusalLog:
-    """Stands before the access log, and lets everything through but repeated refusals.
+    """A filter before the access log: passes everything on except repeated refusals, which it counts.
 
-    `line` writes the line of one connection, `write` any line; `clock` is monotonic seconds.
+    `line` writes the access line of one connection, `write` any line; `clock` returns monotonic seconds.
     """
 
     def __init__(
@@ -47,8 +47,8 @@ class RefusalLog:
         self._write = write
         self._json = log_format == "json"
         self._clock = clock
-        self._kinds: dict[Kind, Counted] = {}
-        self._began = clock()
+        self._kinds: dict[Kind, RefusalCount] = {}
+        self._summarized_at = clock()
 
     def __call__(self, connection: Record, outcome: Outcome, seconds: float) -> None:
         if not outcome.early:
@@ -57,35 +57,35 @@ class RefusalLog:
         kind: Kind = (connection.frontend.name, outcome, connection.client[0])
         counted = self._kinds.get(kind)
         if counted is None:
-            if len(self._kinds) < KINDS:
-                self._kinds[kind] = Counted()
+            if len(self._kinds) < MAX_KINDS:
+                self._kinds[kind] = RefusalCount()
                 self._line(connection, outcome, seconds)
                 return
             kind = (kind[0], outcome, "")
             counted = self._kinds.get(kind)
-            if counted is None:  # there are few of these: one for each listener and reason
-                counted = self._kinds[kind] = Counted()
+            if counted is None:  # these are few: one for each listener and reason
+                counted = self._kinds[kind] = RefusalCount()
         counted.count += 1
         counted.bytes_up += connection.bytes_up
         counted.bytes_down += connection.bytes_down
 
     def tick(self, now: float) -> None:
-        """Tell of what was counted, if it is time to; now and then."""
-        if now - self._began >= PERIOD:
+        """Write the summaries if they are due; called periodically."""
+        if now - self._summarized_at >= PERIOD:
             self.flush()
 
     def flush(self) -> None:
-        """Tell of what was counted. Who was refused in this period needs no whole line in the next one."""
+        """Write the summaries. A kind that was counted in this period gets no full line in the next one."""
         now = self._clock()
-        seconds, self._began = now - self._began, now
+        seconds, self._summarized_at = now - self._summarized_at, now
         before, self._kinds = self._kinds, {}
         for kind, counted in before.items():
             if counted.count:
-                self._write(self._told(kind, counted, seconds))
+                self._write(self._summary(kind, counted, seconds))
                 if kind[2]:
-                    self._kinds[kind] = Counted()
+                    self._kinds[kind] = RefusalCount()
 
-    def _told(self, kind: Kind, counted: Counted, seconds: float) -> str:
+    def _summary(self, kind: Kind, counted: RefusalCount, seconds: float) -> str:
         listener, outcome, client = kind
         if not self._json:
             return (

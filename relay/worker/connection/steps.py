@@ -1,16 +1,15 @@
-"""The steps of a connection's transition table: each decides on plain values, and touches no socket.
+"""The steps of a connection's transition tables: each decides on plain values, and touches no socket.
 
-A step returns either an `Action` for the engine, or a `Found` (what it found out), which is looked up in the table at
-once. `close` is the only place that ends a connection.
+A step returns either an `Action` for the engine, or a `Found` (its result), which is looked up in the tables at once.
+`close` is the only place that ends a connection.
 """
 
 from __future__ import annotations
 
 import errno
-import logging
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from relay.address import Address
 from relay.core import client_hello, proxy_header
@@ -22,31 +21,25 @@ from relay.worker.connection.preread import PrereadFilter
 from relay.worker.connection.record import ConnectionRecord, Found
 from relay.worker.connection.target import Attempts
 
-if TYPE_CHECKING:
-    pass
-
-logger = logging.getLogger("relay.connection")
-
-
-# Read from the class once: on Python 3.11 each look at an enumeration's member goes through its metaclass.
+# Looked up once: on Python 3.11 each access to an enumeration's member goes through its metaclass.
 _REFUSED, _READ, _ADDRESS, _UNRESOLVED = Found.REFUSED, Found.READ, Found.ADDRESS, Found.UNRESOLVED
 _RESOLVED, _EXHAUSTED, _QUEUED, _NO_PORT = Found.RESOLVED, Found.EXHAUSTED, Found.QUEUED, Found.NO_PORT
 _ANOTHER = Found.ANOTHER
 
-# The same for every connection.
+# Actions that are the same for every connection.
 WAIT, PUMP, REFUSE = Wait(), Pump(), Refuse()
-# The ends: what was received is delivered, then FIN; both sides see a reset, since a stream that was cut must not look
-# complete; the client's own end is gone, and the upstream sees a reset; the other way round.
+# The ways to close. CLOSE delivers what was received, then sends FIN. RESET_BOTH sends RST to both sides, since a cut
+# stream must not look complete. The others send RST to one side, because the other side has reset the connection.
 CLOSE, RESET_BOTH = Close(), Close(True, True)
 RESET_UPSTREAM, RESET_CLIENT = Close(False, True), Close(True, False)
 
-LEAST_TIMEOUT = 0.001  # seconds of a dial that begins at the very end of dial.timeout
+MIN_DIAL_TIMEOUT = 0.001  # seconds; for a dial that starts just before dial.timeout ends
 
-Step = Callable[["ConnectionRecord", Any, Outcome | None], Action | Found]
+Step = Callable[[ConnectionRecord, Any, Outcome | None], Action | Found]
 
 
 def read_first(connection: ConnectionRecord, value: bytes, _outcome: Outcome | None) -> Action | Found:
-    """The client has sent something: a PROXY header, its hello, or a part of them."""
+    """Parse everything preread so far: a PROXY header, a TLS hello, or parts of them."""
     preread = connection.frontend.preread
     assert preread is not None
     connection.moved(len(value), 0)
@@ -79,7 +72,7 @@ def read_first(connection: ConnectionRecord, value: bytes, _outcome: Outcome | N
 
 
 def _read_proxy_header(connection: ConnectionRecord, preread: PrereadFilter, value: bytes) -> bool | None:
-    """Learn from a PROXY header who the client is, and admit it as that one, or not. None: there is more to come."""
+    """Take the client's address from its PROXY header, and admit it; False: refused. None: the header is incomplete."""
     try:
         header = proxy_header.parse(value)
     except proxy_header.NotProxy:
@@ -97,7 +90,7 @@ def _read_proxy_header(connection: ConnectionRecord, preread: PrereadFilter, val
         connection.header = header
         if header.source is not None:
             connection.client = header.source
-    # The place that it had was for somebody unknown.
+    # That lease was for an unknown client; the client is known now.
     if connection.lease is not None:
         connection.lease.release()
         connection.lease = None
@@ -112,7 +105,7 @@ def _read_proxy_header(connection: ConnectionRecord, preread: PrereadFilter, val
 
 
 def route(connection: ConnectionRecord, _value: object, _outcome: Outcome | None) -> Found:
-    """The next address to dial."""
+    """Choose the targets of a new connection, and take the first."""
     targets = connection.targets
     if targets is None:
         frontend = connection.frontend
@@ -121,7 +114,7 @@ def route(connection: ConnectionRecord, _value: object, _outcome: Outcome | None
             return _UNRESOLVED
         connection.targets = targets
         if not targets:
-            connection.target = frontend.route.unknown
+            connection.target = frontend.route.no_address
             connection.failure = Outcome.RESOLVE_FAILED
     if targets:
         connection.target = targets.pop()
@@ -130,7 +123,7 @@ def route(connection: ConnectionRecord, _value: object, _outcome: Outcome | None
 
 
 def next_target(connection: ConnectionRecord, _value: object, _outcome: Outcome | None) -> Found:
-    """The next address to dial after one that failed, or that no source address has a port left for."""
+    """Take the next target, after one whose dial failed or that no source address has a port left for."""
     targets = connection.targets
     if not targets:
         return _EXHAUSTED
@@ -139,14 +132,14 @@ def next_target(connection: ConnectionRecord, _value: object, _outcome: Outcome 
 
 
 def wait(connection: ConnectionRecord, _value: object, _outcome: Outcome | None) -> Action:
-    """The upstream's addresses are not known yet."""
+    """Wait until the upstream's addresses are known."""
     frontend = connection.frontend
     frontend.route.wait(partial(frontend.resume, connection, _RESOLVED))
     return WAIT
 
 
 def dial(connection: ConnectionRecord, _value: object, _outcome: Outcome | None) -> Action | Found:
-    """Connect to the target, when it is its turn."""
+    """Connect to the target, or enter the dial queue if there is no turn now."""
     dial_queue = connection.frontend.dial_queue
     if dial_queue is not None:
         turn = dial_queue.enter(connection)
@@ -155,16 +148,16 @@ def dial(connection: ConnectionRecord, _value: object, _outcome: Outcome | None)
         if turn is not True:
             connection.failure = Outcome.DIAL_QUEUE_FULL if turn.full else Outcome.DIAL_QUEUE_TIMEOUT
             return _EXHAUSTED
-    return begin(connection, None, None)
+    return start_dial(connection, None, None)
 
 
 def queue(_connection: ConnectionRecord, _value: object, _outcome: Outcome | None) -> Action:
-    """Its turn comes later."""
+    """Wait in the dial queue for the turn to dial."""
     return WAIT
 
 
-def begin(connection: ConnectionRecord, _value: object, _outcome: Outcome | None) -> Action | Found:
-    """Connect to the target, from the source with the fewest connections to it."""
+def start_dial(connection: ConnectionRecord, _value: object, _outcome: Outcome | None) -> Action | Found:
+    """Connect to the target from the source address with the fewest connections to it."""
     frontend, target = connection.frontend, connection.target
     assert target is not None
     now = frontend.clock()
@@ -172,52 +165,52 @@ def begin(connection: ConnectionRecord, _value: object, _outcome: Outcome | None
     if source < 0:
         connection.failure = Outcome.NO_SOURCE_PORT
         return _NO_PORT
-    connection.port_of = source
+    connection.source_number = source
     frontend.balance.dialing(target, now)
     connection.dialed = now
     return target.dials[source]
 
 
 def redial(connection: ConnectionRecord, _value: object, _outcome: Outcome | None) -> Action | Found:
-    """Connect to the next target, when it is its turn, in what is left of dial.timeout."""
-    return _shortened(connection, dial(connection, None, None))
+    """Connect to the next target, as `dial` does, within the rest of dial.timeout."""
+    return _shorten(connection, dial(connection, None, None))
 
 
 def take_turn(connection: ConnectionRecord, _value: object, _outcome: Outcome | None) -> Action | Found:
-    """Connect to the target after a wait for dial.rate, unless dial.timeout has ended meanwhile."""
+    """Connect to the target after a wait in the dial queue, unless dial.timeout has ended meanwhile."""
     targets = connection.targets
     if type(targets) is Attempts and connection.frontend.clock() >= targets.until:
         connection.failure = Outcome.DIAL_TIMEOUT
         return _EXHAUSTED
-    return _shortened(connection, begin(connection, None, None))
+    return _shorten(connection, start_dial(connection, None, None))
 
 
-def _shortened(connection: ConnectionRecord, action: Action | Found) -> Action | Found:
-    """The dial with its timeout cut to what is left of dial.timeout; everything else as it is."""
+def _shorten(connection: ConnectionRecord, action: Action | Found) -> Action | Found:
+    """Cut a dial's timeout to the rest of dial.timeout; other actions and results are returned unchanged."""
     targets = connection.targets
     if type(action) is not Dial or type(targets) is not Attempts:
         return action
     left = targets.until - connection.dialed
-    return action._replace(timeout=max(left, LEAST_TIMEOUT)) if left < action.timeout else action
+    return action._replace(timeout=max(left, MIN_DIAL_TIMEOUT)) if left < action.timeout else action
 
 
 def try_next(connection: ConnectionRecord, value: object, outcome: Outcome | None) -> Found:
-    """A dial failed: remember how, try the next address, unless dial.timeout has ended."""
+    """Account for a failed dial and take the next target, unless dial.timeout has ended."""
     if outcome is None:
         outcome = DIAL_OUTCOMES.get(value if isinstance(value, int) else errno.EIO, Outcome.DIAL_FAILED)
     connection.failure, connection.error = outcome, value
-    frontend, target, source = connection.frontend, connection.target, connection.port_of
+    frontend, target, source = connection.frontend, connection.target, connection.source_number
     assert target is not None and connection.targets is not None
-    connection.port_of = -1
+    connection.source_number = -1
     frontend.source_ports.give_back(target, source)
     now = frontend.clock()
     if outcome in OWN_FAULTS:
         frontend.balance.closed(target)
         if outcome is Outcome.NO_SOURCE_PORT:
-            frontend.source_ports.shun(target, source, now)
-            connection.targets.append(target)  # another source may have one
+            frontend.source_ports.mark_exhausted(target, source, now)
+            connection.targets.append(target)  # another source address may have a port left
         else:
-            connection.targets = []  # another address would need what there is none of
+            connection.targets = []  # another target would lack the same resource
     else:
         frontend.balance.failed(target, now)
         assert target.address is not None
@@ -228,7 +221,7 @@ def try_next(connection: ConnectionRecord, value: object, outcome: Outcome | Non
     if not targets:
         return _EXHAUSTED
     if type(targets) is not Attempts:
-        # The first failure. Connections whose first dial succeeds, nearly all, neither keep nor compare a time.
+        # The first failure. Most connections succeed at their first dial, and never store or compare a deadline.
         until = connection.dialed + frontend.dial_timeout if frontend.dial_timeout else NEVER
         targets = connection.targets = Attempts(targets, until)
     if now >= targets.until:
@@ -240,10 +233,10 @@ def try_next(connection: ConnectionRecord, value: object, outcome: Outcome | Non
 
 
 def pump(connection: ConnectionRecord, value: Address | None, _outcome: Outcome | None) -> Action:
-    """It is connected: let bytes flow, those first that have been read."""
+    """Let bytes flow now that the upstream is connected; preread bytes go first."""
     connection.connected = connection.frontend.clock()
     connection.source = value
-    connection.targets = connection.error = None  # nothing more is to be tried, and what failed was made good
+    connection.targets = connection.error = None  # earlier failures no longer matter
     frontend, target = connection.frontend, connection.target
     assert target is not None
     frontend.balance.connected(target)
@@ -257,7 +250,7 @@ def pump(connection: ConnectionRecord, value: Address | None, _outcome: Outcome 
 
 
 def _proxy_header(connection: ConnectionRecord) -> bytes:
-    """What the upstream is told of the client, and of the address that it connected to."""
+    """Build the PROXY header for the upstream, with the client's address and the one that it connected to."""
     frontend, header = connection.frontend, connection.header
     if header is not None:
         source, destination = header.source, header.destination
@@ -269,16 +262,19 @@ def _proxy_header(connection: ConnectionRecord) -> bytes:
 
 
 def close(connection: ConnectionRecord, outcome: Outcome | None, up: int, down: int) -> None:
-    """The one place where a connection ends: give back what it held, account for it and for bytes not told of yet."""
+    """End a connection, only here: give back what it holds, and account for it.
+
+    `up` and `down` are the bytes received since the last call of `moved`.
+    """
     if connection.outcome is not None:
-        return  # a defect after the end, perhaps in what the end led to
+        return  # a defect after the end, perhaps caused by it
     outcome = outcome or connection.failure or Outcome.INTERNAL_ERROR
     if connection.lease is not None:
         connection.lease.release()
     frontend = connection.frontend
-    if connection.port_of >= 0:
+    if connection.source_number >= 0:
         assert connection.target is not None
-        frontend.source_ports.give_back(connection.target, connection.port_of)
+        frontend.source_ports.give_back(connection.target, connection.source_number)
         frontend.balance.closed(connection.target)
     if frontend.dial_queue is not None:
         frontend.dial_queue.leave(connection)

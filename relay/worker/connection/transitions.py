@@ -1,14 +1,14 @@
-"""One connection, from accept to close, as transition tables: what happened, in which state, what is done about it.
+"""The state machine of a connection, from accept to close, as two transition tables.
 
     accept → admit → preread → route → dial → pump → account → close
 
-Reading STEPS from top to bottom is reading that line. An entry of STEPS names the next state and the step that is
-taken; a step is a plain synchronous function that touches no socket. A step returns either an `Action` for the engine,
-or a `Found` (what the step found out), which is looked up at once. An entry of ENDS leads to CLOSED: it has the last
-action for the engine and the `Outcome`. `steps.close` is the only place that ends a connection, and no entry leads out
-of CLOSED: so every connection has exactly one outcome.
+STEPS follows that line from top to bottom. Its entries name the next state and the step to take there; a step is a
+plain synchronous function that touches no socket. It returns either an `Action` for the engine, or a `Found` (its
+result), which is looked up at once. An entry of ENDS leads to CLOSED: it has the last action for the engine and the
+`Outcome`. `steps.close` is the only place that ends a connection, and no entry leads out of CLOSED: so every
+connection has exactly one outcome. docs/state-machines.md has a diagram, generated from the tables.
 
-This file does not move bytes, keep timers, or know which engine it runs on.
+This module does not move bytes, keep timers, or know which engine it runs on.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from relay.worker.connection.steps import CLOSE, REFUSE, RESET_BOTH, RESET_CLIEN
 
 logger = logging.getLogger("relay.connection")
 
-# Read from the classes once: on Python 3.11 each look at an enumeration's member goes through its metaclass.
+# Looked up once: on Python 3.11 each access to an enumeration's member goes through its metaclass.
 _PREREADING, _ROUTING, _RESOLVING = State.PREREADING, State.ROUTING, State.RESOLVING
 _QUEUED, _DIALING, _PUMPING, _CLOSED = State.QUEUED, State.DIALING, State.PUMPING, State.CLOSED
 _REFUSED, _READ, _ADDRESS = Found.REFUSED, Found.READ, Found.ADDRESS
 
 STEPS: dict[tuple[State, Event | Found], tuple[State, Step, Outcome | None]] = {
-    # in this state, when this happened      → be in this state, take this step
+    # state, event or result → next state, step, outcome for the step
     (_PREREADING, Event.PREREAD): (_PREREADING, steps.read_first, None),
     (_PREREADING, Found.READ): (_ROUTING, steps.route, None),
     (_ROUTING, Found.ADDRESS): (_DIALING, steps.dial, None),
@@ -44,19 +44,19 @@ STEPS: dict[tuple[State, Event | Found], tuple[State, Step, Outcome | None]] = {
     (_DIALING, Found.NO_PORT): (_ROUTING, steps.next_target, None),
     (_QUEUED, Found.TURN): (_DIALING, steps.take_turn, None),
     (_DIALING, Event.CONNECTED): (_PUMPING, steps.pump, None),
-    (_DIALING, Event.DIAL_FAILED): (_ROUTING, steps.try_next, None),  # the errno says which outcome
+    (_DIALING, Event.DIAL_FAILED): (_ROUTING, steps.try_next, None),  # the step finds the outcome by errno
     (_DIALING, Event.DIAL_TIMEOUT): (_ROUTING, steps.try_next, Outcome.DIAL_TIMEOUT),
 }
 
 ENDS: dict[tuple[State, Event | Found], tuple[Refuse | Close, Outcome | None]] = {
-    # in this state, when this happened      → be CLOSED, with this action and outcome (None: the record's `failure`)
+    # state, event or result → last action, outcome (None: the record's `failure`); the next state is CLOSED
     (_ROUTING, Found.REFUSED): (REFUSE, None),
     (_PREREADING, Found.REFUSED): (RESET_BOTH, None),
     (_PREREADING, Event.PREREAD_ENDED): (RESET_BOTH, Outcome.CLIENT_HELLO_ABORT),
     (_PREREADING, Event.PREREAD_TIMEOUT): (RESET_BOTH, Outcome.CLIENT_HELLO_TIMEOUT),
     (_ROUTING, Found.EXHAUSTED): (RESET_BOTH, None),
-    (_DIALING, Found.EXHAUSTED): (RESET_BOTH, None),  # no turn in the dial queue, or dial.timeout is over
-    # While data flows.
+    (_DIALING, Found.EXHAUSTED): (RESET_BOTH, None),  # no turn in the dial queue, or dial.timeout has ended
+    # Data was flowing.
     (_PUMPING, Event.FINISHED): (CLOSE, Outcome.OK),
     (_PUMPING, Event.CLIENT_RESET): (RESET_UPSTREAM, Outcome.CLIENT_RESET),
     (_PUMPING, Event.UPSTREAM_RESET): (RESET_CLIENT, Outcome.UPSTREAM_RESET),
@@ -67,22 +67,22 @@ ENDS: dict[tuple[State, Event | Found], tuple[Refuse | Close, Outcome | None]] =
     (_PUMPING, Event.UPSTREAM_HALF_CLOSE): (RESET_BOTH, Outcome.UPSTREAM_HALF_CLOSE_TIMEOUT),
     # The relay stops: what was received is delivered, then FIN.
     (_PUMPING, Event.STOP): (CLOSE, Outcome.SHUTDOWN),
-    # Closed gracefully: the client has what was received for it, and the upstream has what the client sent.
+    # Graceful closes: each side has received everything that the other side sent.
     (_PUMPING, Event.DRAINED): (CLOSE, Outcome.DRAINED),
     (_PUMPING, Event.AGED): (CLOSE, Outcome.MAX_AGE),
     (_PUMPING, Event.DEFECT): (RESET_BOTH, Outcome.INTERNAL_ERROR),
     (_CLOSED, Event.DEFECT): (RESET_BOTH, Outcome.INTERNAL_ERROR),
 }
 for _state in (_PREREADING, _ROUTING, _RESOLVING, _QUEUED, _DIALING):
-    # The client went away, or the relay stops, before there was an upstream.
+    # The client went away, or the relay stops, before an upstream is connected.
     _abort = Outcome.CLIENT_HELLO_ABORT if _state is _PREREADING else Outcome.CLIENT_ABORT
     ENDS[_state, Event.CLIENT_RESET] = (RESET_UPSTREAM, _abort)
     ENDS[_state, Event.CLIENT_LOST] = (RESET_BOTH, _abort)
     ENDS[_state, Event.STOP] = (RESET_BOTH, Outcome.SHUTDOWN_DIAL)
     ENDS[_state, Event.DEFECT] = (RESET_BOTH, Outcome.INTERNAL_ERROR)
 
-# The same by state first: without a tuple to make and to hash for each event. `_CLOSES` has what an engine may tell
-# through `Handler.end`.
+# The same tables by state, then event, which saves making and hashing a tuple for each event. `_CLOSES` has the events
+# that an engine may pass to `Handler.end`.
 _STEPS: dict[State, dict[Event | Found, tuple[State, Step, Outcome | None]]] = {state: {} for state in State}
 _ENDS: dict[State, dict[Event | Found, tuple[Refuse | Close, Outcome | None]]] = {state: {} for state in State}
 _CLOSES: dict[State, dict[Event, tuple[Close, Outcome | None]]] = {state: {} for state in State}
@@ -95,12 +95,12 @@ for (_state, _event), (_action, _outcome) in ENDS.items():
 
 
 class Connection(ConnectionRecord):
-    """One accepted connection. Implements `relay.engines.contract.Handler`."""
+    """One accepted connection. It implements `relay.engines.contract.Handler`."""
 
     __slots__ = ()
 
     def advance(self, event: Event | Found, value: object = None) -> Action:
-        """Take the step that the tables name, and those that follow from it."""
+        """Take the step that the tables name for the event, and the steps that follow from its result."""
         while True:
             entry = _STEPS[self.state].get(event)
             if entry is None:
@@ -111,7 +111,7 @@ class Connection(ConnectionRecord):
             self.state, step, outcome = entry
             result = step(self, value, outcome)
             if result is _READ:
-                return _go_on(self)
+                return _route_and_dial(self)
             if type(result) is not Found:
                 return result  # type: ignore[return-value]  # not a Found: mypy does not narrow the rest by `type() is`
             event, value = result, None
@@ -127,8 +127,8 @@ class Connection(ConnectionRecord):
         return action
 
 
-def _go_on(connection: Connection) -> Action:
-    """What STEPS says of READ and of ADDRESS, without looking it up: nearly all connections go this way."""
+def _route_and_dial(connection: Connection) -> Action:
+    """Take the steps for READ and ADDRESS without looking them up in STEPS: nearly all connections go this way."""
     connection.state = _ROUTING
     found = steps.route(connection, None, None)
     if found is not _ADDRESS:
@@ -141,7 +141,7 @@ def _go_on(connection: Connection) -> Action:
 
 
 def resume(connection: ConnectionRecord, found: Found) -> None:
-    """Go on with a connection that waited for `found`; nothing happens if it has ended meanwhile."""
+    """Go on with a connection that waited for `found`, unless it has ended meanwhile."""
     if not connection.waiting:
         return
     assert isinstance(connection, Connection)
@@ -157,7 +157,7 @@ Acceptor = Callable[[Address], tuple[Connection, Action]]
 
 
 def accept(frontend: Frontend, client: Address) -> tuple[Connection, Action]:
-    """A connection was accepted: its record, and what to do with it."""
+    """Admit an accepted connection; return its record, and its first action for the engine."""
     frontend.accounting.accepted(frontend.index)
     connection = Connection(frontend, client)
     try:
@@ -175,8 +175,8 @@ def accept(frontend: Frontend, client: Address) -> tuple[Connection, Action]:
         if preread is not None:
             connection.state = _PREREADING
             return connection, preread.action
-        return connection, _go_on(connection)
+        return connection, _route_and_dial(connection)
     except BaseException:
-        # The engine closes the socket but has no connection to tell of the defect.
+        # The engine closes the socket, but has no connection yet that it could pass the defect to.
         connection.advance(Event.DEFECT)
         raise

@@ -1,6 +1,6 @@
-"""A worker's knowledge of the upstreams: their addresses, as the supervisor tells them, and who is fit to be dialled.
+"""A worker's view of the upstreams: the addresses that the supervisor sends, and which of them are up.
 
-The supervisor resolves names and checks addresses (`names`, `health_check`), once for all workers. What it finds takes
+The supervisor resolves names and checks addresses (`supervisor.upstreams`), once for all workers. Its results take
 effect for new connections; established ones stay where they are.
 """
 
@@ -14,15 +14,15 @@ from relay.engines.contract import Dial
 from relay.worker.connection.source_ports import SourcePorts
 from relay.worker.connection.target import Target
 
-FIRST_ASK = -60.0  # seconds before the beginning of time
-ASK = 1.0  # seconds from one report of failing upstreams to the next
+NEVER_REPORTED = -60.0  # monotonic seconds, long enough ago
+REPORT_INTERVAL = 1.0  # seconds, at least, between two reports of failing upstreams
 
 
 class Upstreams:
     """All upstreams of one worker.
 
-    `timeout` are the seconds that each dial has. `report(hosts)` tells the supervisor that none of these hosts'
-    addresses could be connected to.
+    `timeout` is for each dial, in seconds. `report(hosts)` tells the supervisor that no address of these hosts could be
+    connected to.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Upstreams:
         self.sources = sources
         self._timeout = timeout
         self._report = report
-        self._asked = FIRST_ASK
+        self._reported_at = NEVER_REPORTED
         self._targets: dict[tuple[int, Address], Target] = {}
         self._down: set[Address] = set()
         self._routes: list[Route] = []
@@ -40,35 +40,35 @@ class Upstreams:
         self.barred: frozenset[tuple[str, int]] = frozenset()
 
     def route(self, upstreams: Sequence[tuple[int, str, int]]) -> Route:
-        """The way of one listener's connections; `upstreams` are (number, host, port), at least one."""
+        """Make the route of one listener; `upstreams` are (number, host, port), at least one."""
         route = Route(self, upstreams)
         self.add(route)
         return route
 
     def add(self, route: Route) -> None:
-        """Tell it of every answer."""
+        """Update the route whenever addresses change."""
         if route not in self._routes:
             self._routes.append(route)
             route.update(self._answers)
 
     def configure(self, timeout: float) -> None:
-        """Before other routes are made: those that there are go with the connections that wait at them.
+        """Forget the routes before a reload makes new ones; a route with waiting connections is kept until they go on.
 
-        `timeout` are the seconds that each dial has from now on.
+        `timeout` is for each dial from now on, in seconds.
         """
-        self._routes = [route for route in self._routes if route.waited_for]
+        self._routes = [route for route in self._routes if route.has_waiting]
         self._timeout = timeout
         for target in self._targets.values():
             assert target.address is not None
             target.dials[:] = [Dial(target.address, source, timeout) for source in self.sources.addresses]
 
     def resolved(self, host: str, addresses: tuple[str, ...]) -> None:
-        """The supervisor's answer: literal addresses, none if the name cannot be resolved."""
+        """Take the supervisor's answer for a name: literal addresses; empty if the name cannot be resolved."""
         self._answers[host] = addresses
         self._update()
 
     def bar(self, addresses: Iterable[tuple[str, int]]) -> None:
-        """These addresses, and no others, are never dialled from now on, not even where nothing else is left."""
+        """Replace the set of barred addresses: they are never dialled, even if no other address is left."""
         self.barred = frozenset(addresses)
         self._update()
 
@@ -81,26 +81,26 @@ class Upstreams:
                 del self._targets[key]
 
     def health(self, address: Address, up: bool) -> None:
-        """The supervisor's checks found the address up or down."""
+        """Take the result of the supervisor's health check of an address."""
         (self._down.discard if up else self._down.add)(address)
-        for (_, one), target in self._targets.items():
-            if one == address:
+        for (_, target_address), target in self._targets.items():
+            if target_address == address:
                 self.balance.set_up(target, up)
 
     def all_up(self) -> None:
-        """What the checks have found so far is void: some of it may have been missed."""
+        """Forget all results of health checks: some of them may have been missed."""
         self._down.clear()
         for target in self._targets.values():
             self.balance.set_up(target, True)
 
     def failing(self, hosts: Sequence[str], now: float) -> None:
-        """A connection could connect to none of these hosts' addresses that it tried."""
-        if now - self._asked >= ASK:
-            self._asked = now
+        """Report these hosts, after a connection failed to connect to any of their addresses that it tried."""
+        if now - self._reported_at >= REPORT_INTERVAL:
+            self._reported_at = now
             self._report(list(hosts))
 
     def target(self, number: int, address: Address) -> Target:
-        """The target for that address of upstream `number`: the same for all that ask."""
+        """The target for an address of upstream `number`; all callers get the same object."""
         target = self._targets.get((number, address))
         if target is None:
             addresses = self.sources.addresses
@@ -119,44 +119,44 @@ class Upstreams:
 
 
 class Route:
-    """The upstreams of one listener, and the targets that a new connection tries in turn."""
+    """The upstreams of one listener, and the targets that its new connections try in turn."""
 
     def __init__(self, upstreams: Upstreams, wanted: Sequence[tuple[int, str, int]]) -> None:
         if not wanted:
             raise ValueError("a route needs an upstream")
         self._upstreams = upstreams
         self._balance = upstreams.balance
-        self._wanted = wanted
-        self._targets: list[Target] | None = None  # None: nothing is known yet
+        self._wanted = wanted  # (number of the upstream, host, port)
+        self._targets: list[Target] | None = None  # None: no name has been resolved yet
         self._waiting: list[Callable[[], None]] = []
-        # For the log, where there is nothing to dial.
-        self.unknown = Target((wanted[0][1], wanted[0][2]), upstream=wanted[0][0])
+        # Stands for the upstream in the access log if there is no address to dial.
+        self.no_address = Target((wanted[0][1], wanted[0][2]), upstream=wanted[0][0])
         self.hosts = [host for _, host, _ in wanted]
 
     def targets(self, now: float) -> list[Target] | None:
-        """What a new connection tries, the first one last (to be popped); None: not known yet, see `wait`."""
+        """The targets of a new connection, the first one last, to be popped; None: not known yet, see `wait`."""
         targets = self._targets
         if targets is None:
             return None
         if len(targets) == 1:
             return targets.copy()
-        return self._balance.order(targets, now)[::-1]  # type: ignore[return-value]  # what it was given
+        return self._balance.order(targets, now)[::-1]  # type: ignore[return-value]  # the same objects, in another order
 
     def current(self) -> list[Target]:
-        """All targets of new connections."""
+        """The targets of new connections, in no order."""
         return self._targets or []
 
     def wait(self, done: Callable[[], None]) -> None:
-        """Call `done` once, when targets are known, or it is known that there are none."""
+        """Call `done` once, as soon as the targets are known, or known to be none."""
         self._waiting.append(done)
-        self._upstreams.add(self)  # a connection from before a reload
+        self._upstreams.add(self)  # for a connection that was accepted before a reload
 
     @property
-    def waited_for(self) -> bool:
+    def has_waiting(self) -> bool:
         return bool(self._waiting)
 
     def update(self, answers: dict[str, tuple[str, ...]]) -> None:
-        """Take the addresses that are known now."""
+        """Rebuild the targets from `answers`, the addresses of every name resolved so far."""
         found: list[Target] = []
         known = False
         for number, host, port in self._wanted:
@@ -165,14 +165,14 @@ class Route:
                 continue
             known = True
             barred = self._upstreams.barred
-            those = [
+            allowed = [
                 address
                 for text in addresses
                 if (text, port) not in barred and (address := literal(text, port)) is not None
             ]
-            self._upstreams.sources.spread_over(number, len(those))
-            found += [target for address in those if (target := self._upstreams.target(number, address)) not in found]
-        # While one name is looked up for the first time another one's failure is no answer yet.
+            self._upstreams.sources.spread_over(number, len(allowed))
+            found += [target for address in allowed if (target := self._upstreams.target(number, address)) not in found]
+        # Another name may still be looked up for the first time: one name's failure alone is no answer.
         if not known or (not found and any(not literal(h, p) and h not in answers for _, h, p in self._wanted)):
             return
         self._targets = found
@@ -181,5 +181,5 @@ class Route:
             done()
 
     def failing(self, now: float) -> None:
-        """A connection has tried all of its targets in vain, or for the whole of dial.timeout."""
+        """Report that a connection's dials to all of its targets failed, or that it reached dial.timeout."""
         self._upstreams.failing(self.hosts, now)

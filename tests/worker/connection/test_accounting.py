@@ -16,11 +16,11 @@ LAYOUT = Layout(listeners=1, upstreams=1, outcomes=len(OUTCOMES))
 
 def test_a_thousand_connections_of_a_year() -> None:
     block = memoryview(bytearray(8 * LAYOUT.size)).cast("Q")
-    ledger = Accounting(block, LAYOUT, lambda: 5 * YEAR, None)
+    accounting = Accounting(block, LAYOUT, lambda: 5 * YEAR, None)
     connection: Any = SimpleNamespace(started=4 * YEAR, frontend=SimpleNamespace(index=0))
     for _ in range(1000):
-        ledger.accepted(0)
-        ledger.closed(connection, Outcome.OK, 0, 0)
+        accounting.accepted(0)
+        accounting.closed(connection, Outcome.OK, 0, 0)
     start = LAYOUT.listener(0)
     assert block[start + counters.DURATION_SUM] == 1000 * YEAR * MICRO
     assert counters.unfinished(LAYOUT, block, 0) == 0

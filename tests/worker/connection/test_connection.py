@@ -115,7 +115,7 @@ def test_the_table_has_what_an_engine_may_send_and_nothing_else() -> None:
 
 
 def test_the_short_way_is_what_the_table_says() -> None:
-    """`connection._go_on` does not look up what nearly every connection does."""
+    """`transitions._route_and_dial` does not look up the steps that nearly every connection takes."""
     assert STEPS[State.PREREADING, Found.READ] == (State.ROUTING, steps.route, None)
     assert STEPS[State.ROUTING, Found.ADDRESS] == (State.DIALING, steps.dial, None)
 

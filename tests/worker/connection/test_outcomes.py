@@ -83,7 +83,7 @@ def after(*events: Event | tuple[Event, object], connected: bool = False) -> Out
     return world.outcome(connection)
 
 
-def sniffed(event: Event, value: object = None, proxy: ProxyProtocol = "off") -> Outcome:
+def preread(event: Event, value: object = None, proxy: ProxyProtocol = "off") -> Outcome:
     """The outcome of a connection that is asked for a name, when this is what comes."""
     world = World([LITERAL], sni=("hub.example",), proxy=proxy)
     connection = world.accept()
@@ -106,15 +106,15 @@ PRODUCED: dict[Outcome, Callable[[], Outcome]] = {
     Outcome.REFUSED_SOURCE: lambda: refused(LimitPlan(1, 9, 9, (0,), per_source=1, source_buckets=64)),
     Outcome.REFUSED_SOURCE_RATE: lambda: limited(RatePlan(source=Rate(1.0, 1.0))),
     Outcome.REFUSED_ACCEPT_RATE: lambda: limited(RatePlan(accept=Rate(1.0, 1.0))),
-    Outcome.REFUSED_PROXY: lambda: sniffed(Event.PREREAD, HELLO, "require"),
+    Outcome.REFUSED_PROXY: lambda: preread(Event.PREREAD, HELLO, "require"),
     Outcome.DIAL_QUEUE_FULL: lambda: queued(0, 9.0),
     Outcome.DIAL_QUEUE_TIMEOUT: lambda: queued(9, 0.5),
     Outcome.NO_SOURCE_PORT: out_of_ports,
     Outcome.REFUSED_CAPACITY: lambda: refused(LimitPlan(1, 9, 1, (0,))),
-    Outcome.REFUSED_TLS: lambda: sniffed(Event.PREREAD, b"GET / HTTP/1.1"),
-    Outcome.REFUSED_SNI: lambda: sniffed(Event.PREREAD, records(hello(server_name(b"other.example")))),
-    Outcome.CLIENT_HELLO_TIMEOUT: lambda: sniffed(Event.PREREAD_TIMEOUT),
-    Outcome.CLIENT_HELLO_ABORT: lambda: sniffed(Event.PREREAD_ENDED),
+    Outcome.REFUSED_TLS: lambda: preread(Event.PREREAD, b"GET / HTTP/1.1"),
+    Outcome.REFUSED_SNI: lambda: preread(Event.PREREAD, records(hello(server_name(b"other.example")))),
+    Outcome.CLIENT_HELLO_TIMEOUT: lambda: preread(Event.PREREAD_TIMEOUT),
+    Outcome.CLIENT_HELLO_ABORT: lambda: preread(Event.PREREAD_ENDED),
     Outcome.RESOLVE_FAILED: unresolved,
     Outcome.DIAL_REFUSED: lambda: after((Event.DIAL_FAILED, errno.ECONNREFUSED)),
     Outcome.DIAL_TIMEOUT: lambda: after(Event.DIAL_TIMEOUT),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from relay.outcome import OUTCOMES, Outcome
 from relay.worker.connection.access_log import AccessLog, Record
-from relay.worker.connection.refusal_log import KINDS, PERIOD, RefusalLog
+from relay.worker.connection.refusal_log import MAX_KINDS, PERIOD, RefusalLog
 
 
 @dataclass
@@ -91,12 +91,12 @@ def test_who_goes_on_is_told_of_once_a_period_and_who_comes_back_later_has_a_lin
 
 def test_a_flood_of_addresses_is_a_thousand_lines_and_a_count() -> None:
     desk = Desk()
-    for number in range(5 * KINDS):
+    for number in range(5 * MAX_KINDS):
         desk.refuse(Outcome.REFUSED_SNI, f"2001:db8::{number:x}")
-    assert len(desk.lines) == KINDS
+    assert len(desk.lines) == MAX_KINDS
     desk.log.flush()
-    (last,) = desk.written()[KINDS:]
-    assert (last["client"], last["count"], last["outcome"]) == ("", 4 * KINDS, "refused_sni")
+    (last,) = desk.written()[MAX_KINDS:]
+    assert (last["client"], last["count"], last["outcome"]) == ("", 4 * MAX_KINDS, "refused_sni")
 
 
 def test_for_people() -> None:

@@ -1,4 +1,4 @@
-"""Connections without an engine: what surrounds them in a worker, held in the hand.
+"""Connections without an engine: a test controls everything around them in a worker.
 
 The events that an engine may send depend on the last action that it was answered with; `LEGAL` says which.
 """
@@ -55,7 +55,7 @@ OTHER_NAME = (2, "hub-2.example", 8883)
 
 
 class Queue:
-    """A pacer without a clock: who has to wait, waits until `World.turn`."""
+    """A dial queue without a clock: a queued connection waits until `World.turn`."""
 
     def __init__(self, rates: Rates, turns: deque[Connection]) -> None:
         self._rates = rates
@@ -75,9 +75,9 @@ class Queue:
 
 
 class World:
-    """What surrounds connections: limits, ledger, upstreams, names that are answered when told to, the engine's ears.
+    """What connections need: limits, accounting, upstreams, names that a test answers, the engine's `perform`.
 
-    `known` are the answers that there are at first; `rates` are those of a clock that stands still.
+    `known` are the answers known at first; `rates` go by a clock that stands still.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class World:
         self.turns: deque[Connection] = deque()
         rates = rates or RatePlan()
         buckets = Rates(rates, [0] * SINGLES, [0] * rates.source_cells, [0] * rates.source_cells, None, lambda: NANO)
-        pacer = Queue(buckets, self.turns)
+        dial_queue = Queue(buckets, self.turns)
         self.frontend = Frontend(
             index=0,
             name="mqtt",
@@ -127,7 +127,7 @@ class World:
             route=self.upstreams.route(upstreams),
             balance=self.upstreams.balance,
             source_ports=self.sources,
-            dial_queue=pacer if rates.dial.per_second else None,  # type: ignore[arg-type]  # its one subset
+            dial_queue=dial_queue if rates.dial.per_second else None,  # type: ignore[arg-type]  # what a connection uses
             resume=resume,
             perform=self.perform,
             accounting=Accounting(self.block, self.layout, clock, self.log),
