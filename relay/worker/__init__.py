@@ -1,1 +1,1 @@
-"""A worker process: client traffic, and nothing else. `python -m relay.worker` is its program."""
+"""The worker process, which carries client traffic and does nothing else. Its program is `python -m relay.worker`."""

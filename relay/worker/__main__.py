@@ -25,13 +25,13 @@ from relay.log_writer import mark_output
 from relay.outcome import OUTCOMES
 from relay.worker.worker import Worker
 
-START_TIMEOUT = 30.0  # seconds; the supervisor sends the start message before the process exists
+START_TIMEOUT = 30.0  # seconds; ample, since the supervisor sends the start message before it starts the process
 
 logger = logging.getLogger("relay.worker")
 
 
 class ChannelHandler(logging.Handler):
-    """Sends the worker's log records to the supervisor, which writes the service log. Never waits."""
+    """Sends the worker's log records to the supervisor, which writes the service log. It never waits."""
 
     def __init__(self, channel: Channel) -> None:
         super().__init__()
@@ -45,14 +45,15 @@ class ChannelHandler(logging.Handler):
 
 
 async def serve(channel: Channel, spec: WorkerSpec, addresses: Sequence[str], descriptors: list[int]) -> None:
-    """Run a worker until it is done."""
+    """Run a worker until it ends."""
     layout = Layout(*spec.slots, len(OUTCOMES), len(spec.source_addresses) + 1)
     table = Table(descriptors[0], spec.limits, layout)
     rates = RateTable(descriptors[1], spec.rates)
     sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors[2:]]
     worker = Worker(asyncio.get_running_loop(), channel, spec, table, rates)
     worker.start(addresses, sockets)
-    # What exists now stays: the collector need not look at it again, and the pages stay shared.
+    # All objects made so far live as long as the process: freeze them, so that the collector skips them and the pages
+    # stay shared.
     gc.collect()
     gc.freeze()
     await worker.done.wait()
@@ -61,8 +62,8 @@ async def serve(channel: Channel, spec: WorkerSpec, addresses: Sequence[str], de
 def main() -> int:
     """`python -m relay.worker DESCRIPTOR`: started by the supervisor only."""
     process.open_missing()
-    # A service manager's SIGTERM may reach every process of the unit; the supervisor decides what it means, and holds
-    # these signals while it starts a worker, so that none arrives before this.
+    # A service manager's SIGTERM may reach every process of the unit; only the supervisor acts on it. It blocks these
+    # signals while it starts a worker, so that none arrives before they are ignored here.
     for number in process.HELD:
         signal.signal(number, signal.SIG_IGN)
     process.release()

@@ -1,7 +1,7 @@
-"""What a worker does for clients: accepts at its addresses and carries connections through, as the latest orders say.
+"""The data plane of a worker: its engine, its listeners and its connections, as the latest `WorkerSpec` has them.
 
-A reload gives each address another `Frontend`. Connections that were accepted before keep the one that they came
-through, and end with the account, the counts and the ports that they began with.
+A reload gives each listening address a new `Frontend`. Connections accepted before keep theirs, and so end with the
+accounting, the limits and the source ports that they started with.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from relay.worker.connection.upstreams import Upstreams
 
 
 class DataPlane:
-    """The engine of one worker and what stands above it.
+    """The engine of one worker and everything that its connections need.
 
-    `write` takes lines for the access log, or is None where there is none; `report` is told of hosts none of whose
-    addresses can be connected to.
+    `write` writes a line of the access log; None: there is no access log. `report` is called with hosts none of whose
+    addresses could be connected to.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class DataPlane:
         self._spec = spec
         self._table, self._rates = table, rates
         self._clock = time.monotonic
-        self._names: list[str] = []  # of upstreams, by number
+        self._upstream_names: list[str] = []  # by number
         self.engine: Engine = make_engine(
             spec.engine,
             loop,
@@ -66,7 +66,7 @@ class DataPlane:
         )
         self.access_log: RefusalLog | None = None
         if write is not None:
-            lines = AccessLog(write, self._names, spec.log_format)
+            lines = AccessLog(write, self._upstream_names, spec.log_format)
             self.access_log = RefusalLog(lines, write, spec.log_format, self._clock)
         block = table.blocks[spec.index]
         self._accounting = Accounting(block, table.layout, self._clock, self.access_log)
@@ -76,45 +76,45 @@ class DataPlane:
         self._balance = Balance(spec.eject_after, spec.eject_seconds)
         self.upstreams = Upstreams(self._balance, self._source_ports, _first_timeout(spec), report)
         self._dial_queue: DialQueue[ConnectionRecord] | None = None
-        self._served: dict[str, _Address] = {}  # by address
-        self.lifetime: Callable[[], float] | None = None  # seconds that a connection may live
+        self._listening: dict[str, _ListeningAddress] = {}  # by address
+        self.lifetime: Callable[[], float] | None = None  # draws the seconds that a connection may live
 
     @property
     def queued(self) -> int:
-        """Connections that wait for their turn to be dialled."""
+        """The number of connections in the dial queue."""
         return len(self._dial_queue) if self._dial_queue is not None else 0
 
     def apply(self, spec: WorkerSpec, addresses: Sequence[str], sockets: list[socket.socket]) -> None:
-        """Serve as `spec` says from now on; established connections stay as they are.
+        """Serve new connections as `spec` says; established ones stay as they are.
 
-        `addresses` are those that a socket has come for.
+        `sockets` are new listening sockets, and `addresses` the addresses that they are bound to.
         """
         self._spec = spec
-        self._names[:] = spec.upstreams
+        self._upstream_names[:] = spec.upstreams
         logging.getLogger().setLevel(logging.DEBUG if spec.debug else logging.WARNING)
         self.engine.configure(spec.timeouts, spec.tcp)
         self._balance.configure(spec.eject_after, spec.eject_seconds)
         self.upstreams.configure(_first_timeout(spec))
         self.lifetime = _lifetime(spec.max_age, spec.max_age_jitter) if spec.max_age else None
         buckets = self._rates.rates(alone=spec.limits.workers == 1, plan=spec.rates)
-        admission, dial_queue = self._admission(spec, buckets), self._dials(spec, buckets)
+        admission, dial_queue = self._admission(spec, buckets), self._queue_for_dials(spec, buckets)
         new = dict(zip(addresses, sockets, strict=True))
-        served, self._served = self._served, {}
+        previous, self._listening = self._listening, {}
         for listener in spec.listeners:
             frontend = self._frontend(listener, admission, dial_queue)
             for address, shared in listener.addresses:
-                one = served.pop(address, None)
-                if one is not None:
-                    one.frontend = frontend
-                    if address in new:  # it had been closed
-                        one.sock = new[address]
-                        self.engine.listen(one.sock, one, shared=shared)
+                listening = previous.pop(address, None)
+                if listening is not None:
+                    listening.frontend = frontend
+                    if address in new:  # the socket had been closed, by a drain
+                        listening.sock = new[address]
+                        self.engine.listen(listening.sock, listening, shared=shared)
                 else:
-                    one = _Address(frontend, new[address])
-                    self.engine.listen(one.sock, one, shared=shared)
-                self._served[address] = one
-        for one in served.values():
-            self.engine.unlisten(one.sock)
+                    listening = _ListeningAddress(frontend, new[address])
+                    self.engine.listen(listening.sock, listening, shared=shared)
+                self._listening[address] = listening
+        for listening in previous.values():
+            self.engine.unlisten(listening.sock)
 
     def _frontend(
         self, listener: ListenerSpec, admission: Admission, dial_queue: DialQueue[ConnectionRecord] | None
@@ -153,8 +153,8 @@ class DataPlane:
         limits = self._table.limits(spec.index, spec.limits)
         return Admission(limits, source_hash, access, buckets if limited else None)
 
-    def _dials(self, spec: WorkerSpec, buckets: Rates) -> DialQueue[ConnectionRecord] | None:
-        """The queue for dials, if there is one; those that wait in it go on waiting for the turns that they have."""
+    def _queue_for_dials(self, spec: WorkerSpec, buckets: Rates) -> DialQueue[ConnectionRecord] | None:
+        """The dial queue, or None without a rate. Connections already in it keep the turns that they have reserved."""
         if not spec.rates.dial.per_second:
             return None
         if self._dial_queue is None:
@@ -164,8 +164,8 @@ class DataPlane:
         return self._dial_queue
 
 
-class _Address:
-    """What accepts at one address: called by the engine for each connection. A reload puts another frontend there."""
+class _ListeningAddress:
+    """A listening address: the engine calls it for each accepted connection. A reload replaces its frontend."""
 
     __slots__ = ("frontend", "sock")
 
@@ -178,12 +178,12 @@ class _Address:
 
 
 def _first_timeout(spec: WorkerSpec) -> float:
-    """Seconds for a connection's first dial; later ones are cut to what is left of `dial_timeout`."""
+    """The timeout of a connection's first dial, in seconds; later dials are cut to the rest of `dial_timeout`."""
     return min(spec.connect_timeout, spec.dial_timeout) if spec.dial_timeout else spec.connect_timeout
 
 
 def _lifetime(longest: float, jitter: float) -> Callable[[], float]:
-    """Gives the seconds that a connection may live, `longest` at most and less by up to that part of it."""
+    """Return a function that draws a connection's lifetime: `longest` seconds, less a random part of up to `jitter`."""
 
     def seconds() -> float:
         return longest * (1.0 - jitter * random.random())

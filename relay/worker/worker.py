@@ -1,8 +1,9 @@
-"""A worker process: client traffic, and nothing else.
+"""The worker process: it carries client traffic and does nothing else.
 
-It is started with one descriptor, its end of the control channel, and gets everything else through it. Its loop ticks a
-few times a second: the tick is its heartbeat, looks at deadlines, and publishes its gauges. It ends when it is told to,
-or when the supervisor is gone: traffic that nobody watches would be worse than none, and systemd starts a new relay.
+A worker is started with one descriptor, its end of the control channel, and receives everything else through it. Its
+loop ticks a few times a second: each tick writes the heartbeat, checks deadlines, and publishes the gauges. The worker
+ends when the supervisor sends `Stop`, or is gone: unsupervised traffic would be worse than none, and systemd starts a
+new relay.
 """
 
 from __future__ import annotations
@@ -27,18 +28,17 @@ from relay.ipc.worker_spec import WorkerSpec
 from relay.log_writer import LogWriter
 from relay.worker.data_plane import DataPlane
 
-TICK = 0.5  # seconds; waking a processor that sleeps is what silent connections cost
+TICK = 0.5  # seconds; not shorter, since each tick wakes a processor that sleeps while connections are idle
 DRAIN_TICK = 0.1  # seconds
-LOG_FLUSH = 1.0  # seconds that the end waits for the last access lines
+LOG_FLUSH = 1.0  # seconds, at most, to wait at the end for the last access lines
 STDOUT = 1
-MESSAGES = 16  # taken from the supervisor before connections get their turn
-
+MESSAGES_PER_TURN = 16  # from the supervisor, before the loop serves connections again
 
 logger = logging.getLogger("relay.worker")
 
 
 class Worker:
-    """One worker's life: start, serve, drain, end."""
+    """The life of one worker: start, serve, drain, end."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, channel: Channel, spec: WorkerSpec, table: Table, rates: RateTable
@@ -52,15 +52,15 @@ class Worker:
         self._pace = Pace(0, 0.0, 0.0)
         self._age_pace = AgePace()
         self._expected_tick = 0.0
-        self._ticking = False  # the engine has more to look at, and is about to be asked to
+        self._ticking = False  # the engine's tick is not finished: another call is scheduled
         self.done = asyncio.Event()
         self._clock = time.monotonic
         write = self._log_writer.write if self._log_writer is not None else None
-        self._data_plane = DataPlane(loop, spec, table, rates, write, self._report)
+        self._data_plane = DataPlane(loop, spec, table, rates, write, self._report_failing)
         self._engine = self._data_plane.engine
 
     def start(self, addresses: Sequence[str], sockets: list[socket.socket]) -> None:
-        """Accept on the listening sockets, which are those of the addresses; begin to tick."""
+        """Accept on the listening sockets, one for each address, and start to tick."""
         self._data_plane.apply(self._spec, addresses, sockets)
         self._expected_tick = self._clock()
         self._tick()
@@ -68,12 +68,12 @@ class Worker:
         self._channel.send(Ready(os.getpid()))
 
     def drain(self, order: Drain) -> None:
-        """Accept no more; close what is established evenly, oldest first."""
-        began, self._drain = self._drain is not None, order
+        """Stop accepting, and close the established connections evenly over the window, oldest first."""
+        draining, self._drain = self._drain is not None, order
         self._engine.stop_listening()
         now = self._clock()
         self._pace = Pace(self._engine.connections, now, order.closed_at)
-        if not began:
+        if not draining:
             self._tick_drain()
 
     def _tick_drain(self) -> None:
@@ -83,14 +83,14 @@ class Worker:
         if now >= order.over_at:
             self._engine.stop()
             return
-        # Those that are connected late go with the last of them.
+        # Connections established during the drain are closed at the end of the window.
         count = self._pace.due(now) if now < order.closed_at else self._engine.connections
         if count:
             self._engine.close_gracefully(count, Event.DRAINED)
         self._loop.call_later(DRAIN_TICK, self._tick_drain)
 
     def end(self) -> None:
-        """Close everything, now."""
+        """Close all connections now, and end the worker."""
         self._engine.close()
         self._publish(self._clock())
         if self._data_plane.access_log is not None and self._log_writer is not None:
@@ -114,13 +114,13 @@ class Worker:
             self._loop.call_later(TICK, self._tick)
 
     def _tick_engine(self) -> None:
-        """Let the engine look at its deadlines, again after the others' turn until it has seen everything."""
+        """Let the engine check its deadlines in portions; other callbacks run in between."""
         self._ticking = not self.done.is_set() and self._engine.tick(self._clock())
         if self._ticking:
             self._loop.call_soon(self._tick_engine)
 
     def _tick_ages(self) -> None:
-        """End those that have lived long enough: no faster than a drain would, and all of them in its time."""
+        """Close connections that have reached their maximum age, at the pace of a drain and within its window."""
         waiting = self._engine.close_expired(0, Event.AGED)
         count = self._age_pace.due(self._engine.connections, waiting, TICK, self._spec.drain_window)
         if count:
@@ -136,7 +136,7 @@ class Worker:
             block[counters.LOG_DROPPED] = self._log_writer.dropped
 
     def _receive(self) -> None:
-        for _ in range(MESSAGES):
+        for _ in range(MESSAGES_PER_TURN):
             if self.done.is_set():
                 return
             try:
@@ -147,9 +147,9 @@ class Worker:
                 self._loop.remove_reader(self._channel.fileno())
                 self.end()
                 return
-            self._obey(*received)
+            self._handle(*received)
 
-    def _obey(self, message: Message, descriptors: list[int]) -> None:
+    def _handle(self, message: Message, descriptors: list[int]) -> None:
         if isinstance(message, Apply):
             self._spec, self._drain = WorkerSpec.from_file(descriptors[0]), None
             sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors[1:]]
@@ -168,6 +168,6 @@ class Worker:
         elif isinstance(message, AllUp):
             self._data_plane.upstreams.all_up()
 
-    def _report(self, hosts: list[str]) -> None:
-        with contextlib.suppress(OSError, ChannelFull):  # another connection will fail, and say so again
+    def _report_failing(self, hosts: list[str]) -> None:
+        with contextlib.suppress(OSError, ChannelFull):  # the next connection that fails reports it again
             self._channel.send(Failing(tuple(hosts)))
