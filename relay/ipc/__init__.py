@@ -1,1 +1,1 @@
-"""What supervisor and workers share: messages, a channel, and memory. Imports neither of them."""
+"""What supervisor and workers share: messages, the control channel, and shared memory. It imports neither of them."""

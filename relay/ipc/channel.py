@@ -1,8 +1,8 @@
-"""What supervisor and workers say to each other: typed messages over a Unix socket pair, descriptors included.
+"""The control channel between supervisor and worker: typed messages, with descriptors, over a Unix socket pair.
 
-SOCK_SEQPACKET keeps messages whole: a process that dies in the middle of something leaves no half of one behind, and
-its end of the pair closing is itself the message that it is gone. Neither side ever waits for the other: a message that
-does not fit into the socket's buffer is refused to the sender, who then knows that the other side has not been reading.
+SOCK_SEQPACKET keeps messages whole: a process that dies while sending leaves no partial message, and the other side
+sees its end of the pair close. Neither side ever waits for the other: a message that does not fit into the socket
+buffer raises ChannelFull at the sender, which then knows that the other side is not reading.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ MAX_DESCRIPTORS = 250  # per message; the kernel takes SCM_MAX_FD = 253, net/scm
 
 
 SO_PASSRIGHTS = 83  # asm-generic/socket.h, since Linux 6.16
-_NO_LINGER = struct.pack("ii", 1, 0)  # close(2) resets at once, socket(7)
+_LINGER_ZERO = struct.pack("ii", 1, 0)  # l_onoff, l_linger: close(2) resets at once, socket(7)
 
 
 class ChannelFull(Exception):
-    """The other side has not been reading."""
+    """The socket buffer is full: the other side is not reading."""
 
 
 class Channel:
-    """One end of the pair. `fileno` becomes readable when there is something to `receive`."""
+    """One end of the socket pair. `fileno` is readable while there is a message to `receive`."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -41,7 +41,7 @@ class Channel:
         return self._sock.fileno()
 
     def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
-        """Raises ChannelFull, or OSError (the other side is gone), or ValueError (too long)."""
+        """Send a message. Raises ChannelFull, OSError (the other side is gone), or ValueError (too long)."""
         data = json.dumps({"kind": message.kind, **asdict(message)}).encode()
         if len(data) > MAX_MESSAGE:
             raise ValueError(f"a control message of {len(data)} bytes; at most {MAX_MESSAGE}")
@@ -53,9 +53,9 @@ class Channel:
             raise ChannelFull from error
 
     def receive(self) -> tuple[Message, list[int]] | None:
-        """The next message and its descriptors; None when the other side is gone.
+        """Receive the next message and its descriptors; None if the other side is gone.
 
-        Raises BlockingIOError, there is none yet, or BadMessage, with which no descriptor is left.
+        Raises BlockingIOError if there is no message yet, and BadMessage, after closing all received descriptors.
         """
         try:
             data, descriptors, flags, _ = socket.recv_fds(self._sock, MAX_MESSAGE, MAX_DESCRIPTORS)
@@ -75,7 +75,7 @@ class Channel:
             raise
 
     def hear(self) -> Message | None:
-        """The same from a side that is not trusted, and has no descriptors to send. Raises BadMessage if it does."""
+        """Receive a message from an untrusted sender, which must not send descriptors; BadMessage if it does."""
         received = self.receive()
         if received is None:
             return None
@@ -86,13 +86,13 @@ class Channel:
         return message
 
     def refuse_descriptors(self) -> None:
-        """Let the kernel refuse them to the other side, where it can: no message to this side has any."""
-        with contextlib.suppress(OSError):  # an older kernel; `hear` closes them
+        """Make the kernel refuse to pass descriptors to this side, where it can: no message to it has any."""
+        with contextlib.suppress(OSError):  # an older kernel; `hear` closes the descriptors instead
             self._sock.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)
 
     def wait(self, seconds: float) -> bool:
-        """Wait until there is something to receive; False if there was nothing in that time."""
-        # poll(2): select(2) takes no descriptor from FD_SETSIZE, 1,024, on.
+        """Wait for a message to receive, for at most `seconds`; False if none came."""
+        # poll(2), because select(2) takes only descriptors below FD_SETSIZE, 1,024.
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         return bool(poll.poll(seconds * 1000))
@@ -102,20 +102,20 @@ class Channel:
 
 
 def discard(descriptors: Sequence[int]) -> None:
-    """Close descriptors of an unknown kind. A socket may be one that lingers (socket(7)), which close(2) waits for."""
+    """Close received descriptors without waiting: close(2) of a socket with SO_LINGER could block (socket(7))."""
     for descriptor in descriptors:
         try:
             sock = socket.socket(fileno=descriptor)
         except OSError:  # not a socket
-            with contextlib.suppress(OSError):  # an error of its own at the end, EIO for example
+            with contextlib.suppress(OSError):  # close(2) may report an earlier error, such as EIO
                 os.close(descriptor)
             continue
         with contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
         with contextlib.suppress(OSError):
             sock.close()
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
-    """Both ends, not yet wrapped."""
+    """Make both ends of a channel, as plain sockets."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

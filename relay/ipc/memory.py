@@ -1,7 +1,8 @@
-"""Anonymous files that processes share, memfd_create(2): of one size for ever, and never executable.
+"""Anonymous files that processes share, memfd_create(2): of a fixed size, and never executable.
 
-Whoever maps a file that another process truncates is killed by SIGBUS at its next look. So what is mapped is sealed,
-F_ADD_SEALS in fcntl(2): it neither shrinks nor grows, whoever has its descriptor, and nobody can take the seals off.
+A process that maps a file is killed by SIGBUS when it accesses a page that another process has truncated. So the files
+are sealed (F_ADD_SEALS, fcntl(2)): no process can resize them, whatever descriptors it has, and seals cannot be
+removed.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ import errno
 import fcntl
 import os
 
-# linux/memfd.h, since 6.3; implies MFD_ALLOW_SEALING. Where vm.memfd_noexec is 2, the kernel makes no other file.
+# linux/memfd.h, since 6.3; implies MFD_ALLOW_SEALING. With vm.memfd_noexec = 2 the kernel makes no memfd without it.
 MFD_NOEXEC_SEAL = 0x0008
 SIZE_FIXED = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 def shared(name: str, size: int) -> int:
-    """The descriptor of a file of `size` zero bytes, for all to write and for none to resize. Raises OSError."""
+    """Make a file of `size` zero bytes, writable but of fixed size. Returns its descriptor. Raises OSError."""
     descriptor = _create(name)
     try:
         os.ftruncate(descriptor, size)
@@ -28,7 +29,7 @@ def shared(name: str, size: int) -> int:
 
 
 def read_only(name: str, content: bytes) -> int:
-    """The descriptor of a file with this content, which nobody can change. Raises OSError."""
+    """Make a file with this content, which no process can change. Returns its descriptor. Raises OSError."""
     descriptor = _create(name)
     try:
         with open(descriptor, "wb", closefd=False) as file:

@@ -1,4 +1,4 @@
-"""Messages between supervisor and workers: frozen dataclasses that travel as JSON objects with a `kind`."""
+"""Messages between supervisor and workers: frozen dataclasses, sent as JSON objects with a `kind`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar
 
-START_DESCRIPTORS = 3  # of a start message before the listening sockets
+START_DESCRIPTORS = 3  # in a start message, before the listening sockets
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """To a worker, first of all. With descriptors: a file that has its WorkerSpec, the table, that of the rates, and
-    then its listening sockets, which are at these addresses."""
+    """To a worker, as its first message: start to serve.
+
+    Its descriptors: a file with the WorkerSpec, the shared table, the shared rates, then one listening socket for each
+    of `addresses`.
+    """
 
     kind: ClassVar[str] = "start"
     addresses: tuple[str, ...]
@@ -21,8 +24,11 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """To a worker: serve like this from now on. With descriptors: a file that has its new WorkerSpec, and then its
-    listening sockets at these addresses; at others it has them."""
+    """To a worker: serve new connections by a new WorkerSpec.
+
+    Its descriptors: a file with the WorkerSpec, then a listening socket for each of `addresses`. For the other
+    addresses of the WorkerSpec the worker has a socket already.
+    """
 
     kind: ClassVar[str] = "apply"
     addresses: tuple[str, ...]
@@ -30,7 +36,7 @@ class Apply:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """From a worker: it accepts."""
+    """From a worker: it accepts connections."""
 
     kind: ClassVar[str] = "ready"
     pid: int
@@ -38,7 +44,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """To a worker: an upstream's addresses, literal, from now on; none: the name cannot be resolved."""
+    """To a worker: the literal addresses of an upstream's host; empty: the name cannot be resolved."""
 
     kind: ClassVar[str] = "resolved"
     host: str
@@ -47,7 +53,7 @@ class Resolved:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """To a worker: the checks have found this address up, or down."""
+    """To a worker: the health checks found this address up or down."""
 
     kind: ClassVar[str] = "checked"
     host: str
@@ -57,7 +63,7 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class Barred:
-    """To a worker: the upstream addresses, host:port, that are never dialled from now on; all others may be."""
+    """To a worker: the complete set of upstream addresses, host:port, that must not be dialled."""
 
     kind: ClassVar[str] = "barred"
     addresses: tuple[str, ...]
@@ -65,14 +71,14 @@ class Barred:
 
 @dataclass(frozen=True, slots=True)
 class AllUp:
-    """To a worker: whatever it was told of checks is void. Those that are down are told of next."""
+    """To a worker: take every address as up. A `Checked` follows for each one that is down."""
 
     kind: ClassVar[str] = "all_up"
 
 
 @dataclass(frozen=True, slots=True)
 class Failing:
-    """From a worker: no address of these hosts can be connected to."""
+    """From a worker: a connection could connect to no address of these hosts."""
 
     kind: ClassVar[str] = "failing"
     hosts: tuple[str, ...]
@@ -80,19 +86,19 @@ class Failing:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """To a worker: accept no more, close what is established evenly until then, and what is left by force.
+    """To a worker: stop accepting, close the established connections evenly, and at the end by force.
 
     Times are monotonic seconds, the same clock for all processes.
     """
 
     kind: ClassVar[str] = "drain"
-    closed_at: float
-    over_at: float
+    closed_at: float  # the last graceful close starts
+    over_at: float  # connections still open are closed by force
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """To a worker: close everything and end."""
+    """To a worker: close all connections and end."""
 
     kind: ClassVar[str] = "stop"
 
@@ -116,8 +122,8 @@ KINDS: dict[str, type[Message]] = {
 }
 
 
-# What a field may hold, by its annotation. Exactly that type: in Python, True is an int as well.
-_FITS: dict[str, Callable[[Any], bool]] = {
+# Checks of field values, by annotation. They test the exact type, since in Python True is an int as well.
+_CHECKS: dict[str, Callable[[Any], bool]] = {
     "str": lambda value: type(value) is str,
     "int": lambda value: type(value) is int,
     "bool": lambda value: type(value) is bool,
@@ -127,17 +133,17 @@ _FITS: dict[str, Callable[[Any], bool]] = {
 
 
 _FIELDS = {
-    name: {field.name: (_FITS[str(field.type)], field.default) for field in fields(kind)}
+    name: {field.name: (_CHECKS[str(field.type)], field.default) for field in fields(kind)}
     for name, kind in KINDS.items()
 }
 
 
 class BadMessage(Exception):
-    """What has come is no message; the text says why, and has nothing of it."""
+    """The received bytes are not a valid message. The text says why, and quotes nothing of it."""
 
 
 def decode(data: bytes) -> Message:
-    """A message from what was sent, whoever sent it. Raises BadMessage."""
+    """Decode a message from an untrusted sender. Raises BadMessage."""
     try:
         raw = json.loads(data)
     except (ValueError, RecursionError):
@@ -147,15 +153,15 @@ def decode(data: bytes) -> Message:
     kind = raw.pop("kind", None)
     expected = _FIELDS.get(kind) if type(kind) is str else None
     if expected is None:
-        raise BadMessage("it is of no kind that there is")
+        raise BadMessage("it is of an unknown kind")
     values = {name: tuple(value) if type(value) is list else value for name, value in raw.items()}
     if not values.keys() <= expected.keys():
         raise BadMessage(f"a field that {kind} does not have")
-    for name, (fits, default) in expected.items():
+    for name, (check, default) in expected.items():
         if name not in values:
             if default is MISSING:
                 raise BadMessage(f"{kind} without {name}")
-        elif not fits(values[name]):
+        elif not check(values[name]):
             raise BadMessage(f"{kind} with a {name} of another type")
     make: Callable[..., Message] = KINDS[kind]
     return make(**values)

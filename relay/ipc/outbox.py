@@ -1,4 +1,4 @@
-"""What a worker still has to be told: the latest message of each subject."""
+"""The outbox of a worker: the latest unsent message of each subject."""
 
 from __future__ import annotations
 
@@ -8,56 +8,56 @@ from collections.abc import Callable
 from relay.ipc.channel import Channel, ChannelFull
 from relay.ipc.messages import Checked, Message, Resolved
 
-MOST_OWED = 10_000  # messages that are kept for a worker that does not read
+MAX_PENDING = 10_000  # messages that are kept for a worker that is not reading
 
 
 class Outbox:
-    """What a worker is told over its channel: everything that holds, which `everything` gives, then each change.
+    """Sends a worker a snapshot of all that holds, which `everything` returns, and then each change.
 
-    One that does not read is owed the last word on each matter and no more, so it has soon caught up when it reads
-    again. Should these be more than MOST_OWED, they are forgotten, and it is told everything anew, which may be more
-    than the channel has room for.
+    For a worker that is not reading, only the latest message per subject is kept, so that it catches up quickly when it
+    reads again. If more than MAX_PENDING messages are pending, they are dropped, and a new snapshot is sent, in parts
+    if the channel has no room for all of it.
     """
 
     def __init__(self, channel: Channel, everything: Callable[[], list[Message]]) -> None:
         self._channel = channel
         self._everything = everything
-        self._owed: OrderedDict[tuple[str | int, ...], Message] = OrderedDict()  # by what it is about, the oldest first
-        self._anew = True
+        self._pending: OrderedDict[tuple[str | int, ...], Message] = OrderedDict()  # by subject, oldest first
+        self._snapshot_due = True
 
     def fileno(self) -> int:
         return self._channel.fileno()
 
     def add(self, message: Message) -> None:
-        """A change, to be sent."""
-        if not self._anew:
-            self._owed[_about(message)] = message
-            if len(self._owed) > MOST_OWED:
+        """Queue a change; while a snapshot is due, the snapshot will contain it."""
+        if not self._snapshot_due:
+            self._pending[_subject(message)] = message
+            if len(self._pending) > MAX_PENDING:
                 self.renew()
 
     def renew(self) -> None:
-        """Everything is to be told anew."""
-        self._owed.clear()
-        self._anew = True
+        """Drop the pending messages, and send a new snapshot instead."""
+        self._pending.clear()
+        self._snapshot_due = True
 
     def send(self) -> bool:
-        """Send what the channel has room for; whether that was all. Raises OSError: the worker is gone."""
-        if self._anew:
-            self._anew = False
-            self._owed.update((_about(message), message) for message in self._everything())
-        while self._owed:
-            about, message = self._owed.popitem(last=False)
+        """Send what the channel has room for; True if nothing is left. Raises OSError if the worker is gone."""
+        if self._snapshot_due:
+            self._snapshot_due = False
+            self._pending.update((_subject(message), message) for message in self._everything())
+        while self._pending:
+            subject, message = self._pending.popitem(last=False)
             try:
                 self._channel.send(message)
             except ChannelFull:
-                self._owed[about] = message
-                self._owed.move_to_end(about, last=False)
+                self._pending[subject] = message
+                self._pending.move_to_end(subject, last=False)
                 return False
         return True
 
 
-def _about(message: Message) -> tuple[str | int, ...]:
-    """What a later message with the same makes void."""
+def _subject(message: Message) -> tuple[str | int, ...]:
+    """The subject of a message: a later message with the same subject replaces it."""
     if isinstance(message, Resolved):
         return message.kind, message.host
     if isinstance(message, Checked):

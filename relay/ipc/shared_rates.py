@@ -1,8 +1,8 @@
-"""The memory and the locks of `core.rates`: an anonymous file that supervisor and workers map.
+"""The shared memory and the locks of the rates' token buckets (`core.rates`): an anonymous file that all processes map.
 
-The locks are record locks of that file (fcntl(2), F_SETLK), one byte each: the kernel keeps them by process and gives
-back what a dead one held. A process must not close any descriptor of the file while it uses them, for that gives its
-locks back as well.
+The locks are record locks of that file (fcntl(2), F_SETLK), one byte each. The kernel keeps them by process and
+releases those of a process that dies. A process must not close any descriptor of the file while it uses them, because
+that releases its locks as well.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ from relay.core.rates import SINGLES, RatePlan, Rates
 from relay.ipc import memory
 
 PAGE = 4096
-PATIENCE = 0.05  # seconds that a lock is tried for: several time slices of a busy machine
+PATIENCE = 0.05  # seconds to try for a lock: several time slices of a busy machine
 EXCLUSIVE = fcntl.LOCK_EX | fcntl.LOCK_NB
 
 
 class RecordLock:
-    """Locks by number, between processes. Not between threads.
+    """Locks by number, between processes, not between threads.
 
-    One that was not to be had is tried for half as long the next time, and so on until it is had: a process that was
-    stopped while it held one costs the others little time, and one that had to wait for a processor few refusals.
+    After a lock could not be acquired in time, the next attempt tries for half as long, and so on until one succeeds.
+    So a stopped process that holds a lock costs the others little time, and a holder that waits for a processor causes
+    few refusals.
     """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._patience: dict[int, float] = {}  # seconds; of those that were not to be had the last time
+        self._patience: dict[int, float] = {}  # seconds; of locks whose last attempt failed
 
     def acquire(self, number: int, /) -> bool:
         deadline = 0.0
@@ -37,7 +38,7 @@ class RecordLock:
             try:
                 fcntl.lockf(self._descriptor, EXCLUSIVE, 1, number)
             except (BlockingIOError, PermissionError):
-                # Whoever holds it needs some microseconds, or has to wait for a processor itself.
+                # The holder needs a few microseconds, unless it waits for a processor itself.
                 now = time.monotonic()
                 deadline = deadline or now + self._patience.get(number, PATIENCE)
                 if now >= deadline:
@@ -54,7 +55,7 @@ class RecordLock:
 
 
 class RateTable:
-    """The shared buckets; `descriptor` is what another process needs to map them too."""
+    """The shared token buckets, mapped; another process maps them by `descriptor`."""
 
     def __init__(self, descriptor: int, plan: RatePlan) -> None:
         self.descriptor = descriptor
@@ -67,11 +68,11 @@ class RateTable:
 
     @classmethod
     def create(cls, plan: RatePlan) -> RateTable:
-        """A new table of full buckets. Raises OSError."""
+        """Make a new table of full buckets. Raises OSError."""
         return cls(memory.shared("relay-rates", _size(plan)), plan)
 
     def rates(self, *, alone: bool, plan: RatePlan | None = None) -> Rates:
-        """The buckets as one worker sees them; `alone`: there is no other. `plan`: other rates than at the start."""
+        """One worker's view of the buckets. `alone`: it is the only worker. `plan`: other rates than at the start."""
         lock = None if alone else RecordLock(self.descriptor)
         return Rates(plan or self.plan, self._singles, self._hashes, self._times, lock, time.monotonic_ns)
 

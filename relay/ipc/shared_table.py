@@ -1,7 +1,7 @@
-"""The memory that supervisor and workers share: the limits' counts and every worker's counters, in one anonymous file.
+"""The shared table: the counts of the limits and the counters of every worker, in one anonymous file.
 
-The supervisor makes it (`memory`) and hands its descriptor to each worker, which maps it. It never grows or shrinks,
-and goes away with the last process that has it. What stands where is said by `core.limits` and `core.counters`.
+The supervisor makes the file (`memory`) and passes its descriptor to each worker, which maps it. Its size is fixed, and
+it goes away with the last process that has it open. `core.limits` and `core.counters` define what is in which cell.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PAGE = 4096
 
 
 class Table:
-    """The shared memory, mapped; `descriptor` is what another process needs to map it too."""
+    """The shared table, mapped; another process maps it by `descriptor`."""
 
     def __init__(self, descriptor: int, plan: LimitPlan, layout: Layout) -> None:
         self.descriptor = descriptor
@@ -31,25 +31,25 @@ class Table:
         self.hashes = view[hashes : hashes + 8 * plan.source_cells].cast("Q")
         self.sources = view[sources : sources + 4 * plan.source_cells].cast("I")
         self._blocks = [view[blocks + PAGE * _pages(8 * layout.size) * i :] for i in range(plan.workers)]
-        # One worker, one block of its own pages: two workers never write to the same cache line.
+        # Each worker's block has its own pages: two workers never write to the same cache line.
         self.blocks = [block[: 8 * layout.size].cast("Q") for block in self._blocks]
 
     @classmethod
     def create(cls, plan: LimitPlan, layout: Layout) -> Table:
-        """A new table, all zero. Raises OSError."""
+        """Make a new table, all cells zero. Raises OSError."""
         return cls(memory.shared("relay-table", _offsets(plan, layout)[-1]), plan, layout)
 
     def limits(self, column: int, plan: LimitPlan | None = None) -> Limits:
-        """The limits as the worker with this number sees them. `plan`: other limits than at the start, same sizes."""
+        """The limits of the worker with this column. `plan`: other limits than at the start, of the same sizes."""
         return Limits(plan or self.plan, column, self.counts, self.hashes, self.sources, Fence())
 
 
 class Fence:
-    """A full memory barrier: what was written before is visible to other processors before anything later is read.
+    """A full memory barrier: earlier writes are visible to other processors before any later read.
 
-    Python has none of its own, but a lock has: giving one back is a release, taking it an acquire operation on the same
-    word, and later loads cannot pass an acquire that itself cannot pass the release before it (C11 atomics; on x86
-    either is a locked instruction anyway).
+    Python has no barrier, but a lock contains one: unlocking is a release and locking an acquire operation on the same
+    word. Later loads cannot pass the acquire, which cannot pass the release before it (C11 atomics; on x86 both are
+    locked instructions anyway).
     """
 
     __slots__ = ("_acquire", "_release")
@@ -66,7 +66,7 @@ class Fence:
 
 
 def _offsets(plan: LimitPlan, layout: Layout) -> tuple[int, int, int, int, int]:
-    """Byte offsets of counts, hashes, sources and blocks, and the whole size."""
+    """The byte offsets of counts, hashes, sources and blocks, and the total size."""
     hashes = PAGE * _pages(4 * plan.count_cells)
     sources = hashes + PAGE * _pages(8 * plan.source_cells)
     blocks = sources + PAGE * _pages(4 * plan.source_cells)

@@ -1,6 +1,7 @@
-"""What a worker is told at its start and by a reload: plain values, made by the supervisor from the settings.
+"""The WorkerSpec, a worker's configuration: plain values that the supervisor makes from the settings.
 
-A worker never reads settings, files or the environment, and starts without the libraries that do.
+A worker receives it at its start and at each reload. It never reads settings, files or the environment itself, and so
+starts without the libraries for that.
 """
 
 from __future__ import annotations
@@ -19,24 +20,24 @@ ProxyProtocol = Literal["off", "accept", "require"]
 
 @dataclass(frozen=True, slots=True)
 class ListenerSpec:
-    """One listener, as a worker needs to know it."""
+    """The configuration of one listener in a worker."""
 
     number: int
     name: str
     upstreams: tuple[tuple[int, str, int], ...]  # (number of the upstream, host, port)
-    addresses: tuple[tuple[str, bool], ...]  # listened on; whether others than relay have the socket too
-    sni: tuple[str, ...]  # names that are let through; empty: all, unread
+    addresses: tuple[tuple[str, bool], ...]  # (address, whether other processes accept from the same queue)
+    sni: tuple[str, ...]  # names that are let through; empty: no hello is read
     proxy_protocol: ProxyProtocol
-    send_proxy: int  # version of the PROXY protocol, 0: none
+    send_proxy: int  # version of the PROXY protocol towards the upstream, 0: none
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """All that a worker needs to know. Durations in seconds."""
+    """The complete configuration of a worker. Durations are in seconds."""
 
     index: int
     engine: str
-    slots: tuple[int, int]  # numbers that there are of listeners and of upstreams
+    slots: tuple[int, int]  # how many listeners and upstreams the shared table has room for
     listeners: tuple[ListenerSpec, ...]
     upstreams: tuple[str, ...]  # host:port by number
     limits: LimitPlan
@@ -48,14 +49,14 @@ class WorkerSpec:
     access_deny: tuple[str, ...]
     client_hello_timeout: float
     connect_timeout: float  # of each dial
-    dial_timeout: float  # of all of one connection's dials together; 0: no limit
+    dial_timeout: float  # of all dials of one connection together; 0: no limit
     source_addresses: tuple[str, ...]
-    source_ports: int  # that all workers together may use for each pair of source and upstream address
+    source_ports: int  # for all workers together, for each pair of source and upstream address
     eject_after: int  # failed dials in a row
     eject_seconds: float
     timeouts: Timeouts
-    max_age: float  # of a connection; 0: none
-    max_age_jitter: float
+    max_age: float  # of a connection; 0: no limit
+    max_age_jitter: float  # the part of max_age by which it may be shortened at random
     drain_window: float
     tcp: TcpOptions
     held_bytes: int  # 0: no limit
@@ -64,12 +65,12 @@ class WorkerSpec:
     debug: bool
 
     def to_file(self) -> int:
-        """The descriptor of an anonymous file with all of it: of any length, unlike a message. Raises OSError."""
+        """Write the spec to an anonymous file and return its descriptor: a message has a size limit. Raises OSError."""
         return memory.read_only("relay-orders", self.to_json().encode())
 
     @classmethod
     def from_file(cls, descriptor: int) -> WorkerSpec:
-        """The inverse; closes the descriptor."""
+        """Read a spec back from its file, and close the descriptor."""
         with open(descriptor, "rb") as file:
             file.seek(0)
             return cls.from_json(file.read().decode())

@@ -34,7 +34,7 @@ from relay.ipc.messages import (
     Stop,
     decode,
 )
-from relay.ipc.outbox import MOST_OWED, Outbox
+from relay.ipc.outbox import MAX_PENDING, Outbox
 from tests.support.observe import descriptors
 
 
@@ -304,7 +304,7 @@ def test_a_side_that_goes_without_having_read(ends: tuple[Channel, Channel]) -> 
 
 
 class Names:
-    """So many names, each with one address, and who has to know of them."""
+    """`count` names with one address each, and the outbox that sends their changes."""
 
     def __init__(self, channel: Channel, count: int) -> None:
         self.addresses = {f"hub{number}.example": "127.0.0.0" for number in range(count)}
@@ -382,7 +382,7 @@ def test_what_is_kept_for_one_that_does_not_read_is_bounded(ends: tuple[Channel,
         return [AllUp()]
 
     outbox = Outbox(ends[0], everything)
-    for number in range(3 * MOST_OWED):
+    for number in range(3 * MAX_PENDING):
         outbox.add(Checked("127.0.0.1", number, False))
         outbox.send()
     assert 2 <= asked <= 4
@@ -394,7 +394,7 @@ def test_what_is_kept_for_one_that_does_not_read_is_bounded(ends: tuple[Channel,
             received = ends[1].receive()
             assert received is not None
             told.append(received[0])
-    assert told[-1] == Checked("127.0.0.1", 3 * MOST_OWED - 1, False)
+    assert told[-1] == Checked("127.0.0.1", 3 * MAX_PENDING - 1, False)
     assert told.count(AllUp()) == 2, "everything: at first, and the last time that it was asked for"
 
 
