@@ -1,10 +1,10 @@
-"""Host names, literal addresses and `host:port` pairs as people write them: parsing, checking and formatting back.
+"""Host names, literal addresses and `host:port` pairs as people write them: parsing, checking and formatting.
 
-Every address that a person sets goes through here, so that all of relay has one spelling of each: lower-case names
-without the trailing dot, IPv6 compressed and in brackets when a port follows. The dot says that a name is complete
-(`is_complete`); settings keep it, and whatever shows or compares a name does without it. Nothing is resolved and no
-socket is touched; the standard library is all that is imported, since workers use this too. Internationalised names
-are not converted, and IPv6 zone ids (RFC 4007) are refused: what they mean differs from machine to machine.
+Every configured address is parsed here, so that relay has one spelling of each: lower-case names without the trailing
+dot, IPv6 compressed and in brackets when a port follows. A trailing dot marks a complete name (`is_complete`); settings
+keep it, while displayed and compared names do not have it. This module resolves nothing, touches no socket, and imports
+only the standard library, since workers use it too. Internationalised names are not converted, and IPv6 zone ids
+(RFC 4007) are refused, because their meaning differs from machine to machine.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from __future__ import annotations
 import re
 from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address, ip_network
 
-# (host, port) or (host, port, flowinfo, scope): what accept(2) gave, hosts always literal addresses.
+# (host, port) or (host, port, flowinfo, scope), as Python's accept returns them; the host is a literal address.
 Address = tuple[str, int] | tuple[str, int, int, int]
 
 MAX_PORT = 65535
 MAX_NAME = 253  # characters, without the trailing dot: RFC 1035 section 2.3.4 less the length octets
 
-# RFC 1123 section 2.1, and the underscore that names in private zones have in practice.
+# RFC 1123 section 2.1, plus the underscore, which names in private zones contain in practice.
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _PORT = re.compile(r"[0-9]{1,5}")
 _PREFIX = re.compile(r"[0-9]{1,3}")
@@ -26,11 +26,11 @@ _BRACKETED = re.compile(r"\[([^\[\]]*)\](?::(.*))?", re.DOTALL)
 
 
 class AddressError(ValueError):
-    """An address that cannot be used. The message is the rest of a sentence that begins with the quoted text."""
+    """An invalid address. The message is a predicate: it continues a sentence that begins with the quoted text."""
 
 
 def parse_hostport(text: str, *, allow_name: bool) -> tuple[str, int]:
-    """Host and port of `host:port` or `[IPv6]:port`; port 0 is let through, for the caller to judge.
+    """Parse `host:port` or `[IPv6]:port`. Port 0 is accepted; the caller decides whether it is allowed.
 
     Without `allow_name` the host must be a literal IPv4 or IPv6 address. Raises AddressError.
     """
@@ -41,7 +41,7 @@ def parse_hostport(text: str, *, allow_name: bool) -> tuple[str, int]:
 
 
 def parse_host(text: str, *, allow_name: bool) -> str:
-    """A host alone: name, IPv4, or IPv6 with or without brackets. Raises AddressError, also when a port follows."""
+    """Parse a host without a port: name, IPv4, or IPv6 with or without brackets. Raises AddressError."""
     host, port = _split(text)
     if port is not None:
         raise AddressError("has a port, where a host alone belongs")
@@ -49,19 +49,19 @@ def parse_host(text: str, *, allow_name: bool) -> str:
 
 
 def is_complete(text: str) -> bool:
-    """Whether the host of `host` or `host:port` is a name with a dot at its end: no search list applies to it."""
+    """Whether the host of `host` or `host:port` ends with a dot, so that no search list applies to it."""
     host, _port = _split(text)
     return host.endswith(".")
 
 
 def parse_address(text: str, *, default_port: int) -> tuple[str, int]:
-    """A literal address and its port, `default_port` when none is written. Raises AddressError."""
+    """Parse a literal address with an optional port, else `default_port`. Raises AddressError."""
     host, port = _split(text)
     return _host(host, text.startswith("["), False), default_port if port is None else _port(port)
 
 
 def parse_server_name(text: str) -> str:
-    """A name as TLS clients name it, exact or `*.suffix`. Raises AddressError."""
+    """Parse a TLS server name, exact or `*.suffix`. Raises AddressError."""
     star = "*." if text.startswith("*.") else ""
     if "*" in text.removeprefix("*."):
         raise AddressError("has a * that is not the whole first label; write *.suffix")
@@ -72,7 +72,7 @@ def parse_server_name(text: str) -> str:
 
 
 def parse_network(text: str) -> str:
-    """A network, `10.0.0.0/8` or `2001:db8::/32`; an address alone is one. Raises AddressError."""
+    """Parse a network, `10.0.0.0/8` or `2001:db8::/32`, or a single address. Raises AddressError."""
     host, slash, length = text.partition("/")
     address: IPv4Address | IPv6Address | None
     try:
@@ -92,12 +92,12 @@ def parse_network(text: str) -> str:
 
 
 def format_hostport(host: str, port: int) -> str:
-    """The inverse of `parse_hostport`: IPv6 in brackets."""
+    """Format host and port for `parse_hostport`, IPv6 in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _split(text: str) -> tuple[str, str | None]:
-    """Host without brackets, and what is written for a port, if anything."""
+    """Split the text into the host, without brackets, and the text of the port, or None."""
     if not text:
         raise AddressError("is empty")
     if "/" in text:
@@ -126,8 +126,8 @@ def _host(text: str, bracketed: bool, allow_name: bool) -> str:
         address = _ipv6(text)
         if address is None:
             raise AddressError("has no IPv6 address in its brackets")
-        # ::ffff:a.b.c.d is IPv4 on the wire. Left as it is, the same address would have two spellings, and Linux does
-        # not bind it to a socket that is IPv6 only.
+        # ::ffff:a.b.c.d is IPv4 on the wire. If it stayed IPv6, the same address would have two spellings, and Linux
+        # does not bind it to a socket that is IPv6 only.
         return str(address.ipv4_mapped or address)
     try:
         return str(IPv4Address(text))
@@ -159,7 +159,7 @@ def _name(text: str) -> str:
     labels = name.split(".")
     if any(_LABEL.fullmatch(label) is None for label in labels):
         raise AddressError("is not a host name: labels of 1 to 63 letters, digits, - and _, without - at either end")
-    # RFC 1123 section 2.1: a name cannot look like an address. 10.0.0.256 is a typing error, not a host.
+    # RFC 1123 section 2.1: a name cannot look like an address. 10.0.0.256 is a typing error, not a host name.
     if labels[-1].isdigit():
         raise AddressError("is not an IPv4 address, and a host name cannot end in a number")
     return name

@@ -1,11 +1,11 @@
-"""Log lines leave the process without ever stopping its loop.
+"""The log writer: writes log lines to a descriptor without ever blocking the event loop.
 
-A loop hands lines to a `LogWriter`; a thread writes them. When nobody reads (a full pipe, a full disk, a stopped
-journal), only the thread waits; the queue fills, further lines are dropped and counted. Which lines there are is not
-decided here.
+The loop queues lines in a `LogWriter`, and a thread writes them. When they are not taken (a full pipe, a full disk, a
+stopped journal), only the thread waits; the queue fills, and further lines are dropped and counted. The content of the
+lines is decided elsewhere.
 
-Where a descriptor leads straight to systemd's journal, each line begins with its priority, "<6>", as sd-daemon(3) has
-it: the journal takes that off and files the line under it. Anywhere else it would only be in the way.
+If the descriptor is connected to systemd's journal, each line begins with its priority, such as "<6>" (sd-daemon(3)).
+The journal strips it and stores the line with that priority. No other destination gets it.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TextIO
 
-QUEUE = 10_000  # lines; at some 350 bytes each 3.5 MB
-# write(2) to a pipe is atomic up to PIPE_BUF (4096, pipe(7)): several processes share one, and their lines must not
-# mix. To a file, each write is.
+QUEUE = 10_000  # lines; 3.5 MB at about 350 bytes each
+# Several processes share one output, and their lines must not mix. write(2) to a pipe is atomic up to PIPE_BUF (4096,
+# pipe(7)); to a file, each write is.
 CHUNK, CHUNK_OF_FILE = 4096, 65536  # bytes
-GATHER = 0.01  # seconds that the thread waits for more lines before it writes: fewer wake-ups under load
+GATHER = 0.01  # seconds for which the thread collects lines before it writes: fewer wake-ups under load
 
-# syslog(3)'s priorities, of those what relay says.
+# The priorities of syslog(3) that relay uses.
 CRITICAL, ERROR, WARNING, INFO, DEBUG = 2, 3, 4, 6, 7
-NEWLINE = "\n"  # the only character that ends a line for the journal; str.splitlines knows ten more
+NEWLINE = "\n"  # the only line separator for the journal; str.splitlines has ten more
 
 
 class LogWriter:
-    """Writes lines to a descriptor, in order. `write` never waits; `dropped` counts the lines that were lost."""
+    """Writes lines to a descriptor, in order. `write` never waits; `dropped` counts the lost lines."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -43,19 +43,19 @@ class LogWriter:
         self._journal = is_journal(descriptor)
         self._lines: deque[str] = deque()
         self._wake = threading.Event()
-        self._queued = 0  # written by the loop
-        self._handled = 0  # written by the thread
-        self._lost = 0  # by the thread: the disk is full, the reader is gone
-        self._refused = 0  # by the loop: the queue is full
+        self._queued = 0  # lines; only the loop changes it
+        self._handled = 0  # lines written or lost; only the thread changes it
+        self._lost = 0  # lines that could not be written: disk full, reader gone; only the thread changes it
+        self._refused = 0  # lines that found the queue full; only the loop changes it
         threading.Thread(target=self._run, name="log-writer", daemon=True).start()
 
     @property
     def dropped(self) -> int:
-        """Lines lost so far."""
+        """The number of lines lost so far."""
         return self._lost + self._refused
 
     def write(self, line: str, priority: int = INFO) -> None:
-        """Queue one line, its newline included; or several that belong together, as a traceback's."""
+        """Queue a line with its newline, or several lines that belong together, such as a traceback."""
         if len(self._lines) >= QUEUE:
             self._refused += 1
             return
@@ -65,7 +65,7 @@ class LogWriter:
             self._wake.set()
 
     def flush(self, seconds: float) -> None:
-        """Wait until what is queued was written, at most so long. For the end of a process: it does wait."""
+        """Wait until all queued lines are written, for at most `seconds`. It blocks: only for the end of a process."""
         deadline = time.monotonic() + seconds
         while self._handled != self._queued and time.monotonic() < deadline:
             time.sleep(0.002)
@@ -79,11 +79,11 @@ class LogWriter:
                 try:
                     self._write_some()
                 except Exception:  # noqa: BLE001 -- without this thread there is no log at all
-                    traceback.print_exc()  # what is left is standard error
+                    traceback.print_exc()  # to standard error, the only output left
                     self._lost += 1
                     self._handled += 1
                     if self._lines:
-                        self._lines.popleft()  # lest the same line does it again
+                        self._lines.popleft()  # so that the same line cannot fail again
 
     def _write_some(self) -> None:
         chunk, count = self._take()
@@ -92,7 +92,7 @@ class LogWriter:
         self._handled += count
 
     def _take(self) -> tuple[bytes, int]:
-        """Whole lines of at most a chunk together, at least one line."""
+        """Take whole lines from the queue, up to a chunk in all but at least one line."""
         taken: list[bytes] = []
         size = 0
         while self._lines:
@@ -105,13 +105,14 @@ class LogWriter:
         return b"".join(taken), len(taken)
 
     def _write_all(self, data: bytes) -> bool:
-        """False if it could not be written (ENOSPC, EPIPE, EIO, …)."""
+        """Write all of the data; False if that fails (ENOSPC, EPIPE, EIO, …)."""
         view = memoryview(data)
         while view:
             try:
                 view = view[os.write(self._descriptor, view) :]
             except BlockingIOError:
-                # Somebody made the shared descriptor non-blocking. poll(2), for select(2) takes none from 1,024 on.
+                # Another process made the shared descriptor non-blocking. poll(2), because select(2) takes only
+                # descriptors below 1,024.
                 poll = select.poll()
                 poll.register(self._descriptor, select.POLLOUT)
                 poll.poll(1000)  # milliseconds
@@ -121,38 +122,38 @@ class LogWriter:
 
 
 def is_journal(descriptor: int, environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether systemd has connected the descriptor to its journal.
+    """Whether the descriptor is connected to systemd's journal.
 
-    JOURNAL_STREAM has the device and the inode of that connection (systemd.exec(5)). A process that was started with
-    its output elsewhere may have inherited the variable, so the two are compared with the descriptor's own.
+    JOURNAL_STREAM contains the device and inode number of that connection (systemd.exec(5)). A process with another
+    output may have inherited the variable, so the two numbers are compared with the descriptor's own.
     """
     device, _, inode = environ.get("JOURNAL_STREAM", "").partition(":")
     try:
         status = os.fstat(descriptor)
         return (int(device), int(inode)) == (status.st_dev, status.st_ino)
     except (OSError, ValueError):
-        return False  # closed, or no such variable
+        return False  # the descriptor is closed, or the variable is not set
 
 
 def prefixed(text: str, priority: int) -> str:
-    """The lines of `text`, each with its priority: the journal files each line for itself."""
+    """Put the priority before each line of `text`, since the journal stores each line separately."""
     mark = f"<{priority}>"
     return f"{mark}{text[:-1].replace(NEWLINE, NEWLINE + mark)}{text[-1:]}"
 
 
 class _Prefixing(io.TextIOBase):
-    """A text stream that gives each line its priority, and is otherwise the stream that it stands before."""
+    """A wrapper of a text stream that puts a priority before each line."""
 
     def __init__(self, stream: TextIO, priority: int) -> None:
         self._stream = stream
         self._priority = priority
-        self._begins = True  # what is written next is the beginning of a line
+        self._at_line_start = True
 
     def write(self, text: str) -> int:
         if text:
             marked = prefixed(text, self._priority)
-            self._stream.write(marked if self._begins else marked[len(f"<{self._priority}>") :])
-            self._begins = text.endswith("\n")
+            self._stream.write(marked if self._at_line_start else marked[len(f"<{self._priority}>") :])
+            self._at_line_start = text.endswith("\n")
         return len(text)
 
     def flush(self) -> None:
@@ -166,10 +167,10 @@ class _Prefixing(io.TextIOBase):
 
 
 def mark_output() -> None:
-    """Give what is printed its priority where it goes to the journal: info, and error on standard error.
+    """Give printed lines a priority if they go to the journal: info on standard output, error on standard error.
 
-    For what does not come through a `LogWriter`: mistakes in the settings, a command's answer, the traceback of an
-    exception that nobody caught.
+    This is for text that does not come through a `LogWriter`: mistakes in the settings, a command's answer, the
+    traceback of an uncaught exception.
     """
     if sys.stdout is not None and is_journal(1):
         sys.stdout = _Prefixing(sys.stdout, INFO)
@@ -181,23 +182,23 @@ def _is_file(descriptor: int) -> bool:
     try:
         return stat.S_ISREG(os.fstat(descriptor).st_mode)
     except OSError:
-        return False  # closed: every line will be lost, and counted
+        return False  # the descriptor is closed: every line will be lost, and counted
 
 
 def timestamp(seconds: float) -> str:
-    """UTC, RFC 3339, milliseconds."""
+    """Format a time as RFC 3339, UTC, in milliseconds."""
     whole = int(seconds)
-    return f"{_to_the_second(whole)}.{int((seconds - whole) * 1000):03d}Z"
+    return f"{_utc_second(whole)}.{int((seconds - whole) * 1000):03d}Z"
 
 
 @lru_cache(maxsize=2)
-def _to_the_second(whole: int) -> str:
-    """The part that all lines of one second share."""
+def _utc_second(whole: int) -> str:
+    """The part of a timestamp that is the same for all lines of one second."""
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
 
 
 def local_timestamp(seconds: float) -> str:
-    """For people: the time where this runs, milliseconds, and its offset from UTC, "2026-11-24 03:19:10.925 +0100"."""
+    """Format a local time for people, with its offset from UTC: "2026-11-24 03:19:10.925 +0100"."""
     whole = int(seconds)
     before, offset = _local_second(whole)
     return f"{before}.{int((seconds - whole) * 1000):03d} {offset}"

@@ -1,11 +1,13 @@
-"""How a connection ended: exactly one `Outcome` each, with HAProxy's two-letter termination state beside it.
+"""The outcomes of connections: each connection has exactly one, with HAProxy's two-letter termination state beside it.
 
-The first letter says who ended it, the second in which phase, as in section 8.5 of HAProxy's configuration manual
-("Stream state at disconnection"): C client, S server, P the proxy's own policy, R a resource of the proxy ran out,
-I internal, K killed by an operator, c and s a timeout on the client's or the server's side; then R before any upstream
-was chosen, Q while waiting for its turn, C while connecting, D while data flowed, - normal completion.
+The state is that of section 8.5 of HAProxy's configuration manual ("Stream state at disconnection"). The first letter
+says who ended the connection: C client, S server, P the proxy's own policy, R a resource of the proxy ran out,
+I internal, K killed by an operator, c and s a timeout on the client's or the server's side. The second letter is the
+phase: R before any upstream was chosen, Q in the dial queue, C while connecting, D while data flowed, - normal
+completion.
 
-This file names endings; deciding which one applies is `connection`'s, counting them `account`'s.
+This module only defines outcomes; `worker.connection.transitions` decides which one applies, and
+`worker.connection.accounting` counts them.
 """
 
 from __future__ import annotations
@@ -15,16 +17,16 @@ import errno
 
 
 class Outcome(enum.Enum):
-    """One way for a connection to end. `label` is the metric's and the log's word, `state` HAProxy's two letters."""
+    """One way in which a connection ends. `label` is its name in metrics and logs, `state` HAProxy's two letters."""
 
     label: str
     state: str
-    early: bool  # before an upstream was thought of: refused, or gone before it said who it was
+    early: bool  # the connection ended before an upstream was chosen
     index: int  # position in a worker's counters; stable within one process tree, not across versions
 
-    # Both sides ended and everything was delivered.
+    # Both sides ended, and everything was delivered.
     OK = ("ok", "--")
-    # Refused before anything was dialled.
+    # Refused before an upstream was dialled.
     REFUSED_ACCESS = ("refused_access", "PR")  # access.allow does not have the client's address, or access.deny does
     REFUSED_INSTANCE = ("refused_instance", "PR")  # limits.max_connections reached
     REFUSED_LISTENER = ("refused_listener", "PR")  # listeners.max_connections reached
@@ -32,18 +34,18 @@ class Outcome(enum.Enum):
     REFUSED_SOURCE_RATE = ("refused_source_rate", "PR")  # limits.connect_rate_per_source used up
     REFUSED_ACCEPT_RATE = ("refused_accept_rate", "PR")  # limits.accept_rate used up
     REFUSED_CAPACITY = ("refused_capacity", "RR")  # this worker has no descriptors left for one more
-    # Refused for what the client said first, on listeners with `sni` or `proxy_protocol`.
+    # Refused for the preread bytes, on listeners with `sni` or `proxy_protocol`.
     REFUSED_PROXY = ("refused_proxy", "PR")  # no PROXY protocol header where one is required, or a malformed one
     REFUSED_TLS = ("refused_tls", "PR")  # no TLS, or no proper hello
-    REFUSED_SNI = ("refused_sni", "PR")  # a hello without a name, or with one that is not let through
+    REFUSED_SNI = ("refused_sni", "PR")  # a hello without a server name, or with one that is not let through
     CLIENT_HELLO_TIMEOUT = ("client_hello_timeout", "cR")  # no complete PROXY header and hello in timeouts.client_hello
     CLIENT_HELLO_ABORT = ("client_hello_abort", "CR")  # the client went away before they were complete
     # Never connected.
     DIAL_QUEUE_FULL = ("dial_queue_full", "PQ")  # dial.queue connections wait for dial.rate already
-    DIAL_QUEUE_TIMEOUT = ("dial_queue_timeout", "sQ")  # its turn would come later than in dial.queue_timeout
-    RESOLVE_FAILED = ("resolve_failed", "SC")  # no address for the upstream's name, or none that may be dialled
+    DIAL_QUEUE_TIMEOUT = ("dial_queue_timeout", "sQ")  # the turn would come later than dial.queue_timeout allows
+    RESOLVE_FAILED = ("resolve_failed", "SC")  # no address for the upstream's name, or all are barred
     DIAL_REFUSED = ("dial_refused", "SC")  # the last address tried answered with a reset
-    # The last address tried did not answer in dial.connect_timeout, or dial.timeout was over with addresses left.
+    # The last address tried did not answer in dial.connect_timeout, or dial.timeout ended with addresses left.
     DIAL_TIMEOUT = ("dial_timeout", "sC")
     DIAL_FAILED = ("dial_failed", "SC")  # any other error of connect(2): unreachable, denied, ...
     NO_RESOURCES = ("no_resources", "RC")  # no descriptor or memory for the upstream side
@@ -55,14 +57,14 @@ class Outcome(enum.Enum):
     CLIENT_LOST = ("client_lost", "cD")  # no answer to keepalive probes, or to data for tcp.user_timeout
     UPSTREAM_LOST = ("upstream_lost", "sD")
     IDLE_TIMEOUT = ("idle_timeout", "cD")
-    CLIENT_HALF_CLOSE_TIMEOUT = ("client_half_close_timeout", "cD")  # the upstream had ended, the client did not
+    CLIENT_HALF_CLOSE_TIMEOUT = ("client_half_close_timeout", "cD")  # the upstream sent FIN, the client did not
     UPSTREAM_HALF_CLOSE_TIMEOUT = ("upstream_half_close_timeout", "sD")
-    # Ended from within.
+    # Ended by the relay itself.
     SHUTDOWN = ("shutdown", "KD")  # the relay was told to stop
     SHUTDOWN_DIAL = ("shutdown_dial", "KC")
     DRAINED = ("drained", "KD")  # closed by a drain
     MAX_AGE = ("max_age", "KD")  # lived longer than timeouts.max_age
-    WORKER_DIED = ("worker_died", "ID")  # accounted by the supervisor for a worker that is no more
+    WORKER_DIED = ("worker_died", "ID")  # accounted by the supervisor for a worker that died
     INTERNAL_ERROR = ("internal_error", "ID")  # a defect in the relay; the log has the traceback
 
     def __init__(self, label: str, state: str) -> None:
@@ -72,17 +74,17 @@ class Outcome(enum.Enum):
         self.early = state[1] == "R"
 
 
-# How a dial fails that is the upstream's fault: those that are counted by address.
+# Failures of a dial that are the upstream's fault; they are counted by address.
 DIAL_FAILURES = (Outcome.DIAL_REFUSED, Outcome.DIAL_TIMEOUT, Outcome.DIAL_FAILED)
 
 OUTCOMES: tuple[Outcome, ...] = tuple(Outcome)
 
-# Errors of socket(2) and connect(2) by what they mean for the connection; all others are Outcome.DIAL_FAILED.
+# Outcomes of a failed dial, by the errno of socket(2) or connect(2). Any other errno is Outcome.DIAL_FAILED.
 DIAL_OUTCOMES: dict[int, Outcome] = {
     errno.ECONNREFUSED: Outcome.DIAL_REFUSED,
     errno.ECONNRESET: Outcome.DIAL_REFUSED,
     errno.ETIMEDOUT: Outcome.DIAL_TIMEOUT,
-    # The relay's own machine has run out of something.
+    # The relay's own machine has run out of a resource.
     errno.EMFILE: Outcome.NO_RESOURCES,
     errno.ENFILE: Outcome.NO_RESOURCES,
     errno.ENOBUFS: Outcome.NO_RESOURCES,
@@ -92,5 +94,5 @@ DIAL_OUTCOMES: dict[int, Outcome] = {
     errno.EADDRNOTAVAIL: Outcome.NO_SOURCE_PORT,
 }
 
-# Of this machine, not of the upstream.
+# Failures of a dial that are this machine's fault, not the upstream's.
 OWN_FAULTS = frozenset({Outcome.NO_RESOURCES, Outcome.NO_SOURCE_PORT})

@@ -1,7 +1,7 @@
-"""Whether an upstream's address is this relay itself: an address of this machine, with a port that it listens on.
+"""Checks whether an upstream's address is this relay's own: an address of this machine, with a port that it listens on.
 
-Such an upstream would be a loop: each connection leads to another one, and a health check is enough to begin it. What
-cannot be seen from here is a longer loop, over another machine, another program, or a translation of addresses.
+Such an upstream would be a loop: each connection would open another one, starting with the first health check. A longer
+loop, through another machine, another program or address translation, cannot be detected here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ANY_PORT = 9  # discard; nothing is sent there
 
 
 class Endpoint(NamedTuple):
-    """Where this relay listens. `both`: an IPv6 wildcard that takes IPv4 as well, ipv6(7)."""
+    """An address and port that this relay listens on. `both`: an IPv6 socket that also accepts IPv4, ipv6(7)."""
 
     host: str
     port: int
@@ -28,7 +28,7 @@ class Endpoint(NamedTuple):
 
 
 def endpoint(sock: socket.socket) -> Endpoint:
-    """That of a listening socket."""
+    """The endpoint of a listening socket."""
     host, port = sock.getsockname()[:2]
     both = sock.family == socket.AF_INET6 and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
     return Endpoint(host, port, both)
@@ -36,41 +36,42 @@ def endpoint(sock: socket.socket) -> Endpoint:
 
 @lru_cache(maxsize=1024)
 def written(text: str, *, both: bool = False) -> Endpoint:
-    """That of an address to listen on, as it is written."""
+    """The endpoint of a `bind` address, as it is written in the settings."""
     host, port = parse_hostport(text, allow_name=False)
     return Endpoint(host, port, both)
 
 
 def is_own(host: str, port: int, endpoints: Iterable[Endpoint]) -> bool:
-    """Whether a connection to this literal address would come to one of `endpoints` (those with port 0 are none)."""
-    for one in endpoints:
-        if one.port != port:
+    """Whether a connection to this literal address would reach one of `endpoints`; those with port 0 do not count."""
+    for listening in endpoints:
+        if listening.port != port:
             continue
-        if one.host == host or (_covers(one, host) and is_local(host)):
+        if listening.host == host or (_covers(listening, host) and is_local(host)):
             return True
     return False
 
 
 def is_certainly_own(host: str, port: int, endpoints: Iterable[Endpoint]) -> bool:
-    """The same of what can be told without this machine: the same address, or loopback where a wildcard is bound."""
+    """Like `is_own`, but independent of this machine: only the same address, or loopback and a wildcard, count."""
     return any(
-        one.port == port and (one.host == host or (_covers(one, host) and ip_address(host).is_loopback))
-        for one in endpoints
+        listening.port == port
+        and (listening.host == host or (_covers(listening, host) and ip_address(host).is_loopback))
+        for listening in endpoints
     )
 
 
-def _covers(one: Endpoint, host: str) -> bool:
-    """Whether the endpoint is a wildcard that takes connections to `host` where that is an address of this machine."""
-    if not ip_address(one.host).is_unspecified:
+def _covers(listening: Endpoint, host: str) -> bool:
+    """Whether the endpoint is a wildcard that accepts connections to `host`, if that is an address of this machine."""
+    if not ip_address(listening.host).is_unspecified:
         return False
-    return one.both or (":" in one.host) == (":" in host)
+    return listening.both or (":" in listening.host) == (":" in host)
 
 
 def is_local(host: str) -> bool:
-    """Whether a literal address is this machine's, as the kernel's routes have it.
+    """Whether a literal address is local to this machine, according to the kernel's routes.
 
-    For a destination of its own the kernel chooses that same address as the source. (That bind(2) takes an address
-    would say nothing: it takes any where net.ipv4.ip_nonlocal_bind is set.) A datagram socket's connect sends nothing.
+    For a local destination the kernel chooses the same address as the source. connect(2) on a datagram socket sends
+    nothing. bind(2) would prove nothing: with net.ipv4.ip_nonlocal_bind it accepts any address.
     """
     address = ip_address(host)
     if address.is_loopback:
@@ -80,4 +81,4 @@ def is_local(host: str) -> bool:
             sock.connect((host, _ANY_PORT))
             return ip_address(sock.getsockname()[0].partition("%")[0]) == address
     except OSError:
-        return False  # no way there at all
+        return False  # no route to it

@@ -1,11 +1,11 @@
-"""What a process of relay does before anything else: standard descriptors, the signal mask.
+"""The first steps of every relay process: it opens missing standard descriptors and blocks signals.
 
-Imports next to nothing, since it has to come before whatever takes time or opens a file.
+This module imports next to nothing, because it has to run before anything that takes time or opens a file.
 
-A signal that arrives while a process is still starting would end it (SIGHUP), or, as PID 1, be lost: the kernel drops
-what the first process of a PID namespace has no handler for (signal(7), pid_namespaces(7)). So everything that relay
-gives a meaning is blocked until the handlers are in place; blocked signals wait in the kernel, also for PID 1 and over
-execve(2). What remains is the interpreter's own start, some 20 ms before the first statement.
+A signal that arrives while a process is still starting would end it (SIGHUP), or be lost if it is PID 1: the kernel
+drops signals for which the first process of a PID namespace has no handler (signal(7), pid_namespaces(7)). So all
+signals that relay handles are blocked until the handlers are in place. Blocked signals stay pending in the kernel, also
+for PID 1 and across execve(2). Unprotected is only the start of the interpreter, about 20 ms.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from collections.abc import Iterator
 
 STANDARD = ("standard input", "standard output", "standard error")
 
-# Signals with a meaning: docs/operations.md, "Signals".
+# Signals that relay handles: docs/operations.md, "Signals".
 SERVED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-# Signals without one that would end a process. Left as they are: those that stop one (SIGTSTP), that report a fault of
-# its own (SIGSEGV, SIGSYS), and those that ask for an end with a trace or a core dump (SIGABRT, SIGQUIT, SIGXCPU).
-# Numbers 32 and 33 belong to the C library, which lets nobody handle or block them (nptl(7)).
+# Signals that relay does not use, and that would end a process. Not among them, because their default action is wanted:
+# signals that stop a process (SIGTSTP), report its own fault (SIGSEGV, SIGSYS), or ask for a trace or a core dump
+# (SIGABRT, SIGQUIT, SIGXCPU). The C library reserves 32 and 33, which cannot be handled or blocked (nptl(7)).
 IGNORED = tuple(
     number
     for number in sorted(signal.valid_signals())
@@ -42,20 +42,20 @@ HELD = frozenset({*SERVED, *IGNORED})
 
 
 def begin() -> list[str]:
-    """Open missing standard descriptors, hold signals; the names of the descriptors that were closed.
+    """Block signals and open missing standard descriptors; returns the names of the descriptors that were closed.
 
-    The first statement of every program of relay. `release` ends the holding.
+    This is the first statement of every relay program. `release` unblocks the signals.
     """
     hold()
-    # A parent that ignores SIGCHLD hands that down, and the exit status of every child would be lost (wait(2), Notes).
+    # A parent that ignores SIGCHLD passes that on, and the exit status of every child would be lost (wait(2), Notes).
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     return open_missing()
 
 
 def open_missing() -> list[str]:
-    """Open /dev/null for each of descriptors 0, 1 and 2 that is closed; their names.
+    """Open /dev/null for each of descriptors 0, 1 and 2 that is closed; returns their names.
 
-    Otherwise the next file, socket or shared memory takes the number, and log lines are written into it.
+    Otherwise the next file, socket or shared memory would get the number, and log lines would be written into it.
     """
     missing = []
     for descriptor, name in enumerate(STANDARD):
@@ -63,10 +63,10 @@ def open_missing() -> list[str]:
             os.fstat(descriptor)
         except OSError:
             missing.append(name)
-            # open(2) takes the lowest free number, which is this one: those below are open by now.
+            # open(2) takes the lowest free number, which is this one, since all below are open by now.
             try:
                 os.open(os.devnull, os.O_RDWR)
-            except OSError:  # a root directory without devices: reading and writing fail, which loses log lines only
+            except OSError:  # a chroot without devices: reads and writes will fail, which loses only log lines
                 os.open("/", os.O_RDONLY | os.O_DIRECTORY)
             os.set_inheritable(descriptor, True)
             _make_stream(descriptor)
@@ -74,9 +74,9 @@ def open_missing() -> list[str]:
 
 
 def _make_stream(descriptor: int) -> None:
-    """Give Python a stream for a descriptor that was closed when it started; it has None there.
+    """Make the stream in `sys` for a descriptor that was closed when Python started; it is None then.
 
-    `print(file=None)` would write to standard output what is meant for standard error, and faulthandler raises.
+    Otherwise `print(file=None)` would write text for standard error to standard output, and faulthandler would raise.
     """
     if descriptor == 0:
         sys.stdin = open(0, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115 - not a path, stays
@@ -87,20 +87,20 @@ def _make_stream(descriptor: int) -> None:
 
 
 def hold() -> None:
-    """Block the signals that have a handler later, or that relay ignores, in this thread and those it starts."""
+    """Block the signals that relay handles or ignores, in this thread and in the threads that it starts."""
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
 
 
 def release() -> None:
-    """Block no signal at all, whatever the mask was that this process was started with."""
+    """Unblock all signals, including those that were blocked when this process was started."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """Hold signals while a child process is started: it inherits the mask, and is not ended before it can ignore them.
+    """Block signals while a child process is started: it inherits the mask, so that no signal ends it too early.
 
-    Not to be nested, and only where signals are not held otherwise.
+    Do not nest it, and do not use it while signals are blocked already: its end unblocks all of them.
     """
     hold()
     try:
@@ -110,9 +110,9 @@ def held() -> Iterator[None]:
 
 
 def signal_name(number: int) -> str:
-    """SIGUSR2, SIGRTMIN+3: `signal.Signals` knows no real-time signals but the first and the last.
+    """The name of a signal, also of real-time signals such as SIGRTMIN+3, which `signal.Signals` does not have.
 
-    The number, where there is no name at all: the C library has 32 and 33 for itself.
+    For signals 32 and 33, which the C library reserves, it is the number.
     """
     try:
         return signal.Signals(number).name
