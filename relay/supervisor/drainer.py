@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from relay.core import drain
 from relay.core.drain import Do, Event, Order, Phase, State
+from relay.supervisor.service_log import ServiceLog
 
 LOOK = 0.1  # seconds between two looks at a drain under way
 TOLD_TO_END = "the process was told to end, and whoever told it waits for that"
@@ -40,7 +41,7 @@ class Drainer:
         active: Callable[[], int],
         ended: Callable[[], None],
         finished: Callable[[], None],
-        log: Any,
+        log: ServiceLog,
     ) -> None:
         self._finished = finished
         self._workers = workers

@@ -6,10 +6,10 @@ import asyncio
 import signal
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from relay.core import counters
 from relay.supervisor.instance import Instance
+from relay.supervisor.service_log import ServiceLog
 from relay.supervisor.worker_process import WorkerProcess
 
 HANG = 3.0  # seconds without a heartbeat after which a worker's loop counts as hung
@@ -24,7 +24,11 @@ class HangDetector:
     """Watches the workers of a pool. `kill` ends one by force and gets the reason."""
 
     def __init__(
-        self, instance: Instance, workers: Sequence[WorkerProcess], kill: Callable[[WorkerProcess, str], None], log: Any
+        self,
+        instance: Instance,
+        workers: Sequence[WorkerProcess],
+        kill: Callable[[WorkerProcess, str], None],
+        log: ServiceLog,
     ) -> None:
         self._instance = instance
         self._workers = workers

@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from relay.ipc.channel import Channel
 from relay.ipc.messages import BadMessage, Failing, Log, Message, Ready
+from relay.supervisor.service_log import ServiceLog
 from relay.supervisor.tasks import guarded
 
 TURN = 16  # messages taken before others get their turn
@@ -44,7 +44,7 @@ class Inbox:
         ready: Callable[[], None],
         failing: Callable[[Sequence[str]], None],
         kill: Callable[[str], None],
-        log: Any,
+        log: ServiceLog,
     ) -> None:
         self._channel = channel
         self._ready = ready

@@ -15,7 +15,6 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from relay import process
 from relay.engines.options import set_inherited
@@ -24,6 +23,7 @@ from relay.settings.model import Settings, SettingsError, names, value
 from relay.settings.warnings import settings_warnings
 from relay.supervisor.instance import Binding, Instance, StartError, limit_plan, rate_plan, tcp_options
 from relay.supervisor.prepare import bind_all, limit_notes, listener_limits, watchdog_notes
+from relay.supervisor.service_log import ServiceLog
 
 # What memory, processes and ports were made for at the start.
 FIXED = (
@@ -57,7 +57,7 @@ class Reloader:
         load: Callable[[Settings | None], Settings],
         apply: Callable[[list[str]], None],
         why_not: Callable[[], str],
-        log: Any,
+        log: ServiceLog,
     ) -> None:
         self._instance = instance
         self._load = load

@@ -1,6 +1,6 @@
 """The service log: what the relay says about itself, through structlog, one line per event on standard output.
 
-The access log shares the output and the format, but is written by the workers (`relay.account`).
+The access log shares the output and the format, but the workers write it (`worker.connection.access_log`).
 """
 
 from __future__ import annotations
@@ -9,13 +9,31 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
 from relay.log_writer import CRITICAL, DEBUG, ERROR, INFO, WARNING, LogWriter, local_timestamp, timestamp
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+class ServiceLog(Protocol):
+    """What the supervisor's code needs of structlog's logger: an event, and its fields by keyword."""
+
+    def bind(self, **fields: Any) -> ServiceLog:
+        """A logger that adds these fields to each event."""
+
+    def debug(self, event: str, **fields: Any) -> Any: ...
+
+    def info(self, event: str, **fields: Any) -> Any: ...
+
+    def warning(self, event: str, **fields: Any) -> Any: ...
+
+    def error(self, event: str, **fields: Any) -> Any: ...
+
+    def exception(self, event: str, **fields: Any) -> Any:
+        """Like `error`, with the traceback of the exception that is being handled."""
 
 
 class _Threshold:
@@ -88,7 +106,7 @@ class _Bridge(logging.Handler):
             self.handleError(record)
 
 
-def configure(writer: LogWriter, log_format: str, level: str) -> structlog.typing.FilteringBoundLogger:
+def configure(writer: LogWriter, log_format: str, level: str) -> ServiceLog:
     """The logger of this process. `log_format` is json or console."""
     set_level(level)
     processors: list[Any] = [_threshold, structlog.processors.add_log_level]

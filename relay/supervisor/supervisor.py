@@ -19,7 +19,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
@@ -43,6 +42,7 @@ from relay.supervisor.drainer import Drainer
 from relay.supervisor.instance import Instance, nameservers
 from relay.supervisor.orphans import Reaper
 from relay.supervisor.reload import Reloader
+from relay.supervisor.service_log import ServiceLog
 from relay.supervisor.systemd.notify import Notifier, Reporter, ServiceStatus
 from relay.supervisor.tasks import keep_running
 from relay.supervisor.upstreams.monitor import UpstreamMonitor
@@ -60,7 +60,7 @@ class Supervisor:
         load: Callable[[Settings | None], Settings],
         http: dict[str, socket.socket],
         writer: LogWriter,
-        log: Any,
+        log: ServiceLog,
         notifier: Notifier,
     ) -> None:
         self._instance = instance

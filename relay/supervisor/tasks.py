@@ -9,13 +9,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds from a defect to the next try; each doubles the one before
 
 
+class ErrorLog(Protocol):
+    """What is needed of the service log."""
+
+    def error(self, event: str, *, about: str, exc_info: bool) -> Any: ...
+
+
 @contextlib.contextmanager
-def guarded(about: str, log: Any) -> Iterator[None]:
+def guarded(about: str, log: ErrorLog) -> Iterator[None]:
     """Log an exception of the block, with its traceback, and go on behind it."""
     try:
         yield
@@ -23,7 +29,7 @@ def guarded(about: str, log: Any) -> Iterator[None]:
         _say(about, log)
 
 
-async def keep_running(about: str, work: Callable[[], Coroutine[Any, Any, None]], log: Any) -> None:
+async def keep_running(about: str, work: Callable[[], Coroutine[Any, Any, None]], log: ErrorLog) -> None:
     """Run `work` until it returns, or this is cancelled.
 
     When it raises something, that is logged, and it is called again after a pause. It has to begin with what it finds,
@@ -48,6 +54,6 @@ async def keep_running(about: str, work: Callable[[], Coroutine[Any, Any, None]]
         pause = min(LONGEST_PAUSE, 2 * pause)
 
 
-def _say(about: str, log: Any) -> None:
+def _say(about: str, log: ErrorLog) -> None:
     with contextlib.suppress(Exception):  # a log that fails must not end it either
         log.error("internal error", about=about, exc_info=True)  # noqa: LOG014 -- called from handlers alone

@@ -14,7 +14,6 @@ import functools
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from relay.core import counters, failed_dials
 from relay.core.limit_table import clear_column
@@ -27,6 +26,7 @@ from relay.supervisor.hang_detector import HangDetector
 from relay.supervisor.inbox import Inbox
 from relay.supervisor.instance import Instance
 from relay.supervisor.listening import bind_again
+from relay.supervisor.service_log import ServiceLog
 from relay.supervisor.tasks import guarded, keep_running
 from relay.supervisor.worker_process import WorkerProcess, backoff, goes_first, launch
 
@@ -45,7 +45,7 @@ class WorkerPool:
     def __init__(
         self,
         instance: Instance,
-        log: Any,
+        log: ServiceLog,
         changed: Callable[[], None],
         greeting: Callable[[], list[Message]],
         failing: Callable[[Sequence[str]], None],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from typing import Any
 
 import pytest
 import structlog
@@ -41,8 +40,7 @@ class Workers:
 
 def made() -> tuple[Drainer, Workers]:
     workers = Workers()
-    log: Any = Log()
-    return Drainer(workers, lambda: 1, lambda: None, lambda: None, log), workers
+    return Drainer(workers, lambda: 1, lambda: None, lambda: None, Log()), workers
 
 
 async def test_the_workers_are_as_the_state_says_in_every_order_of_orders() -> None:

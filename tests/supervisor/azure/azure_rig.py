@@ -11,6 +11,7 @@ from relay.core.scheduled_events import Notice
 from relay.supervisor.azure.metadata import ScheduledEvents, Timing
 from tests.support.metadata_server import MetadataServer
 from tests.support.observe import PATIENCE, wait_until
+from tests.support.service_log import QuietLog
 
 T = TypeVar("T")
 FAST = Timing(poll=0.01, poll_most=0.04, connect=PATIENCE, call=PATIENCE, first=PATIENCE)
@@ -24,7 +25,7 @@ class Line(NamedTuple):
     fields: dict[str, Any]
 
 
-class Log:
+class Log(QuietLog):
     """Keeps the lines."""
 
     def __init__(self) -> None:
