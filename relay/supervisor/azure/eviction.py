@@ -14,6 +14,7 @@ from relay.core.scheduled_events import Notice
 from relay.supervisor.azure.metadata import ScheduledEvents
 from relay.supervisor.drainer import Drainer
 from relay.supervisor.instance import StartError
+from relay.supervisor.service_log import ServiceLog
 
 # A drain starts at most this many seconds before its event, unless drains take longer: failing hardware is announced
 # days ahead, a reboot a quarter of an hour.
@@ -30,7 +31,7 @@ class Evictions:
     """
 
     def __init__(
-        self, metadata_url: str, drain: Callable[[str, float], None], drainer: Drainer, longest: float, log: Any
+        self, metadata_url: str, drain: Callable[[str, float], None], drainer: Drainer, longest: float, log: ServiceLog
     ) -> None:
         self._drain = drain
         self._drainer = drainer

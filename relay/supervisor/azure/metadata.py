@@ -34,6 +34,7 @@ from relay.core.scheduled_events import (
     service_time,
 )
 from relay.supervisor.probe import reason
+from relay.supervisor.service_log import ServiceLog
 from relay.supervisor.tasks import keep_running
 
 EVENTS = "/metadata/scheduledevents?api-version=2020-07-01"
@@ -107,7 +108,7 @@ class ScheduledEvents:
         metadata_url: str,
         begin: Callback,
         cancelled: Callback,
-        log: Any,
+        log: ServiceLog,
         *,
         updated: Callback | None = None,
         completed: Callback | None = None,

@@ -11,11 +11,11 @@ import asyncio
 import functools
 import random
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from relay.address import Address, format_hostport
 from relay.outcome import DIAL_OUTCOMES, OWN_FAULTS
 from relay.supervisor.probe import probe, reason
+from relay.supervisor.service_log import ServiceLog
 from relay.supervisor.tasks import keep_running
 
 MIN_INTERVAL = 1.0  # seconds at least from the start of one check of an address to one that `check_now` requests
@@ -38,7 +38,7 @@ class HealthChecker:
         fall: int,
         timeout: float,
         changed: Callable[[Address, bool], None],
-        log: Any,
+        log: ServiceLog,
         barred: Callable[[Address], bool] = lambda _address: False,
     ) -> None:
         self._barred = barred

@@ -16,6 +16,7 @@ from relay.ipc.messages import AllUp, Barred, Checked, Message, Resolved
 from relay.own_addresses import OWN
 from relay.settings.model import Settings
 from relay.supervisor.instance import complete_names
+from relay.supervisor.service_log import ServiceLog
 from relay.supervisor.tasks import keep_running
 from relay.supervisor.upstreams.health_check import HealthChecker
 from relay.supervisor.upstreams.name_cache import Answer, NameCache
@@ -50,7 +51,7 @@ class UpstreamMonitor:
         nameservers: tuple[tuple[str, int], ...],
         broadcast: Callable[[Message], None],
         changed: Callable[[], None],
-        log: Any,
+        log: ServiceLog,
         own: Callable[[str, int], bool] = lambda _host, _port: False,
     ) -> None:
         self._own = own

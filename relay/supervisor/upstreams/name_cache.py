@@ -20,9 +20,10 @@ import asyncio
 import functools
 import random
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from relay.core.backoff import delay
+from relay.supervisor.service_log import ServiceLog
 from relay.supervisor.tasks import keep_running
 from relay.supervisor.upstreams.resolver import Lookup, Resolver
 
@@ -60,7 +61,7 @@ class NameCache:
         hold: float,
         clock: Callable[[], float],
         changed: Callable[[str, Answer], None],
-        log: Any,
+        log: ServiceLog,
         before: NameCache | None = None,
     ) -> None:
         self._resolver = resolver

@@ -7,11 +7,13 @@ import errno
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from relay.address import Address
 from relay.supervisor.probe import probe
 from relay.supervisor.upstreams.health_check import HealthChecker
 from tests.support.observe import PATIENCE
+from tests.support.service_log import QuietLog
 
 FAST = 0.02  # seconds between two checks
 NEVER = 3600.0  # not within the time of a test
@@ -47,17 +49,18 @@ class Server:
         self._place.close()
 
 
-class Log:
+class Log(QuietLog):
     def __init__(self) -> None:
         self.lines: list[tuple[str, str, str]] = []  # event, address, reason
         self.defects: list[str] = []  # what they were in
 
-    def error(self, _event: str, *, about: str, exc_info: bool) -> None:
-        assert exc_info
-        self.defects.append(about)
+    def error(self, event: str, **fields: Any) -> None:
+        assert fields["exc_info"]
+        self.defects.append(fields["about"])
 
-    def info(self, event: str, *, address: str, reason: str = "") -> None:
-        self.lines.append((event, address, reason))
+    def info(self, event: str, **fields: Any) -> None:
+        assert fields.keys() <= {"address", "reason"}
+        self.lines.append((event, fields["address"], fields.get("reason", "")))
 
     warning = info
 

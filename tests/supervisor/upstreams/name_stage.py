@@ -10,6 +10,7 @@ import pytest
 
 from relay.supervisor.upstreams.name_cache import Answer, NameCache
 from relay.supervisor.upstreams.resolver import Lookup, Resolver
+from tests.support.service_log import QuietLog
 from tests.support.virtual_time import BEGIN, run
 
 HUB = "myhub.azure-devices.example"
@@ -18,7 +19,7 @@ ONE, TWO, SIX = "192.0.2.1", "192.0.2.2", "2001:db8::1"
 NEVER = 1e9  # seconds
 
 
-class Log:
+class Log(QuietLog):
     """The service log: what was said, in order."""
 
     def __init__(self) -> None:
