@@ -92,7 +92,7 @@ class Status:
         now = time.monotonic()
         looping = [str(worker.index) for worker in self._pool.workers if self._pool.looping(worker, now)]
         if looping:
-            return Health(False, f"worker {', '.join(looping)}: dies again and again")
+            return Health(False, f"worker {', '.join(looping)}: crash-looping")
         missing = [worker for worker in self._pool.workers if not worker.ready]
         if not missing:
             if not self._was_ready and self._monitor.unresolved():

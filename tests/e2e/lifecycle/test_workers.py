@@ -49,7 +49,7 @@ def test_a_worker_that_dies_again_and_again_makes_the_instance_not_ready(echo: E
     relay = start(settings(listener(echo.address), workers=2))
     relay.expected_errors.add("worker died")
     deaths = 0
-    while relay.get("/readyz") != (503, "worker 0: dies again and again\n"):
+    while relay.get("/readyz") != (503, "worker 0: crash-looping\n"):
         assert deaths < 10
         status = relay.wait_status(lambda status: status["workers"][0]["pid"] is not None, 40, "a worker to kill")
         os.kill(status["workers"][0]["pid"], signal.SIGKILL)
