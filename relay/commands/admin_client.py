@@ -15,9 +15,10 @@ import ssl
 import threading
 import urllib.parse
 from contextlib import closing, suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from relay.address import format_hostport, parse_hostport
+from relay.supervisor.admin.status_schema import RelayStatus
 
 DEFAULT = "http://127.0.0.1:8414"  # URL of the default of admin.bind
 TIMEOUT = 5.0  # seconds for a whole answer
@@ -93,12 +94,12 @@ def at_bind(bind: str) -> str:
     return f"http://{format_hostport(_WILDCARDS.get(host, host), port)}"
 
 
-def fetch(admin: str, *, timeout: float = TIMEOUT) -> dict[str, Any]:
+def fetch(admin: str, *, timeout: float = TIMEOUT) -> RelayStatus:
     """GET /status from the admin port at the URL `admin`. Raises Unreachable or NoAdminPort."""
     answer = request(admin, "/status", timeout=timeout)
     if answer.status != 200:
         raise answer.unexpected()
-    return answer.table()
+    return cast(RelayStatus, answer.table())
 
 
 def post(admin: str, path: str, *, accepted: int = 200) -> Answer:

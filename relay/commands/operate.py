@@ -11,6 +11,7 @@ from typing import Any
 
 from relay.commands.admin_client import Refused, Unreachable, fetch, post
 from relay.commands.format import duration
+from relay.supervisor.admin.status_schema import RelayStatus
 
 POLL = 0.5  # seconds between two requests for the state of a drain
 SILENCE = 30.0  # seconds that a draining relay may leave requests unanswered while its port is open
@@ -85,7 +86,7 @@ class _Follower:
                     return result
             time.sleep(POLL)
 
-    def _update(self, status: dict[str, Any]) -> int | None:
+    def _update(self, status: RelayStatus) -> int | None:
         """Print the progress in `status`; return the exit status once the drain is over, else None."""
         state, pid = status["drain"], status["pid"]
         if self._pid not in (None, pid):

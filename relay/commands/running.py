@@ -20,6 +20,7 @@ from relay.commands.admin_client import NoAdminPort, Unreachable, at_bind, fetch
 from relay.settings.model import Settings, SettingsError, value
 from relay.settings.schema import PREFIX, leaves_of
 from relay.settings.sources import printable
+from relay.supervisor.admin.status_schema import RelayStatus
 from relay.supervisor.host import has_address
 from relay.supervisor.reload import refusal
 
@@ -93,7 +94,7 @@ def inspect(pid: int, settings: Settings) -> Running:
     )
 
 
-def _from_status(status: Mapping[str, Any]) -> Running:
+def _from_status(status: RelayStatus) -> Running:
     """What /status says about a relay. An older version leaves out some fields."""
     binds = [bind for item in status.get("listeners", ()) for bind in item.get("bind", ())]
     binds += status.get("http_ports", {}).values()

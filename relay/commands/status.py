@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,6 +13,7 @@ from rich.text import Text
 
 from relay.commands.admin_client import Unreachable, fetch
 from relay.commands.format import duration, size
+from relay.supervisor.admin.status_schema import ListenerStatus, RelayStatus, UpstreamStatus, WorkerStatus
 
 WIDE = 100_000  # columns of output that is not a terminal: no line is wrapped
 NUMBERS = ("active", "accepted", "up", "down")
@@ -39,7 +39,7 @@ def terminal() -> Console:
     return Console(highlight=False, emoji=False, width=wide)
 
 
-def show(status: dict[str, Any], console: Console) -> None:
+def show(status: RelayStatus, console: Console) -> None:
     """Print the status. Names and addresses are never cut or wrapped: a narrow console gets another layout."""
     for part in render(status, console.width):
         if isinstance(part, Table):
@@ -47,7 +47,7 @@ def show(status: dict[str, Any], console: Console) -> None:
         console.print(part, crop=False, overflow="ignore", no_wrap=isinstance(part, Text))
 
 
-def render(status: dict[str, Any], width: int) -> list[str | Text | Table]:
+def render(status: RelayStatus, width: int) -> list[str | Text | Table]:
     """The status as a headline and tables, for a console of `width` columns.
 
     Only the headline is parsed for markup. Elsewhere, text that looks like markup (the brackets of an IPv6 address) or
@@ -86,7 +86,7 @@ def render(status: dict[str, Any], width: int) -> list[str | Text | Table]:
     ]
 
 
-def _listeners(listeners: list[dict[str, Any]], width: int) -> list[Text | Table]:
+def _listeners(listeners: list[ListenerStatus], width: int) -> list[Text | Table]:
     """A row per listener with its addresses; if that is too wide, rows of numbers, and the addresses on lines below."""
     whole = _table("listener", "bind", "upstream", right=NUMBERS)
     numbers = _table("listener", right=NUMBERS)
@@ -102,7 +102,7 @@ def _listeners(listeners: list[dict[str, Any]], width: int) -> list[Text | Table
     return [whole] if _width(whole) <= width else [numbers, *lines]
 
 
-def _upstreams(upstreams: list[dict[str, Any]], width: int) -> list[Text | Table]:
+def _upstreams(upstreams: list[UpstreamStatus], width: int) -> list[Text | Table]:
     """A row per upstream with its addresses beside it; if that is too wide, each address in a row below it."""
     whole = _table("upstream", "address", "state", "resolved")
     narrow = _table("upstream, addresses", "state", "resolved")
@@ -132,7 +132,7 @@ def _outcomes(outcomes: dict[str, int]) -> Table:
     return table
 
 
-def _workers(workers: list[dict[str, Any]]) -> Table:
+def _workers(workers: list[WorkerStatus]) -> Table:
     table = _table("worker", "state", right=("pid", "active", "held", "loop lag", "restarts"))
     for item in workers:
         state = Text("hung", "red") if item["hung"] else Text("ready") if item["ready"] else Text("starting", "yellow")

@@ -11,7 +11,6 @@ import statistics
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -21,6 +20,7 @@ from relay.demo import telemetry
 from relay.demo.devices import Device
 from relay.demo.relay_process import Relay
 from relay.demo.rig import Rig, say
+from relay.supervisor.admin.status_schema import RelayStatus
 
 MESSAGES = 20  # from each device
 INTERVAL = 0.1  # seconds between a device's messages
@@ -117,7 +117,7 @@ def verify_arrivals(
     return problems
 
 
-def verify_relay(devices: Sequence[Device], status: Mapping[str, Any] | None) -> list[str]:
+def verify_relay(devices: Sequence[Device], status: RelayStatus | None) -> list[str]:
     """The faults in the relay's own numbers after all devices have disconnected; a line each."""
     if status is None:
         return ["the relay's admin port does not answer /status"]
@@ -148,7 +148,7 @@ def verify_relay(devices: Sequence[Device], status: Mapping[str, Any] | None) ->
 def summary(
     devices: Sequence[Device],
     arrivals: Mapping[telemetry.Key, Sequence[telemetry.Arrival]],
-    status: Mapping[str, Any] | None,
+    status: RelayStatus | None,
 ) -> Table:
     """One row for each protocol: round trips, bytes through the relay, and how its connections ended."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
@@ -199,7 +199,7 @@ async def _send(rig: Rig) -> None:
         await asyncio.gather(sending, return_exceptions=True)
 
 
-async def _quiet(relay: Relay) -> dict[str, Any] | None:
+async def _quiet(relay: Relay) -> RelayStatus | None:
     """The relay's status once every connection has an outcome, or its status after SETTLE seconds."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + SETTLE

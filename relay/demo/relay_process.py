@@ -12,11 +12,11 @@ import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 
 from relay.demo.process import KILL_GRACE, DemoError, end, spawn, tail, tied
+from relay.supervisor.admin.status_schema import RelayStatus
 
 READY = 20.0  # seconds until the relay takes traffic
 POLL = 0.05  # seconds
@@ -63,7 +63,7 @@ class Relay:
     def running(self) -> bool:
         return self._process is not None and self._process.returncode is None
 
-    async def start(self) -> dict[str, Any]:
+    async def start(self) -> RelayStatus:
         """Start the relay, wait until it takes traffic, return its status. Raises DemoError with the end of its log."""
         settings = SETTINGS.format(workers=WORKERS, window=DRAIN_WINDOW)
         listeners = (LISTENER.format(name=name, port=port) for name, port in self._upstreams.items())
@@ -90,14 +90,14 @@ class Relay:
         self.ports = {item["name"]: int(item["bind"][0].rpartition(":")[2]) for item in status["listeners"]}
         return status
 
-    async def status(self) -> dict[str, Any] | None:
+    async def status(self) -> RelayStatus | None:
         """The relay's /status, or None if the admin port does not answer."""
         assert self._http is not None
         try:
             async with self._http.get(f"{self.admin}/status") as answer:
                 if answer.status != 200:
                     return None
-                status: dict[str, Any] = await answer.json()
+                status: RelayStatus = await answer.json()
                 return status
         except (aiohttp.ClientError, TimeoutError):
             return None

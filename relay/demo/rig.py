@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from relay.demo import certificates, telemetry
 from relay.demo.devices import Device, HttpsDevice, Target, trust
@@ -16,6 +15,7 @@ from relay.demo.hub_process import Hub
 from relay.demo.mqtt import MqttDevice
 from relay.demo.process import DemoError, tail
 from relay.demo.relay_process import WORKERS, Relay
+from relay.supervisor.admin.status_schema import RelayStatus
 
 MQTT_DEVICES = 6
 HTTPS_DEVICES = 3
@@ -43,7 +43,7 @@ class Rig:
         self.devices: Sequence[Device] = []
         self._keep = keep
 
-    async def start(self) -> dict[str, Any]:
+    async def start(self) -> RelayStatus:
         """Start the hub, the relay and the devices; returns the relay's first status. Raises DemoError."""
         say(f"everything runs on 127.0.0.1, unprivileged, with its files below {self.directory}")
         say(f"certificates: an authority made just now, and from it one for the name {telemetry.HUB_NAME}")

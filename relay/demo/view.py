@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
@@ -20,6 +19,7 @@ from relay.demo import devices as states
 from relay.demo import telemetry
 from relay.demo.devices import Device
 from relay.demo.once import milliseconds, outcomes
+from relay.supervisor.admin.status_schema import RelayStatus
 
 COLOURS = {states.CONNECTED: "green", states.RETRYING: "red"}
 
@@ -35,7 +35,7 @@ class Picture:
     admin: str  # URL
     log: Path
     config: Path
-    status: Mapping[str, Any] | None  # the relay's /status; None: its admin port does not answer
+    status: RelayStatus | None  # the relay's /status; None: its admin port does not answer
 
 
 def terminal(picture: Picture) -> RenderableType:
@@ -66,7 +66,7 @@ def line(picture: Picture) -> str:
     )
 
 
-def _traffic(status: Mapping[str, Any] | None) -> str:
+def _traffic(status: RelayStatus | None) -> str:
     if status is None:
         return "does not answer at its admin port"
     each = ", ".join(
@@ -93,7 +93,7 @@ def _devices(devices: Sequence[Device]) -> Table:
     return table
 
 
-def _relay(status: Mapping[str, Any] | None) -> list[RenderableType]:
+def _relay(status: RelayStatus | None) -> list[RenderableType]:
     if status is None:
         return [Text("relay: its admin port does not answer", style="red")]
     table = _table("relay", right=("active", "accepted", "up", "down"), last="outcomes")

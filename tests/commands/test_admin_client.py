@@ -36,7 +36,7 @@ def talking(*sent: bytes) -> Iterator[str]:
 
 def test_a_relay_is_asked_and_believed() -> None:
     with admin_port(Reply(body={"state": "ready"})) as port:
-        assert fetch(port.url) == fetch(port.url + "/") == {"state": "ready"}
+        assert dict(fetch(port.url)) == dict(fetch(port.url + "/")) == {"state": "ready"}
         answer = request(port.url, "/readyz")
         assert (answer.url, answer.version, answer.status) == (port.url + "/readyz", "9.8.7", 200)
         assert port.asked == ["GET /status", "GET /status", "GET /readyz"]
@@ -93,7 +93,7 @@ def test_no_proxy_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
             monkeypatch.setenv(name, proxy.url)
         monkeypatch.delenv("no_proxy", raising=False)
-        assert fetch(port.url) == {}
+        assert dict(fetch(port.url)) == {}
         post(port.url, "/reload")
         assert proxy.asked == []
 

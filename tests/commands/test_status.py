@@ -61,7 +61,7 @@ def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def sample(**changes: Any) -> dict[str, Any]:
+def sample(**changes: Any) -> Any:
     return {
         "version": "1.2.3",
         "state": "ready",
@@ -140,7 +140,7 @@ def sample(**changes: Any) -> dict[str, Any]:
     }
 
 
-def shown(status: dict[str, Any], width: int = 200) -> str:
+def shown(status: Any, width: int = 200) -> str:
     output = io.StringIO()
     show(status, Console(file=output, width=width, highlight=False, emoji=False))
     return output.getvalue()
@@ -203,7 +203,7 @@ def test_each_upstream_has_its_addresses_their_state_and_its_name_s_age() -> Non
 LONG = "a-hub-with-the-longest-name-that-azure-allows-for-one-0123456789.azure-devices.net"
 
 
-def large() -> dict[str, Any]:
+def large() -> Any:
     """Names and addresses as long as they may be, or look like something else to rich."""
     listeners = [
         {

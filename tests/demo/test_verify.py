@@ -41,7 +41,7 @@ def journal(device: Device) -> Journal:
 
 
 @pytest.fixture
-def status(device: Device) -> dict[str, Any]:
+def status(device: Device) -> Any:
     """A relay's status that agrees with it."""
     up = device.account.payload_bytes + 1000
     return {
@@ -52,7 +52,7 @@ def status(device: Device) -> dict[str, Any]:
     }
 
 
-def test_agreement_is_no_problem(device: Device, journal: Journal, status: dict[str, Any]) -> None:
+def test_agreement_is_no_problem(device: Device, journal: Journal, status: Any) -> None:
     assert verify_arrivals([device], journal.arrivals) == []
     assert verify_relay([device], status) == []
 
@@ -109,7 +109,7 @@ def test_a_message_may_arrive_twice_only_if_its_device_connected_again(
     ],
 )
 def test_a_relay_that_counts_otherwise_is_found(
-    device: Device, status: dict[str, Any], change: dict[str, Any], complaint: str
+    device: Device, status: Any, change: dict[str, Any], complaint: str
 ) -> None:
     changed = copy.deepcopy(status)
     changed["listeners"][1].update(change)

@@ -16,7 +16,7 @@ from relay.demo.rig import HTTPS_DEVICES, MQTT_DEVICES
 ADMIN = "http://127.0.0.1:65535"
 
 
-def status(**listener: Any) -> dict[str, Any]:
+def status(**listener: Any) -> Any:
     """As the admin port gives it, with numbers that take room."""
     item = {
         "bind": ["127.0.0.1:65535"],
@@ -48,7 +48,7 @@ def devices(made_certificates: Certificates) -> list[Device]:
     return made
 
 
-def picture(devices: list[Device], now: dict[str, Any] | None) -> view.Picture:
+def picture(devices: list[Device], now: Any) -> view.Picture:
     return view.Picture(
         seconds=3725.0,
         devices=devices,

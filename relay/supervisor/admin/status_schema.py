@@ -1,0 +1,127 @@
+"""The JSON object of `GET /status`: written by `status`, read by the commands and the demo.
+
+Durations are in seconds, counters are since the start. A relay of another version may answer with fewer or more keys.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+
+class DrainStatus(TypedDict):
+    """The drain under way; also the answer to `POST /drain`."""
+
+    phase: str  # a value of core.drain.Phase
+    reason: str
+    ends: bool  # whether the process ends after it
+    seconds_left: float
+
+
+class Connections(TypedDict):
+    """Connections of the whole instance."""
+
+    active: int
+    admitted: int  # counted against limits.max_connections now
+    accepted: int
+    outcomes: dict[str, int]  # every outcome by its label, with 0 as well
+
+
+class Bytes(TypedDict):
+    """Bytes received from clients (up) and from upstreams (down)."""
+
+    up: int
+    down: int
+
+
+class ListenerStatus(TypedDict):
+    """One listener. One that a reload has removed has no addresses, and is shown while it has connections."""
+
+    name: str
+    bind: list[str]
+    upstream: list[str]
+    active: int
+    accepted: int
+    max_connections: int  # 0: no limit of its own
+    bytes_up: int
+    bytes_down: int
+    outcomes: dict[str, int]  # those that occurred
+
+
+class AddressStatus(TypedDict):
+    """One address, host:port, of an upstream."""
+
+    address: str
+    up: bool
+    reason: str  # why it is never dialled; else empty
+
+
+class UpstreamStatus(TypedDict):
+    """One upstream, host:port as configured."""
+
+    name: str
+    up: bool
+    addresses: list[AddressStatus]
+    error: str  # why there are no addresses
+    answer_age_seconds: float | None  # None: no answer yet, or the host is no name
+
+
+class WorkerStatus(TypedDict):
+    """One place in the worker pool, and the process in it."""
+
+    index: int
+    pid: int | None  # None: none runs now
+    ready: bool
+    hung: bool
+    heartbeat_age_seconds: float | None
+    loop_lag_seconds: float
+    active: int
+    held_bytes: int
+    restarts: int
+
+
+class EventStatus(TypedDict):
+    """One scheduled event of Azure's that concerns this machine."""
+
+    id: str
+    type: str
+    status: str
+    seconds_left: float
+
+
+class ScheduledEventsStatus(TypedDict):
+    """What Azure's metadata service says."""
+
+    ok: bool | None  # how the last poll went; None: none has ended
+    answer_age_seconds: float | None
+    error: str
+    own_name: str
+    own_name_error: str
+    events: list[EventStatus]
+
+
+class RelayStatus(TypedDict):
+    """The whole answer."""
+
+    version: str
+    engine: str
+    engine_reason: str
+    pid: int
+    uptime_seconds: float
+    state: str  # starting, ready, unready or draining
+    reason: str  # what /readyz answers
+    live: bool  # what /livez answers
+    drain: DrainStatus | None
+    max_connections: int
+    descriptors: int
+    connections: Connections
+    bytes: Bytes
+    listeners: list[ListenerStatus]
+    upstreams: list[UpstreamStatus]
+    dial_queue: int
+    workers: list[WorkerStatus]
+    scheduled_events: ScheduledEventsStatus | None  # None: azure.scheduled_events is off
+    http_ports: dict[str, str]  # "admin" and "health", those that are on: host:port
+    reloads: dict[str, int]  # "ok" and "failed"
+    start_only: dict[str, Any]  # settings that a reload cannot change, by name
+    accept_pauses: int
+    log_lines_dropped: int
