@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from relay.core import drain
 from relay.core.drain import Do, Event, Order, Phase, State
@@ -100,16 +100,6 @@ class Drainer:
     @property
     def drained(self) -> bool:
         return self.state.phase is Phase.DRAINED
-
-    def snapshot(self) -> dict[str, Any]:
-        """What /status shows of it."""
-        state, now = self.state, time.monotonic()
-        return {
-            "phase": state.phase.value,
-            "reason": state.reason,
-            "ends": state.ends,
-            "seconds_left": round(state.left(now), 3),
-        }
 
     def _step(self, event: Event, now: float, order: Order | None = None) -> tuple[Do, ...]:
         self.state, do = drain.step(self.state, event, now, order)

@@ -1,7 +1,7 @@
-"""What one run of the relay is made of: its settings, listeners with their sockets, shared memory, numbers of things.
+"""The state of one run of the relay: its settings, listeners with their sockets, limits and shared memory.
 
-Made by `prepare`, changed by `reload`, and read by all of the supervisor. Listeners and upstreams have a number each,
-which is where their counters stand, and keep it as long as the process lives, whatever becomes of the others.
+`prepare` makes it, a reload changes it, and all of the supervisor reads it. Each listener and upstream has a number,
+the index of its counters, which it keeps as long as the process lives, even if a reload removes it.
 """
 
 from __future__ import annotations
@@ -23,18 +23,16 @@ from relay.ipc.worker_spec import ListenerSpec, ProxyProtocol, WorkerSpec
 from relay.own_addresses import Endpoint, endpoint, written
 from relay.settings.model import Settings
 
-EJECT_SECONDS = 10.0  # without checks: how long an address is left alone after failures
-# What a reload may add to the listeners and upstreams of the start, over the life of the process.
+EJECT_SECONDS = 10.0  # without health checks: seconds that an address is not dialled after failures
+# Listeners and upstreams that reloads may add to those of the start, over the life of the process.
 SPARE_LISTENERS, SPARE_UPSTREAMS = 16, 48
-
-
-# Seconds that sockets which the workers leave stay open here, so that an address can be taken back as if it had never
-# been left: as long as a worker needs to close its own, with its tick.
-LEFT = LINGER + 0.6
+# Seconds from `unlisten` until this process closes its copies of the sockets: as long as a worker takes to close its
+# own, including its tick. Until then the same sockets can listen again.
+CLOSE_DELAY = LINGER + 0.6
 
 
 class StartError(Exception):
-    """The settings are right in themselves, but not on this machine. `problems` has one line for each mistake."""
+    """The settings are valid but cannot be put into effect on this machine. `problems` has one line per mistake."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
@@ -45,19 +43,23 @@ class StartError(Exception):
 class Binding:
     """One address that a listener listens on, with a socket for each worker.
 
-    `inherited`: the service manager's socket, which is then every worker's, and is never closed.
+    `inherited` is the service manager's socket, if it is one: all workers share it, and it is never closed.
     """
 
-    asked: str  # `binding.key` of what the settings have
-    address: str  # with the port that the kernel chose
+    asked: str  # `listening.key` of the address in the settings
+    address: str  # host:port, with the port that the kernel chose for port 0
     sockets: list[socket.socket]
     inherited: socket.socket | None = None
 
     def close(self) -> None:
-        """Close this process's copies."""
+        """Close this process's copies of the sockets."""
         if self.inherited is None:
             for sock in self.sockets:
                 sock.close()
+
+    def rebind(self, sockets: list[socket.socket]) -> None:
+        """Use these sockets, bound to the same address, in place of closed ones."""
+        self.sockets = sockets
 
 
 @dataclass(slots=True)
@@ -80,49 +82,49 @@ class BoundListener:
 
 @dataclass(slots=True)
 class Instance:
-    """All that the supervisor needs to run."""
+    """Settings and resources of a run. Only its own methods change it."""
 
     settings: Settings
     workers: int
     listeners: list[BoundListener]
-    listener_numbers: dict[str, int]  # those of former listeners as well
-    upstream_numbers: dict[str, int]  # host:port, the same
+    listener_numbers: dict[str, int]  # by name; removed listeners included
+    upstream_numbers: dict[str, int]  # by host:port; removed upstreams included
     limits: LimitPlan
     layout: Layout
     table: Table
     rates: RateTable
-    descriptors: int
+    descriptors: int  # RLIMIT_NOFILE of each process
     source_ports: int  # local ports that may be in use for each pair of source and upstream address
     source_key: str
     engine: str
     engine_reason: str
-    engine_word: str  # the same in a word, for metrics
-    inherited: Mapping[str, Binding]  # the service manager's sockets, by `binding.key`; one may have two of them
-    notes: list[str] = field(default_factory=list)  # for the log: what an operator should know
-    watchdog: float = 0.0  # seconds that the service manager bears with silence, 0: for ever
-    # What the workers leave, by `Binding.asked`, and when it is closed here. No service manager's.
-    left: dict[str, tuple[Binding, asyncio.TimerHandle]] = field(default_factory=dict)
+    engine_word: str  # `engine_reason` as one word, for metrics
+    inherited: Mapping[str, Binding]  # the service manager's sockets by `listening.key`; a socket may have two keys
+    watchdog: float  # the service manager's watchdog timeout in seconds; 0: off
+    notes: list[str] = field(default_factory=list)  # warnings for the log
+    # Bindings that no longer accept, by `Binding.asked`, each with the timer that closes it. None is inherited.
+    unlistened: dict[str, tuple[Binding, asyncio.TimerHandle]] = field(default_factory=dict)
 
     @property
     def upstreams(self) -> list[str]:
-        """host:port by number, former ones included."""
+        """host:port by number; removed upstreams included."""
         return list(self.upstream_numbers)
 
     @property
-    def dialled(self) -> list[int]:
-        """The numbers of the upstreams that listeners have now."""
+    def current_upstreams(self) -> list[int]:
+        """The numbers of the upstreams that a listener has now."""
         return sorted({number for bound in self.listeners for number, _, _ in bound.upstreams})
 
     def bindings(self) -> list[Binding]:
-        """All addresses, in the listeners' order."""
+        """The bindings of all listeners, in their order."""
         return [binding for bound in self.listeners for binding in bound.bindings]
 
     def endpoints(self) -> list[Endpoint]:
-        """Where the listeners listen, or will again after a drain."""
+        """The endpoints of all listeners, which a drain does not change."""
         return endpoints(self.listeners)
 
     def worker_spec(self, index: int) -> WorkerSpec:
-        """What worker number `index` has to know."""
+        """The settings of worker number `index`."""
         settings = self.settings
         return WorkerSpec(
             index=index,
@@ -167,29 +169,45 @@ class Instance:
         )
 
     def worker_sockets(self, index: int, addresses: list[str] | None = None) -> list[socket.socket]:
-        """One worker's listening sockets, in the order of the bindings; those at `addresses` only."""
+        """One worker's listening sockets in the order of the bindings; with `addresses`, only those bound there."""
         return [
             binding.sockets[index] for binding in self.bindings() if addresses is None or binding.address in addresses
         ]
 
-    def leave(self, bindings: Iterable[Binding]) -> None:
-        """Let nobody new in there; close this process's copies in LEFT seconds, unless they are taken back."""
+    def reconfigure(
+        self,
+        settings: Settings,
+        listeners: list[BoundListener],
+        listener_numbers: dict[str, int],
+        upstream_numbers: dict[str, int],
+        limits: LimitPlan,
+        notes: list[str],
+    ) -> None:
+        """Replace what a reload may change; the table of rates follows the settings."""
+        self.settings = settings
+        self.listeners, self.listener_numbers, self.upstream_numbers = listeners, listener_numbers, upstream_numbers
+        self.limits = limits
+        self.rates.plan = rate_plan(settings)
+        self.notes = notes
+
+    def unlisten(self, bindings: Iterable[Binding]) -> None:
+        """Accept no new connections there; close this process's copies of the sockets after CLOSE_DELAY seconds."""
         loop = asyncio.get_running_loop()
         for binding in bindings:
-            if binding.inherited is not None or binding.asked in self.left:
+            if binding.inherited is not None or binding.asked in self.unlistened:
                 continue
             if all(answer_no_more(sock) for sock in binding.sockets):
-                self.left[binding.asked] = binding, loop.call_later(LEFT, self._close_left, binding)
+                self.unlistened[binding.asked] = binding, loop.call_later(CLOSE_DELAY, self._close, binding)
             else:
-                binding.close()  # else clients would wait there for nobody
+                binding.close()  # else the kernel would complete handshakes for connections that nobody accepts
 
-    def take_back(self, binding: Binding) -> bool:
-        """Let clients in there again; False if it was closed.
+    def listen_again(self, binding: Binding) -> bool:
+        """Accept connections there again, if `unlisten` has not closed the sockets yet; False if it has.
 
-        New sockets instead would not do: the old ones would be given their part of those who connect (SO_REUSEPORT),
-        and not answer them.
+        New sockets beside the old ones would not do: the kernel would give the old ones their share of the connections
+        (SO_REUSEPORT), which nobody would accept.
         """
-        _, timer = self.left.pop(binding.asked, (None, None))
+        _, timer = self.unlistened.pop(binding.asked, (None, None))
         if timer is None:
             return False
         timer.cancel()
@@ -197,22 +215,22 @@ class Instance:
             answer_again(sock)
         return True
 
-    def _close_left(self, binding: Binding) -> None:
-        del self.left[binding.asked]
+    def _close(self, binding: Binding) -> None:
+        del self.unlistened[binding.asked]
         binding.close()
 
     def close_sockets(self) -> None:
         """Close this process's copies of the listening sockets."""
-        for binding, timer in self.left.values():
+        for binding, timer in self.unlistened.values():
             timer.cancel()
             binding.close()
-        self.left.clear()
+        self.unlistened.clear()
         for binding in self.bindings():
             binding.close()
 
 
 def endpoints(listeners: Iterable[BoundListener]) -> list[Endpoint]:
-    """Where the listeners listen; the service manager's sockets may take IPv4 at an IPv6 wildcard."""
+    """The endpoints of these listeners; an inherited socket at an IPv6 wildcard may take IPv4 as well."""
     return [
         endpoint(binding.inherited) if binding.inherited is not None else written(binding.address)
         for bound in listeners
@@ -221,7 +239,10 @@ def endpoints(listeners: Iterable[BoundListener]) -> list[Endpoint]:
 
 
 def limit_plan(settings: Settings, plan: LimitPlan | None, workers: int, capacity: int, limits: list[int]) -> LimitPlan:
-    """What is limited; `limits` are the listeners' by number. The sources' table stays as large as that of `plan`."""
+    """The limits of these settings: `limits` are the listeners' by number.
+
+    `plan` is the one in effect, if any: the size of the sources' table cannot change.
+    """
     wanted, total = settings.limits.max_connections, capacity * workers
     return LimitPlan(
         workers=workers,
@@ -229,17 +250,17 @@ def limit_plan(settings: Settings, plan: LimitPlan | None, workers: int, capacit
         capacity=capacity,
         listeners=tuple(limits),
         per_source=settings.limits.max_connections_per_source,
-        # There from the beginning, for a reload may turn it on; it takes memory only as sources come.
+        # Made even where the limit is off, for a reload may turn it on; memory is used only as sources appear.
         source_buckets=plan.source_buckets if plan is not None else source_buckets(capacity),
         sources_counted=bool(settings.limits.max_connections_per_source) or (plan is not None and plan.sources_counted),
     )
 
 
 def rate_plan(settings: Settings) -> RatePlan:
-    """The rates of the settings.
+    """The token buckets of the settings.
 
-    The instance's allows one second's worth at once, for clients do not come evenly; that of dials less, for those that
-    come too early can wait.
+    The accept rate has a burst of one second's worth, for clients do not come evenly. The dial rate has a tenth of
+    that, for early dials can wait in the dial queue.
     """
     limits, dial = settings.limits, settings.dial
     return RatePlan(
@@ -253,13 +274,13 @@ def rate_plan(settings: Settings) -> RatePlan:
 
 
 def tcp_options(settings: Settings) -> TcpOptions:
-    """The socket options of both sides, as the settings want them."""
+    """The socket options for clients' and upstreams' connections."""
     tcp = settings.tcp
     return TcpOptions(tcp.keepalive_idle, tcp.keepalive_interval, tcp.keepalive_count, tcp.user_timeout)
 
 
 def complete_names(settings: Settings) -> frozenset[str]:
-    """The upstreams' names that were written with a dot at the end: no search list applies to them."""
+    """The upstream names configured with a trailing dot: no search list applies to them."""
     texts = [text for item in settings.listeners for text in item.upstream if is_complete(text)]
     return frozenset(parse_hostport(text, allow_name=True)[0] for text in texts)
 

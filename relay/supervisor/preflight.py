@@ -1,7 +1,7 @@
-"""What a start takes from this machine, found or refused as a whole: one way for `relay run` and `relay check`.
+"""Checks and acquires all that a start needs from this machine, in the same way for `relay run` and `relay check`.
 
-`run` goes on with what it gets. `check` makes a trial: sockets are bound and do not listen, so that no client comes to
-them, and what a relay that runs already has counts as free.
+`run` goes on with the result. `check` makes a trial: its sockets are bound but do not listen, so that no client can
+connect, and an address that a running relay has counts as free.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from relay.settings.model import Settings
 from relay.supervisor.cpus import usable_cpus
 from relay.supervisor.host import bind_error
 from relay.supervisor.instance import Binding, Instance, StartError, tcp_options
-from relay.supervisor.listening import meets
+from relay.supervisor.listening import conflicts
 from relay.supervisor.prepare import prepare, watchdog_notes
 from relay.supervisor.systemd.socket_activation import ListenFds, assign, bindings
 
-BACKLOG = 128  # of the admin and the health port
-Http = dict[str, socket.socket]  # "admin", "health": those that are on
+BACKLOG = 128  # accept queue of the admin and health ports until `HttpServer` starts
+Http = dict[str, socket.socket]  # "admin" and "health", if they are on
 
 
 def preflight(settings: Settings, taken: ListenFds, watchdog: float) -> tuple[Instance, Http]:
-    """The plan of a start with its listening sockets, and those of the admin and health ports.
+    """The instance with its listening sockets, and the sockets of the admin and health ports.
 
-    `taken`: the service manager's sockets; `watchdog`: seconds that it bears with silence, 0: for ever. Raises
-    StartError with all that is in the way.
+    `taken` are the service manager's sockets; `watchdog` is its timeout in seconds, 0: off. Raises StartError with
+    every problem found.
     """
     return _preflight(settings, taken, watchdog, {}, frozenset(), listen=True)
 
 
 def trial(settings: Settings, taken: ListenFds, watchdog: float, held: frozenset[str]) -> Instance:
-    """The instance that a start would have, its sockets closed again. Raises StartError, as `preflight` does.
+    """The instance that a start would have, with its sockets closed again. Raises StartError, as `preflight` does.
 
-    `held` are the addresses, host:port, of a relay that runs beside this command; they are no obstacle.
+    `held` are the addresses (host:port) of a running relay, which count as free.
     """
-    kept = {address: Binding(address, address, []) for address in held}
-    instance, http = _preflight(settings, taken, watchdog, kept, held, listen=False)
+    existing = {address: Binding(address, address, []) for address in held}
+    instance, http = _preflight(settings, taken, watchdog, existing, held, listen=False)
     instance.close_sockets()
     for sock in http.values():
         sock.close()
@@ -49,7 +49,7 @@ def _preflight(
     settings: Settings,
     taken: ListenFds,
     watchdog: float,
-    kept: dict[str, Binding],
+    existing: dict[str, Binding],
     ours: frozenset[str],
     *,
     listen: bool,
@@ -58,7 +58,7 @@ def _preflight(
     http: Http = {}
     instance: Instance | None = None
     try:
-        instance = _inherit(settings, taken, kept, ours, listen=listen)
+        instance = _inherit(settings, taken, watchdog, existing, ours, listen=listen)
     except StartError as error:
         problems += error.problems
     try:
@@ -71,29 +71,34 @@ def _preflight(
         for sock in http.values():
             sock.close()
         raise StartError(problems)
-    instance.watchdog = watchdog
-    instance.notes += watchdog_notes(settings, watchdog)
+    instance.notes.extend(watchdog_notes(settings, watchdog))
     return instance, http
 
 
 def _inherit(
-    settings: Settings, taken: ListenFds, kept: dict[str, Binding], ours: frozenset[str], *, listen: bool
+    settings: Settings,
+    taken: ListenFds,
+    watchdog: float,
+    existing: dict[str, Binding],
+    ours: frozenset[str],
+    *,
+    listen: bool,
 ) -> Instance:
-    """The instance, with the service manager's sockets where it has handed over any. Raises StartError."""
-    assignment = assign(taken.sockets, [(item.name, item.bind) for item in settings.listeners])
-    if problems := taken.problems + assignment.problems:
+    """Prepare the instance on the service manager's sockets, if there are any. Raises StartError."""
+    matched = assign(taken.sockets, [(item.name, item.bind) for item in settings.listeners])
+    if problems := taken.problems + matched.problems:
         raise StartError(problems)
     try:
         inherited = bindings(assignment.assigned, settings.workers or usable_cpus(), tcp_options(settings))
     except OSError as error:
         raise StartError([f"systemd's sockets: {os.strerror(error.errno or 0).lower()}"]) from None
-    instance = prepare(settings, {**kept, **inherited}, ours=ours, listen=listen)
-    instance.notes += assignment.notes
+    instance = prepare(settings, {**existing, **inherited}, ours=ours, listen=listen, watchdog=watchdog)
+    instance.notes.extend(matched.notes)
     return instance
 
 
 def _bind_http(settings: Settings, ours: frozenset[str], *, listen: bool) -> Http:
-    """The admin and the health port's sockets, those that are on. Raises StartError."""
+    """Bind the admin and health ports that are on. Raises StartError."""
     sockets: Http = {}
     problems = []
     for name, text in (("admin", settings.admin.bind), ("health", settings.health.bind)):
@@ -113,7 +118,7 @@ def _bind_http(settings: Settings, ours: frozenset[str], *, listen: bool) -> Htt
             sock.setblocking(False)
         except OSError as error:
             sock.close()
-            if listen or error.errno != errno.EADDRINUSE or not meets(text, ours):
+            if listen or error.errno != errno.EADDRINUSE or not conflicts(text, ours):
                 problems.append(f"{name}.bind: {text}: {bind_error(error, port)}")
             continue
         sockets[name] = sock

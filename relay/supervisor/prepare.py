@@ -1,7 +1,7 @@
-"""From settings to what a start needs: descriptors, listening sockets, limits, the shared memory.
+"""Makes an `Instance` from the settings: descriptor limit, listening sockets, limits and shared memory.
 
-Everything that can be wrong with a configuration on this machine is found here, before any process is started; each
-mistake becomes one line that names the setting (`StartError`).
+Every mistake that shows only on this machine is found here, before any process is started; each becomes one line that
+names the setting (`StartError`).
 """
 
 from __future__ import annotations
@@ -33,28 +33,34 @@ from relay.supervisor.instance import (
     rate_plan,
     tcp_options,
 )
-from relay.supervisor.listening import Kept, bind
+from relay.supervisor.listening import ExistingBindings, bind
 
-RESERVED_DESCRIPTORS = 64  # of a process: event loop, log, control, resolver; its listening sockets come on top
-PER_WORKER = 2  # descriptors of the supervisor for each worker besides: its end of the channel, and what tells its end
-REPLACED = 15.0  # seconds after which a worker that is to be replaced certainly has a successor that answers
+RESERVED_DESCRIPTORS = 64  # of a process: event loop, log, control, resolver; not its listening sockets
+PER_WORKER = 2  # further descriptors of the supervisor for each worker: its end of the channel, and the pidfd
+REPLACED = 15.0  # seconds within which a hung worker has certainly been replaced by one that answers
 SEND_PROXY = {"off": 0, "v1": 1, "v2": 2}
 
 
 def prepare(
-    settings: Settings, inherited: Kept | None = None, *, ours: Collection[str] = (), listen: bool = True
+    settings: Settings,
+    inherited: ExistingBindings | None = None,
+    *,
+    ours: Collection[str] = (),
+    listen: bool = True,
+    watchdog: float = 0.0,
 ) -> Instance:
-    """Raise the descriptor limit, bind every listener, make the table. Raises StartError.
+    """Raise the descriptor limit, bind every listener, make the shared memory. Raises StartError.
 
-    `inherited` are listening sockets that the service manager has handed over. For a trial, that of `relay check`:
-    without `listen` sockets are only bound, `inherited` may be those of a relay that runs, and `ours` its addresses.
+    `inherited` are listening sockets from the service manager; `watchdog` is its timeout in seconds, 0: off. The trial
+    of `relay check` passes no `listen`, so that sockets are only bound, the bindings of the running relay in
+    `inherited`, and its addresses as `ours`.
     """
     workers = settings.workers or usable_cpus()
     notes: list[str] = []
-    # First of all: every worker's listening sockets are this process's as well.
+    # Before any socket is bound: this process holds every worker's listening sockets.
     descriptors = raise_descriptor_limit()
     problems: list[str] = []
-    # Before anything is bound: from then on clients come, and would wait for the self-test.
+    # Likewise: once a socket listens, clients connect, and would wait for the self-test.
     engine = choose(settings.engine, workers)
     if settings.engine == "ring" and engine.problem:
         problems.append(ring_problem(engine))
@@ -109,6 +115,7 @@ def prepare(
         engine_reason=engine.reason,
         engine_word=engine.word,
         inherited=inherited or {},
+        watchdog=watchdog,
         notes=notes,
     )
 
@@ -118,20 +125,23 @@ def bind_all(
     workers: int,
     listener_numbers: dict[str, int],
     upstream_numbers: dict[str, int],
-    kept: Kept,
+    existing: ExistingBindings,
     problems: list[str],
     notes: list[str],
     *,
     listen: bool = True,
     ours: Collection[str] = (),
 ) -> list[BoundListener]:
-    """Every listener of the settings with its sockets; new listeners and upstreams get the next numbers."""
+    """Bind every listener of the settings; new listeners and upstreams get the next numbers.
+
+    Appends to `problems` and `notes`, and adds the new numbers to the two dictionaries.
+    """
     tcp = tcp_options(settings)
     bound = [
         BoundListener(
             listener_numbers.setdefault(item.name, len(listener_numbers)),
             item.name,
-            bind(item, workers, tcp, kept, problems, notes, listen=listen, ours=ours),
+            bind(item, workers, tcp, existing, problems, notes, listen=listen, ours=ours),
             tuple(_number(upstream_numbers, text) for text in item.upstream),
             item.max_connections,
             item.sni,
@@ -151,24 +161,24 @@ def bind_all(
 
 
 def _close(bound: Sequence[BoundListener]) -> None:
-    for one in bound:
-        for binding in one.bindings:
+    for listener in bound:
+        for binding in listener.bindings:
             binding.close()
 
 
 def http_endpoints(settings: Settings) -> list[Endpoint]:
-    """Where the admin and the health port are, as the settings have them; [::] takes IPv4 as well, as Linux does."""
+    """The endpoints of the admin and health ports in the settings; [::] takes IPv4 as well, Linux's default."""
     return [written(text, both=True) for text in (settings.admin.bind, settings.health.bind) if text]
 
 
 def is_literal_own(upstream: str, listening: Sequence[Endpoint]) -> bool:
-    """Whether an upstream of the settings is an address, no name, of this relay itself."""
+    """Whether an upstream of the settings is a literal address at which this relay itself listens."""
     host, port = parse_hostport(upstream, allow_name=True)
     return literal(host, port) is not None and is_own(host, port, listening)
 
 
 def listener_limits(bound: Sequence[BoundListener], slots: int) -> list[int]:
-    """The listeners' own limits by number, 0 where there is none."""
+    """The listeners' own `max_connections` by number; 0: no limit, or no such listener."""
     limits = [0] * slots
     for item in bound:
         limits[item.number] = item.max_connections
@@ -176,7 +186,7 @@ def listener_limits(bound: Sequence[BoundListener], slots: int) -> list[int]:
 
 
 def limit_notes(settings: Settings, descriptors: int, limits: LimitPlan) -> list[str]:
-    """A note if `limits.max_connections` is more than the descriptors carry."""
+    """A warning if `limits.max_connections` is more than the descriptors carry."""
     wanted = settings.limits.max_connections
     if wanted <= limits.total_capacity:
         return []
@@ -187,9 +197,9 @@ def limit_notes(settings: Settings, descriptors: int, limits: LimitPlan) -> list
 
 
 def watchdog_notes(settings: Settings, watchdog: float) -> list[str]:
-    """Whether the service manager would end all before the supervisor has replaced the one worker that hangs.
+    """A warning if the service manager's watchdog would end relay before the supervisor has replaced a hung worker.
 
-    `watchdog`: seconds that it bears with silence, 0: for ever.
+    `watchdog` is its timeout in seconds, 0: off.
     """
     timeout = settings.supervision.hang_timeout
     if not watchdog or 0 < timeout <= watchdog - REPLACED:
@@ -203,11 +213,11 @@ def watchdog_notes(settings: Settings, watchdog: float) -> list[str]:
 
 
 def ring_problem(engine: Choice) -> str:
-    """The line for who asked for the ring where it is not to be had."""
+    """The error line for `engine = "ring"` where io_uring does not work."""
     return f'engine: "ring" does not work here: {engine.problem}; "auto" or "stream" does'
 
 
 def _number(numbers: dict[str, int], upstream: str) -> tuple[int, str, int]:
-    """The upstream with its number: the same host and port in two listeners is one upstream."""
+    """(number, host, port) of an upstream; the same host and port in two listeners is one upstream."""
     host, port = parse_hostport(upstream, allow_name=True)
     return numbers.setdefault(format_hostport(host, port), len(numbers)), host, port

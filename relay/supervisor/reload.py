@@ -21,7 +21,7 @@ from relay.engines.options import set_inherited
 from relay.settings.file_reader import READ_SECONDS
 from relay.settings.model import Settings, SettingsError, names, value
 from relay.settings.warnings import settings_warnings
-from relay.supervisor.instance import Binding, Instance, StartError, limit_plan, rate_plan, tcp_options
+from relay.supervisor.instance import Binding, Instance, StartError, limit_plan, tcp_options
 from relay.supervisor.prepare import bind_all, limit_notes, listener_limits, watchdog_notes
 from relay.supervisor.service_log import ServiceLog
 
@@ -167,7 +167,7 @@ class Reloader:
         """Change the instance; returns the new listening addresses. Raises StartError, and then nothing has changed."""
         instance = self._instance
         here: dict[str, Binding] = {**instance.inherited, **{binding.asked: binding for binding in instance.bindings()}}
-        kept = {**{asked: binding for asked, (binding, _) in instance.left.items()}, **here}
+        kept = {**{asked: binding for asked, (binding, _) in instance.unlistened.items()}, **here}
         listeners, upstreams = dict(instance.listener_numbers), dict(instance.upstream_numbers)
         problems: list[str] = []
         notes: list[str] = []
@@ -195,22 +195,18 @@ class Reloader:
         gone = [binding for binding in instance.bindings() if binding.asked not in wanted]
         tcp = tcp_options(settings)
         other_tcp = tcp != tcp_options(instance.settings)
-        instance.listeners, instance.listener_numbers, instance.upstream_numbers = bound, listeners, upstreams
-        instance.settings = settings
-        limits = listener_limits(bound, instance.layout.listeners)
-        instance.limits = limit_plan(settings, instance.limits, instance.workers, instance.limits.capacity, limits)
-        instance.rates.plan = rate_plan(settings)
-        instance.notes = (
-            notes + settings_warnings(settings) + limit_notes(settings, instance.descriptors, instance.limits)
-        )
-        instance.notes += watchdog_notes(settings, instance.watchdog)
+        own_limits = listener_limits(bound, instance.layout.listeners)
+        limits = limit_plan(settings, instance.limits, instance.workers, instance.limits.capacity, own_limits)
+        notes += settings_warnings(settings) + limit_notes(settings, instance.descriptors, limits)
+        notes += watchdog_notes(settings, instance.watchdog)
+        instance.reconfigure(settings, bound, listeners, upstreams, limits, notes)
         for binding in new:
-            instance.take_back(binding)
+            instance.listen_again(binding)
         if other_tcp:
             for sock in (sock for binding in instance.bindings() for sock in binding.sockets):
                 with contextlib.suppress(OSError):  # a kernel that refuses one of them is no reason to stop half-way
                     set_inherited(sock, tcp)
-        instance.leave(gone)  # the workers have theirs, and serve who waits there
+        instance.unlisten(gone)  # the workers still accept what is in the queues of their copies
         return [binding.address for binding in new]
 
 

@@ -79,18 +79,23 @@ class Supervisor:
             self._is_own,
         )
         self._pool = WorkerPool(instance, log, self._changed, self._monitor.greeting, self._monitor.failing)
-        self._status = Status(instance, self._pool, self._monitor, lambda: writer.dropped)
-        self._drain = Drainer(self._pool, self._status.active, self._ended, self._drained, log)
-        self._status.drain = self._drain
-        self._status.http_ports = {name: format_hostport(*sock.getsockname()[:2]) for name, sock in http.items()}
+        self._drainer = Drainer(self._pool, self._pool.active, self._ended, self._drained, log)
         self._evictions: Evictions | None = None
         if instance.settings.azure.scheduled_events:
             url, drain = instance.settings.azure.metadata_url, instance.settings.drain
             longest = drain.announce + drain.window + END_GRACE
-            self._evictions = Evictions(url, self._evict, self._drain, longest, log)
-            self._status.evictions = self._evictions.snapshot
+            self._evictions = Evictions(url, self._evict, self._drainer, longest, log)
         self._reloader = Reloader(instance, load, self._apply, self._no_reload, log)
-        self._status.reloads = self._reloader.results
+        self._status = Status(
+            instance,
+            self._pool,
+            self._monitor,
+            self._drainer,
+            http_ports={name: format_hostport(*sock.getsockname()[:2]) for name, sock in http.items()},
+            reloads=self._reloader.results,
+            evictions=self._evictions.snapshot if self._evictions is not None else None,
+            log_dropped=lambda: writer.dropped,
+        )
         self._hang_ups: set[asyncio.Task[list[str]]] = set()
         self._reaper = Reaper(self._own_processes)
         self._end = asyncio.Event()
@@ -119,7 +124,7 @@ class Supervisor:
         if self._evictions is not None:
             self._evictions.start()
         await self._end.wait()
-        self._log.info("stopping", connections=self._status.active())
+        self._log.info("stopping", connections=self._pool.active())
         self._pool.stop()
         if not await self._pool.wait(END_GRACE):
             await self._pool.kill()
@@ -138,7 +143,7 @@ class Supervisor:
         # Also where the parent ignores them (nohup, a shell's `&`): the table in docs/operations.md always holds.
         loop.add_signal_handler(signal.SIGTERM, self._terminate)
         loop.add_signal_handler(signal.SIGUSR1, self._soft_stop)
-        loop.add_signal_handler(signal.SIGINT, self._drain.hurry)
+        loop.add_signal_handler(signal.SIGINT, self._drainer.hurry)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         for number in process.IGNORED:
             loop.add_signal_handler(number, self._ignore, number)
@@ -151,11 +156,11 @@ class Supervisor:
 
     def _begin_drain(self, reason: str, *, ends: bool = False, left: float | None = None, lasts: bool = True) -> None:
         settings = self._instance.settings.drain
-        self._drain.begin(Order(settings.announce, settings.window, ends, reason, left, lasts))
+        self._drainer.begin(Order(settings.announce, settings.window, ends, reason, left, lasts))
         self._reporter.update()
 
     def _undrain(self) -> str:
-        problem = self._drain.undrain()
+        problem = self._drainer.undrain()
         if not problem and self._evictions is not None:
             self._evictions.taken_back()
         return problem
@@ -174,14 +179,14 @@ class Supervisor:
         self._pool.tell(message)
 
     def _terminate(self) -> None:
-        if self._drain.state.ends or self._drain.state.phase is Phase.ENDED:
-            self._drain.hurry()
+        if self._drainer.state.ends or self._drainer.state.phase is Phase.ENDED:
+            self._drainer.hurry()
         else:
             self._begin_drain("SIGTERM", ends=True)
 
     def _soft_stop(self) -> None:
         """End after a drain, like the first SIGTERM; unlike a second SIGTERM it never cuts one short."""
-        if not self._drain.state.ends and self._drain.state.phase is not Phase.ENDED:
+        if not self._drainer.state.ends and self._drainer.state.phase is not Phase.ENDED:
             self._begin_drain("SIGUSR1", ends=True)
 
     def _own_processes(self) -> set[int] | None:
@@ -207,7 +212,7 @@ class Supervisor:
                 self._notifier.reloaded()
 
     def _no_reload(self) -> str:
-        return "draining: undrain first, or let it end" if self._drain.state.draining else ""
+        return "draining: undrain first, or let it end" if self._drainer.state.draining else ""
 
     def _apply(self, addresses: list[str]) -> None:
         """The instance has changed, and there are new listening sockets at these addresses."""
@@ -222,12 +227,12 @@ class Supervisor:
         return is_own(host, port, [*self._instance.endpoints(), *map(endpoint, self._http_sockets.values())])
 
     def _upstreams(self) -> dict[int, str]:
-        return {number: self._instance.upstreams[number] for number in self._instance.dialled}
+        return {number: self._instance.upstreams[number] for number in self._instance.current_upstreams}
 
     def _service_status(self) -> ServiceStatus:
         """What `systemctl status` shows, and what systemd acts on."""
-        state, workers = self._drain.state, self._pool.workers
-        ready, active = sum(worker.ready for worker in workers), self._status.active()
+        state, workers = self._drainer.state, self._pool.workers
+        ready, active = sum(worker.ready for worker in workers), self._pool.active()
         text = f"{self._status.state()}: {active} connection{'s' if active != 1 else ''}, "
         text += f"{ready} of {len(workers)} workers"
         ends_in = state.left(time.monotonic()) if state.ends or self._end.is_set() else None

@@ -1,9 +1,9 @@
 """The worker processes: start, watch, replace, stop.
 
-A worker that ends without having been told to is replaced at once the first time, then after growing pauses
-(`backoff`), so that a crash loop neither spins nor gives up; one that cannot be started is tried again likewise. Its
-listening sockets stay open here, so connections in their queues wait for its successor. What it held is given back,
-what it counted is kept, and the connections that it carried are accounted as lost with it.
+A worker that dies is replaced: at once the first time, then with backoff, so that a crash loop neither spins nor gives
+up. A start that fails is retried with the same backoff. The dead worker's listening sockets stay open here, so that
+connections in their accept queues wait for its successor. Its share of the limits is released, its counters are kept,
+and its connections are counted as `worker_died`.
 """
 
 from __future__ import annotations
@@ -30,16 +30,15 @@ from relay.supervisor.service_log import ServiceLog
 from relay.supervisor.tasks import guarded, keep_running
 from relay.supervisor.worker_process import WorkerProcess, backoff, goes_first, launch
 
-GONE = frozenset({errno.EPIPE, errno.ECONNRESET})  # of a channel whose other end is closed
-STEADY = 10.0  # seconds that a worker must have lived for its end not to count as part of a crash loop
-LOOP = 3  # early ends in a row that make a crash loop
+GONE = frozenset({errno.EPIPE, errno.ECONNRESET})  # sending on a channel whose other end is closed
+KILL_GRACE = 5.0  # seconds that `kill` waits for the killed processes
 
 
 class WorkerPool:
     """All workers of one relay. `log` is the service log.
 
-    `changed` is called when a worker is ready, or is no more; `greeting` gives what each has to know first of all, and
-    `failing` is called with the hosts that a worker cannot connect to.
+    `changed` is called when a worker becomes ready or has ended. `greeting` gives the messages that a worker gets
+    first. `failing` is called with the hosts that a worker cannot connect to.
     """
 
     def __init__(
@@ -56,83 +55,92 @@ class WorkerPool:
         self._log = log
         self._changed = changed
         self._stopping = asyncio.Event()
-        self._closing: Drain | None = None  # what is told to every worker while nothing is accepted
-        self.retired = [0] * instance.layout.size  # counters of workers that are no more
-        self.retired_dials: failed_dials.Counts = {}  # those of theirs that failed, by address
-        self._seen = [[0] * instance.layout.size for _ in range(instance.workers)]  # those of workers that run
+        self._drain: Drain | None = None  # the message to every worker while the instance does not accept
+        self.retired = [0] * instance.layout.size  # counters of workers that have ended
+        self.retired_dials: failed_dials.Counts = {}  # their failed dials by address
+        self._seen = [[0] * instance.layout.size for _ in range(instance.workers)]  # rows of `snapshot`
         self.workers = [WorkerProcess(index) for index in range(instance.workers)]
         self._hang_detector = HangDetector(instance, self.workers, self._kill, log)
-        self.hung = self._hang_detector.hung
-        self._watching: asyncio.Task[None] | None = None
+        self._detecting: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start every worker, unless a drain that was taken back has done so already."""
+        """Start every worker that an undrain before this call has not started already."""
         for worker in self.workers:
             worker.unready_since = time.monotonic()
-            if worker.watch is None:
-                self._fill(worker)
-        self._watching = asyncio.create_task(keep_running("the watch for hangs", self._hang_detector.watch, self._log))
+            if worker.task is None:
+                self._keep_filled(worker)
+        self._detecting = asyncio.create_task(keep_running("hang detector", self._hang_detector.watch, self._log))
 
-    def look(self) -> list[list[int]]:
-        """What each worker's block says, as far as it can be believed. Not to be kept: the next look changes it."""
+    def snapshot(self) -> list[list[int]]:
+        """The plausible values of each worker's block, one row a worker. The next call overwrites the rows."""
         for block, seen in zip(self._instance.table.blocks, self._seen, strict=True):
             counters.look(self._instance.layout, block, seen, self._instance.descriptors)
         return self._seen
 
-    def looping(self, worker: WorkerProcess, now: float) -> bool:
-        """Whether it has died young again and again, and has not lived long enough since."""
-        return worker.failures >= LOOP and (worker.process is None or now - worker.started < STEADY)
+    def active(self) -> int:
+        """Connections of all workers that have not ended."""
+        layout = self._instance.layout
+        return sum(
+            counters.unfinished(layout, row, number) for row in self.snapshot() for number in range(layout.listeners)
+        )
+
+    def hung(self, worker: WorkerProcess, now: float) -> bool:
+        """Whether the worker's event loop has not answered for too long (`hang_detector.HANG`)."""
+        return self._hang_detector.hung(worker, now)
 
     def close_evenly(self, closed_at: float, over_at: float) -> None:
-        """Accept no more; close what is established evenly until then, what is left by force (monotonic seconds).
+        """Stop accepting; close connections evenly until `closed_at`, those left at `over_at` by force.
 
-        A worker that dies is not replaced meanwhile: there would be nothing for it to do.
+        Times are monotonic seconds. A worker that dies meanwhile is not replaced: it would have no connections.
         """
-        self._closing = Drain(closed_at, over_at)
-        self._instance.leave(self._instance.bindings())
-        self.tell(self._closing)
+        self._drain = Drain(closed_at, over_at)
+        self._instance.unlisten(self._instance.bindings())
+        self.tell(self._drain)
 
     def resume(self) -> None:
-        """Accept again, at once; workers that ended meanwhile are started.
+        """Accept again at once; start the workers that ended meanwhile.
 
-        Raises StartError if the addresses cannot be had, and nothing has changed.
+        Raises StartError if an address cannot be bound; then nothing has changed.
         """
-        if self._closing is None:
+        if self._drain is None:
             return
         bind_again(self._instance)
-        self._closing = None
+        self._drain = None
         self.apply([binding.address for binding in self._instance.bindings()])
         for worker in self.workers:
-            if worker.channel is None and (worker.watch is None or worker.watch.done()):
-                self._fill(worker)
+            if worker.channel is None and (worker.task is None or worker.task.done()):
+                self._keep_filled(worker)
 
     def apply(self, addresses: list[str]) -> None:
-        """Let every worker serve as the instance says now; there are new listening sockets at these addresses."""
+        """Send the instance's present state to every worker, with its listening sockets at `addresses`, the new ones.
+
+        A worker that cannot take the message, which carries descriptors and so cannot wait, is killed and replaced.
+        """
         for worker in self.workers:
             if worker.channel is None or worker.outbox is None:
-                continue  # its successor is told at its start
+                continue  # its successor gets the state at its start
             try:
-                self._order(worker.index, worker.channel, addresses)
+                self._send_spec(worker.index, worker.channel, addresses)
             except ChannelFull:
                 self._kill(worker, "does not read")
             except OSError as error:
-                self._not_told(worker, error)
+                self._send_failed(worker, error)
             worker.outbox.renew()
-            self._send(worker, worker.outbox)
+            self._flush(worker, worker.outbox)
 
-    def _order(self, index: int, channel: Channel, addresses: list[str]) -> None:
-        """What cannot be told later, for descriptors come with it: a worker that does not take it is replaced."""
-        orders = self._instance.worker_spec(index).to_file()
+    def _send_spec(self, index: int, channel: Channel, addresses: list[str]) -> None:
+        """Send a worker its spec and new listening sockets. Raises ChannelFull or OSError."""
+        spec = self._instance.worker_spec(index).to_file()
         try:
             sockets = self._instance.worker_sockets(index, addresses)
-            channel.send(Apply(tuple(addresses)), [orders, *(sock.fileno() for sock in sockets)])
+            channel.send(Apply(tuple(addresses)), [spec, *(sock.fileno() for sock in sockets)])
         finally:
-            os.close(orders)
+            os.close(spec)
 
-    def _not_told(self, worker: WorkerProcess, error: OSError) -> None:
-        """It has ended, of which its task learns; or this machine is short of something, and it must not live on."""
+    def _send_failed(self, worker: WorkerProcess, error: OSError) -> None:
+        """Kill a worker that misses a message because this machine lacks something; one that has ended is noticed."""
         if error.errno not in GONE:
-            self._kill(worker, f"cannot be told what holds: {error.strerror}")
+            self._kill(worker, f"cannot be sent its state: {error.strerror}")
 
     def _kill(self, worker: WorkerProcess, reason: str) -> None:
         if worker.process is not None and worker.process.returncode is None:
@@ -140,78 +148,80 @@ class WorkerPool:
             worker.process.kill()
 
     def stop(self) -> None:
-        """Tell every worker to end now."""
+        """Tell every worker to end now, and start no more."""
         self._stopping.set()
-        if self._watching is not None:
-            self._watching.cancel()
+        if self._detecting is not None:
+            self._detecting.cancel()
         self._instance.close_sockets()
-        self._tell(Stop())
+        for worker in self.workers:
+            if worker.channel is not None:
+                self._send_stop(worker, worker.channel)
+            elif worker.process is None and worker.task is not None:
+                worker.task.cancel()  # it waits for its next start
 
     async def wait(self, seconds: float) -> bool:
-        """Wait until all workers have ended; False if some have not in that time."""
-        tasks = [worker.watch for worker in self.workers if worker.watch is not None]
+        """Wait until all workers have ended; False if some still run after `seconds`."""
+        tasks = [worker.task for worker in self.workers if worker.task is not None]
         if not tasks:
             return True
         _, pending = await asyncio.wait(tasks, timeout=seconds)
         return not pending
 
     async def kill(self) -> None:
-        """End by force what is left, and account for it."""
+        """Kill the workers that still run, wait for their end and keep their counters."""
         for worker in self.workers:
             self._kill(worker, "did not end when told to")
-        await self.wait(5.0)
+        await self.wait(KILL_GRACE)
 
-    def _everything(self) -> list[Message]:
-        """What a worker has to know."""
-        return [*self._greeting(), *([self._closing] if self._closing is not None else [])]
+    def _current_state(self) -> list[Message]:
+        """The messages that bring a new worker up to date."""
+        return [*self._greeting(), *([self._drain] if self._drain is not None else [])]
 
     def tell(self, message: Message) -> None:
-        """Tell every worker that runs; one that does not take it is told when it reads again."""
+        """Send a message to every worker that runs; a worker that does not read gets it when it reads again."""
         for worker in self.workers:
             if worker.outbox is not None:
                 worker.outbox.add(message)
-                if not worker.behind:  # else it is sent once there is room
-                    self._send(worker, worker.outbox)
+                if not worker.behind:  # else a writer callback sends it once there is room
+                    self._flush(worker, worker.outbox)
 
-    def _send(self, worker: WorkerProcess, outbox: Outbox) -> None:
-        """Let a worker have what it is to be told; what it does not take now, once it has read."""
+    def _flush(self, worker: WorkerProcess, outbox: Outbox) -> None:
+        """Send what waits in a worker's outbox; the rest follows when the channel has room again."""
         loop = asyncio.get_running_loop()
-        told = None
-        while told is None:
+        flushed = None
+        while flushed is None:
             try:
-                told = outbox.send()
-            except ValueError as error:  # one message is too long; the others wait behind it
+                flushed = outbox.send()
+            except ValueError as error:  # one message is too long: it is dropped, and those behind it are sent
                 self._log.error("worker not told", worker=worker.index, error=str(error))
             except OSError as error:
-                told = True
-                self._not_told(worker, error)
-        if not told and not worker.behind:
+                flushed = True
+                self._send_failed(worker, error)
+        if not flushed and not worker.behind:
             worker.behind = True
             self._log.warning("worker does not read", worker=worker.index, pid=worker.pid)
-            loop.add_writer(outbox.fileno(), self._send, worker, outbox)
-        elif told and worker.behind:
+            loop.add_writer(outbox.fileno(), self._flush, worker, outbox)
+        elif flushed and worker.behind:
             worker.behind = False
             loop.remove_writer(outbox.fileno())
 
-    def _tell(self, message: Message) -> None:
-        for worker in self.workers:
-            if worker.channel is not None:
-                try:
-                    worker.channel.send(message)
-                except (OSError, ChannelFull) as error:
-                    self._log.warning("worker not reached", worker=worker.index, message=message.kind, error=str(error))
-            elif worker.process is None and worker.watch is not None:
-                worker.watch.cancel()  # it waits for its next start
+    def _send_stop(self, worker: WorkerProcess, channel: Channel) -> None:
+        """Send Stop ahead of whatever waits in the outbox."""
+        message = Stop()
+        try:
+            channel.send(message)
+        except (OSError, ChannelFull) as error:
+            self._log.warning("worker not reached", worker=worker.index, message=message.kind, error=str(error))
 
-    def _fill(self, worker: WorkerProcess) -> None:
-        """See to it that there is a process in this place as long as one is wanted."""
+    def _keep_filled(self, worker: WorkerProcess) -> None:
+        """Start the worker's task, which runs a process as long as one is wanted."""
         work = functools.partial(self._run, worker)
-        worker.watch = asyncio.create_task(keep_running(f"worker {worker.index}", work, self._log))
+        worker.task = asyncio.create_task(keep_running(f"worker {worker.index}", work, self._log))
 
     async def _run(self, worker: WorkerProcess) -> None:
         while True:
             if worker.process is not None:
-                self._clear(worker, await worker.process.wait())
+                self._clean_up(worker, await worker.process.wait())
             if not self._wanted():
                 return
             await asyncio.sleep(backoff(worker.failures))
@@ -220,23 +230,21 @@ class WorkerPool:
             try:
                 self._spawn(worker)
             except OSError as error:
-                worker.failures += 1
+                worker.not_launched()
                 pause = backoff(worker.failures)
                 self._log.error("worker not started", worker=worker.index, error=str(error), next_try_in_seconds=pause)
 
     def _wanted(self) -> bool:
-        """Whether there is something to do for workers that are started now."""
-        return not self._stopping.is_set() and self._closing is None
+        """Whether a worker that is started now would have something to do."""
+        return not self._stopping.is_set() and self._drain is None
 
     def _spawn(self, worker: WorkerProcess) -> None:
         """Start a process. Raises OSError."""
         process, channel = launch(self._instance, worker.index)
-        worker.process, worker.channel = process, channel
+        worker.launched(process, channel)
         if problem := goes_first(process.pid):
             text = "when memory runs out the kernel may kill the supervisor before this worker"
             self._log.warning(text, worker=worker.index, error=problem)
-        worker.restarts += worker.started > 0
-        worker.started = time.monotonic()
         try:
             worker.inbox = Inbox(
                 channel,
@@ -245,10 +253,10 @@ class WorkerPool:
                 functools.partial(self._kill, worker),
                 self._log.bind(worker=worker.index),
             )
-            worker.outbox = Outbox(channel, self._everything)
-            self._send(worker, worker.outbox)
+            worker.outbox = Outbox(channel, self._current_state)
+            self._flush(worker, worker.outbox)
         except BaseException:
-            process.kill()  # it would live on unheard
+            process.kill()  # nobody would read its messages
             raise
         self._log.debug("worker started", worker=worker.index, pid=worker.pid)
 
@@ -257,26 +265,23 @@ class WorkerPool:
         self._log.info("worker ready", worker=worker.index, pid=worker.pid)
         self._changed()
 
-    def _clear(self, worker: WorkerProcess, status: int) -> None:
-        """Clear up after a process that has ended; an exception on the way is no reason to leave the rest."""
-        loop, now, pid = asyncio.get_running_loop(), time.monotonic(), worker.pid
+    def _clean_up(self, worker: WorkerProcess, status: int) -> None:
+        """Release what an ended process held; an exception in one step does not keep the others from running."""
+        loop, pid = asyncio.get_running_loop(), worker.pid
         channel, inbox = worker.channel, worker.inbox
-        worker.process = worker.channel = worker.inbox = worker.outbox = None
-        worker.behind = worker.ready = False
-        worker.unready_since = now
-        worker.failures = worker.failures + 1 if now - worker.started < STEADY else 1
+        worker.ended()
         if inbox is not None:
-            with guarded("a worker's last words", self._log):
+            with guarded("a worker's last messages", self._log):
                 inbox.close()
         if channel is not None:
             loop.remove_reader(channel.fileno())
             loop.remove_writer(channel.fileno())
             channel.close()
         lost = 0
-        with guarded("what a worker held", self._log):
+        with guarded("a worker's share of the limits", self._log):
             clear_column(self._instance.limits, worker.index, self._instance.table.counts, self._instance.table.sources)
-        with guarded("a worker's accounts", self._log):
-            lost = self._settle(worker.index)
+        with guarded("a worker's counters", self._log):
+            lost = self._retire_counters(worker.index)
         if not self._stopping.is_set() or status != 0:
             self._log.error(
                 "worker died",
@@ -288,9 +293,9 @@ class WorkerPool:
             )
         self._changed()
 
-    def _settle(self, index: int) -> int:
-        """Keep what a dead worker counted; how many connections were lost with it."""
-        instance, seen = self._instance, self.look()[index]
+    def _retire_counters(self, index: int) -> int:
+        """Add an ended worker's counters to the retired ones; returns how many connections were lost with it."""
+        instance, seen = self._instance, self.snapshot()[index]
         counters.fold_failed(instance.layout, seen, self.retired_dials)
         lost = counters.fold(instance.layout, seen, self.retired, Outcome.WORKER_DIED.index)
         block = instance.table.blocks[index]
@@ -300,5 +305,5 @@ class WorkerPool:
 
 
 def _how(status: int) -> str:
-    """In words."""
+    """How a process ended, in words."""
     return f"status {status}" if status >= 0 else f"signal {signal_name(-status)}"

@@ -1,4 +1,4 @@
-"""One place in the pool of workers: the process that fills it, how one is started, and when the next one is."""
+"""One worker of the pool: its process, how that is started, and the backoff between starts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,9 +20,11 @@ from relay.supervisor.inbox import Inbox
 from relay.supervisor.instance import Instance
 
 BACKOFF_FIRST, BACKOFF_LIMIT = 0.25, 30.0  # seconds
-OOM_SCORE = 500  # thousandths of the memory by which a worker counts as larger than the supervisor when that runs out
+STEADY = 10.0  # seconds after which a worker's end is no early one, i.e. not part of a crash loop
+LOOP = 3  # early ends in a row that make a crash loop
+OOM_SCORE = 500  # added to a worker's oom_score_adj: it counts as larger than the supervisor by half of the memory
 MOST_OOM_SCORE = 1000  # OOM_SCORE_ADJ_MAX, linux/oom.h
-LOOK = 0.1  # seconds between two looks at a process whose end the kernel does not tell
+POLL = 0.1  # seconds between two polls of a process without a pidfd
 
 
 def backoff(failures: int) -> float:
@@ -30,10 +33,10 @@ def backoff(failures: int) -> float:
 
 
 class Process:
-    """A child process, and its end.
+    """A child process whose end can be awaited.
 
-    Not asyncio's: that one starts a thread for each process (Python 3.11), and where it cannot, as at a limit of tasks,
-    the process runs on and nobody knows of it. Once there is a process, nothing here can fail.
+    asyncio's own starts a thread for each process (Python 3.11); where no thread can be started, as at a limit of
+    tasks, the process runs on unknown. Here nothing can fail once the process is started.
     """
 
     def __init__(self, child: subprocess.Popen[bytes]) -> None:
@@ -41,28 +44,28 @@ class Process:
         self.pid = child.pid
         try:
             self._pidfd = os.pidfd_open(child.pid)
-        except OSError:  # an older kernel, a container's seccomp profile, no descriptor left: looked at now and then
+        except OSError:  # an older kernel, a container's seccomp profile, no descriptor left: poll instead
             self._pidfd = -1
 
     @property
     def returncode(self) -> int | None:
-        """The exit status, negative for a signal's number; None while it is not known to have ended."""
+        """The exit status, or the negative number of the signal that ended it; None while it is known to run."""
         return self._child.returncode
 
     async def wait(self) -> int:
-        """Wait for its end; `returncode`."""
+        """Wait for the process to end; returns `returncode`."""
         if self._pidfd >= 0:
             await _readable(self._pidfd)
-        # Where the kernel does not tell; and a debugger is told of the end before the parent, ptrace(2).
+        # Polled without a pidfd, and with one too: a debugger may be notified before the parent is, ptrace(2).
         while (status := self._child.poll()) is None:  # noqa: ASYNC110 -- nobody could set an event
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL)
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
         return status
 
     def send_signal(self, number: int) -> None:
-        """Nothing happens if it has ended."""
+        """Send a signal; does nothing if the process has ended."""
         self._child.send_signal(number)
 
     def kill(self) -> None:
@@ -70,7 +73,7 @@ class Process:
 
 
 async def _readable(descriptor: int) -> None:
-    """Wait until it is, or that cannot be told."""
+    """Wait until a descriptor is readable; return at once if the event loop cannot watch it."""
     loop = asyncio.get_running_loop()
     found = asyncio.Event()
     try:
@@ -85,34 +88,56 @@ async def _readable(descriptor: int) -> None:
 
 @dataclass(slots=True)
 class WorkerProcess:
-    """One place in the pool and the process that fills it now."""
+    """One worker of the pool: the process that runs now, and the history of those before it.
+
+    Only the pool that it belongs to changes it. Times are monotonic seconds.
+    """
 
     index: int
     process: Process | None = None
     channel: Channel | None = None
-    ready: bool = False
+    ready: bool = False  # accepts connections
     inbox: Inbox | None = None
     outbox: Outbox | None = None
-    behind: bool = False  # it was not reading, and has not been told everything
+    behind: bool = False  # does not read its channel; messages wait in the outbox
     started: float = 0.0
     unready_since: float = 0.0
-    beat: int = 0  # its last heartbeat that was looked at
-    beat_seen: float = 0.0  # when that was looked at first
-    silent: float = 0.0  # seconds that its loop has been seen to be silent for
     failures: int = 0  # early ends in a row
     restarts: int = 0
-    watch: asyncio.Task[None] | None = field(default=None, repr=False)
+    task: asyncio.Task[None] | None = field(default=None, repr=False)  # starts the process, and its successors
 
     @property
     def pid(self) -> int | None:
         return self.process.pid if self.process is not None else None
 
+    def launched(self, process: Process, channel: Channel) -> None:
+        """A process has been started."""
+        self.process, self.channel = process, channel
+        self.restarts += self.started > 0
+        self.started = time.monotonic()
+
+    def not_launched(self) -> None:
+        """A process could not be started."""
+        self.failures += 1
+
+    def ended(self) -> None:
+        """The process has ended."""
+        now = time.monotonic()
+        self.process = self.channel = self.inbox = self.outbox = None
+        self.behind = self.ready = False
+        self.unready_since = now
+        self.failures = self.failures + 1 if now - self.started < STEADY else 1
+
+    def crash_looping(self, now: float) -> bool:
+        """Whether the last LOOP processes ended early, and the present one has not run for STEADY seconds."""
+        return self.failures >= LOOP and (self.process is None or now - self.started < STEADY)
+
 
 def environment() -> dict[str, str]:
-    """A worker imports the same relay as the supervisor, and nothing from the folder that this was started in.
+    """The environment of a worker: it imports the same relay as the supervisor, and nothing from the working directory.
 
-    `-m` would put that folder first on the path (PYTHONSAFEPATH, Python 3.11, keeps it off). Only where the supervisor
-    itself runs from a source tree (`python -m relay` in it) is that folder where relay is.
+    `-m` would put the working directory first on the path; PYTHONSAFEPATH (Python 3.11) prevents that. Where the
+    supervisor itself runs from a source tree (`python -m relay` in it), PYTHONPATH names that tree.
     """
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     root = str(Path(relay.__file__).resolve().parent.parent)
@@ -122,11 +147,11 @@ def environment() -> dict[str, str]:
 
 
 def goes_first(pid: int | str, proc: Path = Path("/proc")) -> str:
-    """Raise a child's OOM score: a worker that the kernel kills is replaced, a supervisor takes all with it.
+    """Raise a worker's OOM score: a worker that the kernel kills is replaced, a supervisor takes all workers with it.
 
-    It is added to what the child has inherited, so that OOMScoreAdjust= of a unit holds for both. Done from here: a
-    worker that is started while memory is short has to count from its first page on. Raising takes no privilege,
-    proc_pid_oom_score_adj(5). Returns why it could not be done, or nothing.
+    OOM_SCORE is added to the inherited value, so that OOMScoreAdjust= of a unit holds for both. The supervisor does it
+    at the start, so that the score counts from the worker's first page on. Raising needs no privilege,
+    proc_pid_oom_score_adj(5). Returns why it failed, or an empty string.
     """
     score = proc / str(pid) / "oom_score_adj"
     try:
@@ -137,11 +162,11 @@ def goes_first(pid: int | str, proc: Path = Path("/proc")) -> str:
 
 
 def launch(instance: Instance, index: int) -> tuple[Process, Channel]:
-    """Start worker number `index`; its process, and the channel to it. Raises OSError."""
+    """Start worker number `index`; returns its process and the channel to it. Raises OSError."""
     ours, theirs = pair()
     channel = Channel(ours)
     try:
-        # The message waits in the socket until the process reads it, its descriptors with it.
+        # The message and its descriptors wait in the socket until the process reads it.
         orders = instance.worker_spec(index).to_file()
         try:
             listening = [sock.fileno() for sock in instance.worker_sockets(index)]
@@ -149,14 +174,14 @@ def launch(instance: Instance, index: int) -> tuple[Process, Channel]:
             channel.send(Start(addresses), [orders, instance.table.descriptor, instance.rates.descriptor, *listening])
         finally:
             os.close(orders)
-        with held():  # the child ignores them first of all
+        with held():  # signals stay blocked in the child until it ignores them
             child = subprocess.Popen(
                 [sys.executable, "-m", "relay.worker", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env=environment(),
-                # A terminal's Ctrl-C is for the supervisor. A worker ignores it as well, but not before its interpreter
-                # has come that far, and would end with a traceback.
+                # Ctrl-C is for the supervisor. A worker ignores SIGINT too, but only once its interpreter is up: until
+                # then it would end with a traceback.
                 start_new_session=True,
             )
     except BaseException:

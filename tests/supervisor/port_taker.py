@@ -1,4 +1,4 @@
-"""Takes a port as a relay does, again and again; see test_binding.py.
+"""Takes a port as a relay does, again and again; see test_listening.py.
 
     python -m tests.supervisor.port_taker HOST WORKERS
 

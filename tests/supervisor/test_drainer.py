@@ -70,7 +70,7 @@ async def test_an_undrain_that_crosses_an_event_ends_only_the_operators_drain(fi
         drainer.begin(order)
     problem = drainer.undrain()
     assert problem.startswith("scheduled event: Preempt: this drain began meanwhile")
-    assert (workers.accepting, drainer.snapshot()["reason"]) == (False, "scheduled event: Preempt")
+    assert (workers.accepting, drainer.state.reason) == (False, "scheduled event: Preempt")
     assert drainer.undrain() == ""
     assert workers.accepting
 

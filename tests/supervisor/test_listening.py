@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from relay.engines.contract import TcpOptions
-from relay.supervisor.listening import meets, open_sockets
+from relay.supervisor.listening import conflicts, open_sockets
 from tests.support.programs import ROOT, free_port
 
 ROUNDS = 100
@@ -59,7 +59,7 @@ def taker(host: str = "127.0.0.1", workers: int = 2) -> Iterator[Taker]:
     ],
 )
 def test_whose_address_is_in_the_way(address: str, other: str, in_the_way: bool) -> None:
-    assert meets(address, ["192.0.2.1:9", other]) is in_the_way
+    assert conflicts(address, ["192.0.2.1:9", other]) is in_the_way
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1"])

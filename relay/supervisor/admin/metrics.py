@@ -51,8 +51,8 @@ class RelayCollector(Collector):
         for result, count in self._status.reloads.items():
             reloads.add_metric([result], count)
         yield reloads
-        if self._status.evictions is not None:
-            events = self._status.evictions()
+        events = self._status.scheduled_events()
+        if events is not None:
             yield GaugeMetricFamily(
                 "relay_scheduled_events_up",
                 "1 while Azure's metadata service answers, else 0.",
@@ -61,19 +61,18 @@ class RelayCollector(Collector):
             yield GaugeMetricFamily(
                 "relay_scheduled_events", "Events announced for this machine.", value=len(events["events"])
             )
-        drain = self._status.drain
-        if drain is not None:
-            phase = GaugeMetricFamily(
-                "relay_drain_phase", "1 for the phase that the instance is in, 0 for the others.", labels=["phase"]
-            )
-            for one in Phase:
-                phase.add_metric([one.value], float(one is drain.state.phase))
-            yield phase
-            yield GaugeMetricFamily(
-                "relay_drain_seconds_left",
-                "Seconds until the last connection has been told to close; 0 while there is no drain.",
-                value=drain.state.left(time.monotonic()),
-            )
+        drain = self._status.drainer.state
+        phases = GaugeMetricFamily(
+            "relay_drain_phase", "1 for the phase that the instance is in, 0 for the others.", labels=["phase"]
+        )
+        for phase in Phase:
+            phases.add_metric([phase.value], float(phase is drain.phase))
+        yield phases
+        yield GaugeMetricFamily(
+            "relay_drain_seconds_left",
+            "Seconds until the last connection has been told to close; 0 while there is no drain.",
+            value=drain.left(time.monotonic()),
+        )
         yield from self._limits()
 
     def _limits(self) -> Iterable[Metric]:
@@ -160,7 +159,7 @@ class RelayCollector(Collector):
         address_up = GaugeMetricFamily(
             "relay_upstream_address_up", "The same for each of its addresses.", labels=["upstream", "address"]
         )
-        for index in self._instance.dialled:
+        for index in self._instance.current_upstreams:
             name, state = self._instance.upstreams[index], self._monitor.state(index)
             up.add_metric([name], float(state.up))
             for address, is_up in state.addresses:

@@ -1,15 +1,15 @@
-"""What the relay knows about itself, as plain values: the numbers behind /status, /metrics and the health paths.
+"""The relay's state as plain values: the numbers behind /status, /metrics and the health paths.
 
-Everything is read from the shared table when somebody asks; nothing is kept here.
+Each request reads the shared table anew; no number is kept here.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import relay
 from relay.address import format_hostport
@@ -18,6 +18,14 @@ from relay.core.counters import OUTCOME
 from relay.core.limit_table import total_held
 from relay.outcome import OUTCOMES
 from relay.settings.model import value as setting
+from relay.supervisor.admin.status_schema import (
+    DrainStatus,
+    ListenerStatus,
+    RelayStatus,
+    ScheduledEventsStatus,
+    UpstreamStatus,
+    WorkerStatus,
+)
 from relay.supervisor.drainer import Drainer
 from relay.supervisor.instance import BoundListener, Instance
 from relay.supervisor.reload import FIXED
@@ -26,52 +34,60 @@ from relay.supervisor.worker_pool import WorkerPool
 from relay.supervisor.worker_process import WorkerProcess
 
 NANO = 1_000_000_000
-ANY_SOURCE = "any"  # the kernel's choice
+ANY_SOURCE = "any"  # the kernel chooses the source address
 OTHER_ADDRESSES = "other"
-UNREADY_GRACE = 2.0  # seconds that a worker may be missing before the instance is called not ready
+UNREADY_GRACE = 2.0  # seconds that a worker may be missing before the instance counts as not ready
 
 
 @dataclass(slots=True)
 class Health:
-    """Whether a path answers 200, and why not, or what is amiss nevertheless."""
+    """What a health path answers: 200 or 503, and the reason; with 200, the reason is a warning."""
 
     ok: bool
     reason: str = ""
 
 
 class Status:
-    """Reads instance, pool, watch, drain and table."""
+    """Reads the instance, its table, the worker pool, the upstream monitor and the drainer.
+
+    `http_ports` has host:port of the admin and health ports by name, `reloads` counts reloads by result. `evictions`
+    gives the state of Azure's scheduled events where they are watched; `log_dropped` counts the log lines that the
+    supervisor itself has lost.
+    """
 
     def __init__(
-        self, instance: Instance, pool: WorkerPool, monitor: UpstreamMonitor, log_dropped: Callable[[], int]
+        self,
+        instance: Instance,
+        pool: WorkerPool,
+        monitor: UpstreamMonitor,
+        drainer: Drainer,
+        *,
+        http_ports: Mapping[str, str],
+        reloads: Mapping[str, int],
+        evictions: Callable[[], dict[str, Any]] | None,
+        log_dropped: Callable[[], int],
     ) -> None:
-        self.drain: Drainer | None = None  # the supervisor's; it asks this for numbers
-        self.reloads: dict[str, int] = {"ok": 0, "failed": 0}  # the supervisor's
-        self.http_ports: dict[str, str] = {}  # host:port of the admin and health ports, the supervisor's
-        self.evictions: Callable[[], dict[str, Any]] | None = None  # where scheduled events are watched
+        self.drainer = drainer
+        self.http_ports = http_ports
+        self.reloads = reloads
+        self._evictions = evictions
         self._instance = instance
         self._pool = pool
         self._monitor = monitor
-        self._log_dropped = log_dropped  # by the supervisor itself
+        self._log_dropped = log_dropped
         self._started = time.monotonic()
         self._was_ready = False
 
     @property
     def draining(self) -> bool:
-        return self.drain is not None and self.drain.state.draining
-
-    def active(self) -> int:
-        """Connections that have not ended."""
-        layout = self._instance.layout
-        rows = self._pool.look()
-        return sum(counters.unfinished(layout, row, index) for row in rows for index in range(layout.listeners))
+        return self.drainer.state.draining
 
     def totals(self) -> list[int]:
-        """All workers' counters added up, those of dead ones included; gauges are not to be read from it.
+        """The counters of all workers added up, those of dead workers included.
 
-        What stands behind the counters is not in it.
+        Only the cells before the gauges are there, and a gauge among them has no meaning as a sum.
         """
-        return self._added(self._pool.look())
+        return self._added(self._pool.snapshot())
 
     def _added(self, rows: list[list[int]]) -> list[int]:
         end = self._instance.layout.gauges
@@ -80,17 +96,17 @@ class Status:
         return totals
 
     def live(self) -> Health:
-        """Every worker's own loop answers."""
+        """/livez: whether every worker's event loop answers."""
         now = time.monotonic()
         hung = [str(worker.index) for worker in self._pool.workers if self._pool.hung(worker, now)]
         return Health(not hung, f"worker {', '.join(hung)}: loop does not answer" if hung else "")
 
     def ready(self) -> Health:
-        """New connections are welcome here."""
+        """/readyz: whether the load balancer should send new connections here."""
         if self.draining:
             return Health(False, "draining")
         now = time.monotonic()
-        looping = [str(worker.index) for worker in self._pool.workers if self._pool.looping(worker, now)]
+        looping = [str(worker.index) for worker in self._pool.workers if worker.crash_looping(now)]
         if looping:
             return Health(False, f"worker {', '.join(looping)}: crash-looping")
         missing = [worker for worker in self._pool.workers if not worker.ready]
@@ -98,10 +114,10 @@ class Status:
             if not self._was_ready and self._monitor.unresolved():
                 return Health(False, "starting")
             self._was_ready = True
-            alone = self._without_upstream()
-            # While one listener can be served the instance is of use: a load balancer that took it away would take all.
-            reason = f"no upstream: {', '.join(map(self._alone, alone))}" if alone else ""
-            return Health(len(alone) < len(self._instance.listeners), reason)
+            unserved = self._without_upstream()
+            # Ready while one listener has an upstream: the load balancer would take away the others' traffic as well.
+            reason = f"no upstream: {', '.join(map(self._unserved, unserved))}" if unserved else ""
+            return Health(len(unserved) < len(self._instance.listeners), reason)
         if not self._was_ready:
             return Health(False, "starting")
         gone = [str(worker.index) for worker in missing if now - worker.unready_since > UNREADY_GRACE]
@@ -110,12 +126,12 @@ class Status:
         return Health(True)
 
     def _without_upstream(self) -> list[BoundListener]:
-        """The listeners none of whose upstream addresses are up. Connections are tried there all the same."""
-        up = {number: self._monitor.state(number).up for number in self._instance.dialled}
+        """The listeners with no upstream address that is up. Their connections are dialled nevertheless."""
+        up = {number: self._monitor.state(number).up for number in self._instance.current_upstreams}
         return [bound for bound in self._instance.listeners if not any(up[number] for number, _, _ in bound.upstreams)]
 
-    def _alone(self, bound: BoundListener) -> str:
-        """The listener's name, with those of its upstream addresses that are never dialled, and why."""
+    def _unserved(self, bound: BoundListener) -> str:
+        """The listener's name, and in brackets its upstream addresses that are never dialled, with the reasons."""
         barred: dict[str, str] = {}
         for number, _, _ in bound.upstreams:
             barred |= self._monitor.state(number).barred
@@ -129,9 +145,9 @@ class Status:
             return "ready"
         return ready.reason if ready.reason in ("draining", "starting") else "unready"
 
-    def snapshot(self) -> dict[str, Any]:
-        """What /status shows."""
-        instance, rows = self._instance, self._pool.look()  # once: it goes through all workers' cells
+    def snapshot(self) -> RelayStatus:
+        """The answer of /status."""
+        instance, rows = self._instance, self._pool.snapshot()  # once: it reads all workers' cells
         totals = self._added(rows)
         ready = self.ready()
         listeners = [self._listener(name, number, totals) for name, number in instance.listener_numbers.items()]
@@ -163,12 +179,12 @@ class Status:
                 "up": sum(listener["bytes_up"] for listener in listeners),
                 "down": sum(listener["bytes_down"] for listener in listeners),
             },
-            # One that a reload has removed is shown as long as it has connections.
-            "listeners": [one for one in listeners if one["name"] in current or one["active"]],
-            "upstreams": [self._upstream(number, instance.upstreams[number]) for number in instance.dialled],
+            # A listener that a reload has removed is shown while it has connections.
+            "listeners": [listener for listener in listeners if listener["name"] in current or listener["active"]],
+            "upstreams": [self._upstream(number, instance.upstreams[number]) for number in instance.current_upstreams],
             "dial_queue": self.queued(),
             "workers": [self._worker(worker, rows[worker.index], now) for worker in self._pool.workers],
-            "scheduled_events": self.evictions() if self.evictions is not None else None,
+            "scheduled_events": self.scheduled_events(),
             "http_ports": dict(self.http_ports),
             "reloads": dict(self.reloads),
             "start_only": {name: setting(instance.settings, name) for name in FIXED},
@@ -176,17 +192,29 @@ class Status:
             "log_lines_dropped": totals[counters.LOG_DROPPED],
         }
 
-    def drain_state(self) -> dict[str, Any] | None:
-        """What /status shows of a drain; None while there is none."""
-        return self.drain.snapshot() if self.drain is not None and self.draining else None
+    def drain_state(self) -> DrainStatus | None:
+        """The drain under way; None while there is none."""
+        state = self.drainer.state
+        if not state.draining:
+            return None
+        return {
+            "phase": state.phase.value,
+            "reason": state.reason,
+            "ends": state.ends,
+            "seconds_left": round(state.left(time.monotonic()), 3),
+        }
 
-    def _listener(self, name: str, number: int, totals: list[int]) -> dict[str, Any]:
+    def scheduled_events(self) -> ScheduledEventsStatus | None:
+        """What Azure's metadata service says; None where it is not asked."""
+        return cast(ScheduledEventsStatus, self._evictions()) if self._evictions is not None else None
+
+    def _listener(self, name: str, number: int, totals: list[int]) -> ListenerStatus:
         instance, start = self._instance, self._instance.layout.listener(number)
-        bound = next((one for one in instance.listeners if one.number == number), None)
+        bound = next((bound for bound in instance.listeners if bound.number == number), None)
         return {
             "name": name,
             "bind": bound.addresses if bound is not None else [],
-            "upstream": [instance.upstreams[one] for one, _, _ in bound.upstreams] if bound is not None else [],
+            "upstream": [instance.upstreams[index] for index, _, _ in bound.upstreams] if bound is not None else [],
             "active": counters.unfinished(instance.layout, totals, number),
             "accepted": totals[start + counters.ACCEPTED],
             "max_connections": bound.max_connections if bound is not None else 0,
@@ -196,48 +224,49 @@ class Status:
         }
 
     def queued(self) -> int:
-        """Connections that wait for their turn to be dialled."""
+        """Connections in the dial queue."""
         return sum(block[counters.QUEUED] for block in self._instance.table.blocks)
 
     def failed_dials(self) -> dict[tuple[int, str], list[int]]:
-        """Dials of clients' connections that failed, by upstream number and address, each `DIAL_FAILURES`' count.
+        """Failed dials for clients' connections by upstream number and address: a count for each of `DIAL_FAILURES`.
 
-        Every address that is dialled now is there, with zeros if none has failed; OTHER_ADDRESSES where an upstream had
-        too many to tell apart.
+        Every address that is dialled now is listed, with zeros if no dial to it failed. OTHER_ADDRESSES sums up the
+        addresses of an upstream that has too many to be counted apart.
         """
         instance = self._instance
-        # Of upstreams that there are: a worker that was taken over may have written to the spare places.
+        # Only numbers in use: a compromised worker may have written to the spare ones.
         numbers = range(len(instance.upstreams))
         counts: failed_dials.Counts = {
             key: list(values) for key, values in self._pool.retired_dials.items() if key[0] in numbers
         }
-        for seen in self._pool.look():
+        for seen in self._pool.snapshot():
             for number in numbers:
                 for key, more in failed_dials.counted(seen, instance.layout.failed(number)):
                     failed_dials.add(counts, number, key, more)
         found = {
             (number, address): [0] * failed_dials.KINDS
-            for number in instance.dialled
+            for number in instance.current_upstreams
             for address, _ in self._monitor.state(number).addresses
         }
         for (number, key), values in counts.items():
             address = failed_dials.address(key)
             shown = format_hostport(*address) if address is not None else OTHER_ADDRESSES
-            # Added up: what a worker that was taken over writes may be another key for the same address.
-            kept = found.setdefault((number, shown), [0] * failed_dials.KINDS)
+            # Added up: a compromised worker may write another key for the same address.
+            sums = found.setdefault((number, shown), [0] * failed_dials.KINDS)
             for kind, count in enumerate(values):
-                kept[kind] += count
+                sums[kind] += count
         return found
 
     def ports(self) -> list[tuple[str, int, int, int]]:
-        """Source, upstream number, local ports in use and how many may be: for pairs of a source that is dialled from.
+        """(source, upstream number, local ports in use, limit) for each pair of source address and upstream.
 
-        An upstream has as many times the ports of a source as it has addresses.
+        The limit is the source's ports times the upstream's addresses. The kernel's choice (ANY_SOURCE) is left out
+        where source addresses are configured and none of its ports are in use.
         """
         instance = self._instance
         names = [*instance.settings.dial.source_addresses, ANY_SOURCE]
         found = []
-        for number in instance.dialled:
+        for number in instance.current_upstreams:
             state = self._monitor.state(number)
             addresses = max(1, len(state.addresses) - len(state.barred))
             for source, name in enumerate(names):
@@ -246,7 +275,7 @@ class Status:
                     found.append((name, number, used, instance.source_ports * addresses))
         return found
 
-    def _upstream(self, number: int, name: str) -> dict[str, Any]:
+    def _upstream(self, number: int, name: str) -> UpstreamStatus:
         state = self._monitor.state(number)
         return {
             "name": name,
@@ -259,7 +288,7 @@ class Status:
             "answer_age_seconds": None if state.answer_age is None else round(state.answer_age, 3),
         }
 
-    def _worker(self, worker: WorkerProcess, block: list[int], now: float) -> dict[str, Any]:
+    def _worker(self, worker: WorkerProcess, block: list[int], now: float) -> WorkerStatus:
         instance = self._instance
         beat = block[counters.HEARTBEAT]
         return {

@@ -86,7 +86,7 @@ class WorkerCollector(Collector):
             "relay_worker_connections_limit", "Connections that the worker's descriptors carry.", labels=labels
         )
         held = GaugeMetricFamily("relay_held_bytes_limit", "How much of relay_held_bytes there may be.", labels=labels)
-        rows = self._pool.look()
+        rows = self._pool.snapshot()
         for worker in self._pool.workers:
             name, block = [str(worker.index)], rows[worker.index]
             used = usage(worker.pid) if worker.pid is not None else None
