@@ -1,6 +1,7 @@
-"""Carries a drain out: `core.drain` says what is to be done and when, the workers do it, people and probes are told.
+"""Runs drains: feeds orders and time to the state machine in `core.drain`, and carries its actions out.
 
-Started by SIGTERM, `relay drain` (POST /drain) or a cloud's event, all of which are orders to the same table.
+SIGTERM, `relay drain` (POST /drain) and a cloud's event are all orders to the same machine. The workers close the
+connections; the log has each phase.
 """
 
 from __future__ import annotations
@@ -14,25 +15,28 @@ from relay.core import drain
 from relay.core.drain import Do, Event, Order, Phase, State
 from relay.supervisor.service_log import ServiceLog
 
-LOOK = 0.1  # seconds between two looks at a drain under way
-TOLD_TO_END = "the process was told to end, and whoever told it waits for that"
+TICK = 0.1  # seconds between two steps of a drain under way
+TOLD_TO_END = "the process was told to end, which undrain cannot take back"
 
 
 class Workers(Protocol):
-    """What is needed of the pool."""
+    """What a drainer needs of the worker pool."""
 
     def close_evenly(self, closed_at: float, over_at: float) -> None:
-        """Accept no more; close what is established evenly until then, what is left by force (monotonic seconds)."""
+        """Stop accepting; close connections evenly until `closed_at`, those left at `over_at` by force.
+
+        Times are monotonic seconds.
+        """
 
     def resume(self) -> None:
-        """Accept again, at once. Raises StartError, and nothing has changed."""
+        """Accept again, at once. Raises StartError; then nothing has changed."""
 
 
 class Drainer:
-    """The drains of one run.
+    """Runs the drains of this process.
 
-    `active` counts connections; `ended` is called when the process is to end, `finished` when it is drained and lives
-    on.
+    `active` counts the connections. `ended` is called when the process has to end, `finished` when the instance is
+    drained and the process lives on.
     """
 
     def __init__(
@@ -52,10 +56,10 @@ class Drainer:
         self.state = State()
 
     def begin(self, order: Order) -> None:
-        """Drain, or do what is under way faster."""
+        """Begin a drain, or speed up the one under way."""
         before = self.state
         now = time.monotonic()
-        do = self._step(Event.BEGIN, now, order)
+        actions = self._step(Event.BEGIN, now, order)
         if self.state != before:
             announce, window, _ = drain.split(order)
             self._log.info(
@@ -66,16 +70,16 @@ class Drainer:
                 connections=self._active(),
                 ends=self.state.ends,
             )
-        self._do(do, now)
+        self._act(actions, now)
 
     def hurry(self) -> None:
-        """End now."""
-        self._do(self._step(Event.HURRY, time.monotonic()), time.monotonic())
+        """End the process now."""
+        self._act(self._step(Event.HURRY, time.monotonic()), time.monotonic())
 
     def undrain(self) -> str:
-        """Back to service; why not, or nothing. Raises StartError if the addresses cannot be listened on any more."""
+        """Return to service. Returns why that is refused, or an empty string; raises StartError if binding fails."""
         before = self.state
-        after = self._take_back(Event.UNDRAIN)
+        after = self._withdraw(Event.UNDRAIN)
         if not after.draining:
             return ""
         if after.ends:
@@ -84,17 +88,17 @@ class Drainer:
         return f"{after.reason}: this drain began meanwhile, and goes on; undrain once more to end that as well"
 
     def call_off(self) -> None:
-        """No cloud's event wants a drain any more: back to service, unless somebody else does. Raises StartError."""
-        self._take_back(Event.CALLED_OFF)
+        """Withdraw a cloud's drain; return to service unless an operator's drain goes on. Raises StartError."""
+        self._withdraw(Event.CALLED_OFF)
 
-    def _take_back(self, event: Event) -> State:
-        """One step of the event loop, so that nothing begins or ends a drain in the middle of it."""
+    def _withdraw(self, event: Event) -> State:
+        """Step, and resume the workers before the new state is set. Awaits nothing, so no other event intervenes."""
         before, now = self.state, time.monotonic()
-        after, do = drain.step(before, event, now, None)
-        if Do.RESUME in do and before.phase is not Phase.ANNOUNCING:
+        after, actions = drain.step(before, event, now, None)
+        if Do.RESUME in actions and before.phase is not Phase.ANNOUNCING:
             self._workers.resume()
         self.state = after
-        self._do(do, now)
+        self._act(actions, now)
         return after
 
     @property
@@ -102,16 +106,16 @@ class Drainer:
         return self.state.phase is Phase.DRAINED
 
     def _step(self, event: Event, now: float, order: Order | None = None) -> tuple[Do, ...]:
-        self.state, do = drain.step(self.state, event, now, order)
-        return do
+        self.state, actions = drain.step(self.state, event, now, order)
+        return actions
 
-    def _do(self, actions: tuple[Do, ...], now: float) -> None:
+    def _act(self, actions: tuple[Do, ...], now: float) -> None:
         state = self.state
-        # Before anything that may go wrong: a drain that nobody looks at would never end.
+        # Before any action, which may raise: without a timer a drain would never end.
         if state.phase is Phase.ENDED or not state.draining:
             self._stop_timer()
         elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(LOOK, self._look)
+            self._timer = asyncio.get_running_loop().call_later(TICK, self._tick)
         for action in actions:
             if action is Do.CLOSE:
                 window = state.left(now)
@@ -122,13 +126,13 @@ class Drainer:
             elif action is Do.END:
                 self._ended()
 
-    def _look(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(LOOK, self._look)
+    def _tick(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(TICK, self._tick)
         now = time.monotonic()
         before = self.state.phase
-        self._do(self._step(Event.TIME, now), now)
+        self._act(self._step(Event.TIME, now), now)
         if before is Phase.CLOSING and self.state.phase is Phase.CLOSING and not self._active():
-            self._do(self._step(Event.EMPTY, now), now)
+            self._act(self._step(Event.EMPTY, now), now)
         if before is Phase.CLOSING and self.state.phase is Phase.DRAINED:
             self._log.info("drained", reason=self.state.reason)
             self._finished()

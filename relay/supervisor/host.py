@@ -1,4 +1,4 @@
-"""What this machine has for a relay: descriptors, local ports, addresses; and what is wrong with one, in words."""
+"""Resources of this machine: descriptor limit, local ports and addresses; and bind errors in words."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEFAULT_SOURCE_PORTS = 60999 - 32768 + 1  # ip-sysctl: ip_local_port_range
 
 
 def raise_descriptor_limit() -> int:
-    """Raise RLIMIT_NOFILE to its hard limit, which needs no privilege; returns what it is now."""
+    """Raise RLIMIT_NOFILE to its hard limit, which needs no privilege; returns the limit in effect."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY:
         hard = max(soft, UNLIMITED_DESCRIPTORS)
@@ -28,7 +28,7 @@ def raise_descriptor_limit() -> int:
 
 
 def source_ports(proc: Path = Path("/proc/sys/net/ipv4")) -> int:
-    """How many local ports the kernel chooses from: its range less what is reserved (ip-sysctl, both families)."""
+    """The number of ephemeral ports: the kernel's range less the reserved ones (ip-sysctl, both families)."""
     try:
         first, last = map(int, (proc / "ip_local_port_range").read_text().split())
         reserved = (proc / "ip_local_reserved_ports").read_text().strip()
@@ -64,7 +64,7 @@ def source_problems(addresses: Sequence[str]) -> list[str]:
 
 
 def bind_error(error: OSError, port: int) -> str:
-    """What is wrong with an address, and what to do about it."""
+    """Why bind(2) failed, and what to do about it."""
     if error.errno == errno.EADDRINUSE:
         return f"{IN_USE}; stop what listens there (`ss -ltnp`), or choose another port"
     if error.errno == errno.EACCES:
@@ -77,5 +77,5 @@ def bind_error(error: OSError, port: int) -> str:
 
 
 def most_in_use(ports: int) -> int:
-    """How many of so many ports are used: the last fiftieth is hard to find, and others want some too."""
+    """How many of `ports` ephemeral ports to use: all but a fiftieth, which is slow to find and left to others."""
     return max(1, ports - max(1, ports // 50))

@@ -85,15 +85,15 @@ def _inherit(
     listen: bool,
 ) -> Instance:
     """Prepare the instance on the service manager's sockets, if there are any. Raises StartError."""
-    matched = assign(taken.sockets, [(item.name, item.bind) for item in settings.listeners])
-    if problems := taken.problems + matched.problems:
+    assignment = assign(taken.sockets, [(item.name, item.bind) for item in settings.listeners])
+    if problems := taken.problems + assignment.problems:
         raise StartError(problems)
     try:
         inherited = bindings(assignment.assigned, settings.workers or usable_cpus(), tcp_options(settings))
     except OSError as error:
         raise StartError([f"systemd's sockets: {os.strerror(error.errno or 0).lower()}"]) from None
     instance = prepare(settings, {**existing, **inherited}, ours=ours, listen=listen, watchdog=watchdog)
-    instance.notes.extend(matched.notes)
+    instance.notes.extend(assignment.notes)
     return instance
 
 

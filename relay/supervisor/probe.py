@@ -13,7 +13,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # lingering for zero seconds: close(2
 
 
 async def probe(address: Address, timeout: float) -> None:
-    """Connect and reset. Raises OSError, without an errno (TimeoutError) if nothing came within `timeout` seconds."""
+    """Connect and reset. Raises OSError; TimeoutError, without an errno, after `timeout` seconds."""
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
@@ -22,5 +22,5 @@ async def probe(address: Address, timeout: float) -> None:
 
 
 def reason(error: OSError) -> str:
-    """In words, by its number: asyncio's own text is "Connect call failed" and the address, never the cause."""
+    """The cause in words, from the errno: asyncio's own text is "Connect call failed" and the address."""
     return (os.strerror(error.errno) if error.errno else str(error)).lower()

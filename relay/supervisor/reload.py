@@ -1,11 +1,11 @@
-"""Other settings for a relay that runs: read and checked as a whole, then put into effect for what comes next.
+"""Reloads the settings of a running relay: reads and checks them as a whole, then puts them into effect.
 
-Established connections stay as they are, and no new one is refused. Whatever is wrong leaves everything as it was: a
-file with a mistake, an address that cannot be had, a setting that only a start can change.
+New settings apply to new connections; established ones keep theirs, and no client is refused by a reload. A mistake in
+the file, an address that cannot be bound, or a changed setting that needs a restart leaves everything as it was.
 
-The settings are read and checked in a thread, since a file system may hang and a large file takes its time; what
-follows is one step of the event loop: nobody sees half of it, and no worker is started by half of it. One reload is
-under way at a time. Those that are asked for meanwhile wait, and share one further reading.
+The settings are read and checked in a thread, since a file system may hang and a large file takes time. The change
+itself is one step of the event loop, so that no other code sees half of it and no worker starts with half of it. Only
+one reload runs at a time; those requested meanwhile wait, and share one further reading.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from relay.supervisor.instance import Binding, Instance, StartError, limit_plan,
 from relay.supervisor.prepare import bind_all, limit_notes, listener_limits, watchdog_notes
 from relay.supervisor.service_log import ServiceLog
 
-# What memory, processes and ports were made for at the start.
+# Settings that need a restart: memory, processes and ports were made for their values.
 FIXED = (
     "workers",
     "engine",
@@ -40,15 +40,15 @@ FIXED = (
 )
 
 
-LOAD_SECONDS = READ_SECONDS + 3.0  # for reading and checking; `relay reload` waits for ten
+LOAD_SECONDS = READ_SECONDS + 3.0  # limit for reading and checking; `relay reload` waits for ten
 
 
 class Reloader:
     """Reloads the settings of one run.
 
-    `load` gets the settings in effect, reads the new ones, and raises SettingsError. Once the instance has changed,
-    `apply` puts it into effect; it gets the addresses that relay did not listen on before. `why_not` gives any other
-    reason that forbids a reload, or an empty string.
+    `load` gets the settings in effect, and returns the new ones or raises SettingsError. `apply` puts the changed
+    instance into effect; it gets the addresses with new listening sockets. `refused` returns why no reload is possible
+    now, or an empty string.
     """
 
     def __init__(
@@ -56,23 +56,23 @@ class Reloader:
         instance: Instance,
         load: Callable[[Settings | None], Settings],
         apply: Callable[[list[str]], None],
-        why_not: Callable[[], str],
+        refused: Callable[[], str],
         log: ServiceLog,
     ) -> None:
         self._instance = instance
         self._load = load
         self._apply = apply
-        self._why_not = why_not
+        self._refused = refused
         self._log = log
         self.results = {"ok": 0, "failed": 0}
-        self.pending = 0  # reloads that were asked for and not answered yet
+        self.pending = 0  # reloads requested and not answered yet
         self.reading = False
         self._turn = asyncio.Lock()
-        self._answered = -1.0  # whoever asked before that time is answered by the last outcome
-        self._last: list[str] = []
+        self._read_at = -1.0  # a reload requested before this time shares the last one's result
+        self._last: list[str] = []  # that result: the problems
 
     async def reload(self, reason: str) -> list[str]:
-        """Reload; what is in the way, a line each, or nothing."""
+        """Reload; returns the problems that prevented it, a line each, or an empty list."""
         self.pending += 1
         try:
             problems = await self._in_turn(reason)
@@ -84,27 +84,27 @@ class Reloader:
         return problems
 
     async def _in_turn(self, reason: str) -> list[str]:
-        if problem := self._why_not():
+        if problem := self._refused():
             return [problem]
         asked = time.monotonic()
         async with self._turn:
-            if asked < self._answered:
+            if asked < self._read_at:
                 return self._last
             began = time.monotonic()
             try:
                 self._last = self._try(await self._read(), reason)
             except SettingsError as error:
                 self._last = error.problems
-            except Exception as error:  # noqa: BLE001 - the reason goes to whoever asked, with its traceback to the log
+            except Exception as error:  # noqa: BLE001 - the caller gets the reason, the log the traceback
                 self._log.exception("reload failed", reason=reason)
                 self._last = [f"a defect of relay: {error!r}"]
-            # If the file system hangs, those who have been waiting meanwhile would only wait as long again.
+            # If the file system hangs, reloads that have waited meanwhile would only wait as long again.
             ended = time.monotonic()
-            self._answered = ended if ended - began >= READ_SECONDS else began
+            self._read_at = ended if ended - began >= READ_SECONDS else began
             return self._last
 
     async def _read(self) -> Settings:
-        """Read the settings in a thread of its own, which the end of the process does not wait for.
+        """Read the settings in a daemon thread, so that the end of the process does not wait for it.
 
         Raises SettingsError.
         """
@@ -121,13 +121,13 @@ class Reloader:
                 done.set_result(settings)
 
         def run() -> None:
-            process.hold()  # what it starts must not be ended by a signal that is for the supervisor
+            process.hold()  # a signal for the supervisor must not end this thread's child process
             settings, problem = None, None
             try:
                 settings = self._load(before)
-            except Exception as error:  # noqa: BLE001 - raised again where the result is waited for
+            except Exception as error:  # noqa: BLE001 - raised again where the result is awaited
                 problem = error
-            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(deliver, settings, problem)
 
         self.reading = True
@@ -142,19 +142,19 @@ class Reloader:
             self.reading = False
 
     def _try(self, settings: Settings, reason: str) -> list[str]:
-        """Put the settings into effect, in one step; what is in the way, or nothing."""
+        """Put the settings into effect in one step; returns the problems that prevented it, if any."""
         instance = self._instance
-        if problem := self._why_not():  # since they were being read
+        if problem := self._refused():  # a drain may have begun during the reading
             return [problem]
         changed = changes(instance.settings, settings)
         if problems := refusals(instance, settings, changed):
             return problems
         opened = lifted(instance.settings, settings)
         try:
-            fresh = self._change(settings)
+            new_addresses = self._change(settings)
         except StartError as error:
             return error.problems
-        self._apply(fresh)
+        self._apply(new_addresses)
         self._log.info("reloaded", reason=reason, changed=changed)
         if opened:
             left = restrictions(settings)
@@ -164,16 +164,16 @@ class Reloader:
         return []
 
     def _change(self, settings: Settings) -> list[str]:
-        """Change the instance; returns the new listening addresses. Raises StartError, and then nothing has changed."""
+        """Change the instance; returns the new listening addresses. Raises StartError; then nothing has changed."""
         instance = self._instance
         here: dict[str, Binding] = {**instance.inherited, **{binding.asked: binding for binding in instance.bindings()}}
-        kept = {**{asked: binding for asked, (binding, _) in instance.unlistened.items()}, **here}
+        existing = {**{asked: binding for asked, (binding, _) in instance.unlistened.items()}, **here}
         listeners, upstreams = dict(instance.listener_numbers), dict(instance.upstream_numbers)
         problems: list[str] = []
         notes: list[str] = []
-        bound = bind_all(settings, instance.workers, listeners, upstreams, kept, problems, notes)
-        new = [binding for one in bound for binding in one.bindings if binding.asked not in here]
-        used = {binding.asked for one in bound for binding in one.bindings}
+        bound = bind_all(settings, instance.workers, listeners, upstreams, existing, problems, notes)
+        new = [binding for item in bound for binding in item.bindings if binding.asked not in here]
+        used = {binding.asked for item in bound for binding in item.bindings}
         problems += [
             f"listeners: {binding.address} is systemd's socket and would be left without a listener: take it out of "
             "ListenStream=, and restart both units"
@@ -188,11 +188,10 @@ class Reloader:
                 problems.append(f"{what}: {count} different ones since the start, room for {room}; restart relay")
         if problems:
             for binding in new:
-                if binding.asked not in kept:
+                if binding.asked not in existing:
                     binding.close()
             raise StartError(problems)
-        wanted = {binding.asked for one in bound for binding in one.bindings}
-        gone = [binding for binding in instance.bindings() if binding.asked not in wanted]
+        gone = [binding for binding in instance.bindings() if binding.asked not in used]
         tcp = tcp_options(settings)
         other_tcp = tcp != tcp_options(instance.settings)
         own_limits = listener_limits(bound, instance.layout.listeners)
@@ -204,7 +203,7 @@ class Reloader:
             instance.listen_again(binding)
         if other_tcp:
             for sock in (sock for binding in instance.bindings() for sock in binding.sockets):
-                with contextlib.suppress(OSError):  # a kernel that refuses one of them is no reason to stop half-way
+                with contextlib.suppress(OSError):  # a kernel that refuses an option must not stop the change half-way
                     set_inherited(sock, tcp)
         instance.unlisten(gone)  # the workers still accept what is in the queues of their copies
         return [binding.address for binding in new]
@@ -220,7 +219,7 @@ def changes(before: Settings, after: Settings) -> list[str]:
 
 
 def restrictions(settings: Settings) -> dict[str, object]:
-    """What keeps clients out, by the names of the settings; what is off is left out."""
+    """The settings in effect that keep clients out, by name; those that are off are left out."""
     found: dict[str, object] = {
         name: value(settings, name)
         for name in (
@@ -235,7 +234,7 @@ def restrictions(settings: Settings) -> dict[str, object]:
 
 
 def lifted(before: Settings, after: Settings) -> list[str]:
-    """The restrictions that were there and are no more; a listener that goes takes its own with it."""
+    """The restrictions that a reload removes; those of a listener that it removes as well do not count."""
     listeners = {f"listeners.{item.name}.sni" for item in after.listeners}
     return sorted(
         name
@@ -245,11 +244,11 @@ def lifted(before: Settings, after: Settings) -> list[str]:
 
 
 def refusals(instance: Instance, after: Settings, changed: list[str]) -> list[str]:
-    """What of it a running relay cannot change."""
+    """A line for each changed setting that needs a restart."""
     before = instance.settings
     return [refusal(name, value(before, name), value(after, name)) for name in changed if name in FIXED]
 
 
 def refusal(name: str, before: object, after: object) -> str:
-    """The line for a setting of FIXED that would change."""
+    """The error line for a changed setting of FIXED."""
     return f"{name}: is {before!r}, and only a restart can make it {after!r}"

@@ -1,4 +1,4 @@
-"""The service log: what the relay says about itself, through structlog, one line per event on standard output.
+"""The service log: the supervisor's own events, through structlog, one line per event on standard output.
 
 The access log shares the output and the format, but the workers write it (`worker.connection.access_log`).
 """
@@ -37,7 +37,7 @@ class ServiceLog(Protocol):
 
 
 class _Threshold:
-    """Drops what is less severe than the level of this process's log, which a reload may change."""
+    """Drops events below the log level, which a reload may change."""
 
     def __init__(self) -> None:
         self.level = logging.INFO
@@ -52,12 +52,12 @@ _threshold = _Threshold()
 
 
 def set_level(level: str) -> None:
-    """Log what is at least as severe as that from now on: debug, info, warning or error."""
+    """Set the log level: debug, info, warning or error."""
     _threshold.level = LEVELS[level]
 
 
 class _Output:
-    """What structlog calls a logger: takes finished lines, by a method for each level."""
+    """A logger in structlog's sense: writes rendered lines, with a method for each level."""
 
     def __init__(self, writer: LogWriter) -> None:
         self._writer = writer
@@ -84,7 +84,7 @@ class _Output:
 
 
 def _ordered(stamp: Callable[[float], str]) -> Callable[[object, str, dict[str, Any]], dict[str, Any]]:
-    """Puts time, level and event first, as in the access log, so that lines can be read by eye."""
+    """A processor that puts time, level and event first, as in the access log, so that lines are easy to read."""
 
     def in_order(_logger: object, _method: str, event: dict[str, Any]) -> dict[str, Any]:
         return {"time": stamp(time.time()), "level": event.pop("level"), "event": event.pop("event"), **event}
@@ -93,7 +93,7 @@ def _ordered(stamp: Callable[[float], str]) -> Callable[[object, str, dict[str, 
 
 
 class _Bridge(logging.Handler):
-    """Records of libraries (aiohttp, asyncio) take the same way."""
+    """Passes records of libraries (aiohttp, asyncio) to the service log."""
 
     def __init__(self, log: structlog.typing.FilteringBoundLogger) -> None:
         super().__init__(logging.WARNING)
@@ -102,12 +102,12 @@ class _Bridge(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._log.log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info)
-        except Exception:  # noqa: BLE001 -- as handlers have to: whoever logs must not fail because of it
+        except Exception:  # noqa: BLE001 -- logging's rule for handlers: the code that logs must not fail
             self.handleError(record)
 
 
 def configure(writer: LogWriter, log_format: str, level: str) -> ServiceLog:
-    """The logger of this process. `log_format` is json or console."""
+    """Set up the log of this process and return it; `log_format` is json or console."""
     set_level(level)
     processors: list[Any] = [_threshold, structlog.processors.add_log_level]
     if log_format == "json":

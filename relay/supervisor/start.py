@@ -1,4 +1,4 @@
-"""From settings to a supervisor that runs: what can be wrong is found before anything is started."""
+"""Starts the supervisor from the settings; every mistake is found before any process or thread is started."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from relay.supervisor.supervisor import Supervisor
 from relay.supervisor.systemd.notify import Notifier
 from relay.supervisor.systemd.socket_activation import listen_fds
 
-LOG_FLUSH = 2.0  # seconds that the end waits for whoever reads the log
+LOG_FLUSH = 2.0  # seconds that the end waits until the log's lines have been written out
 STDOUT = 1
 
 
 def missing_notes(missing: Sequence[str]) -> list[str]:
-    """What an operator should know of standard descriptors that were closed at the start."""
+    """Warnings about standard descriptors that were closed at the start."""
     notes = []
     if process.STANDARD[2] in missing:
         notes.append("standard error was closed at the start: what Python writes when a worker crashes is lost")
@@ -32,18 +32,18 @@ def missing_notes(missing: Sequence[str]) -> list[str]:
 
 
 def run(load: Callable[[Settings | None], Settings], missing: Sequence[str] = ()) -> int:
-    """Run the relay until it is told to end; the exit status.
+    """Run the relay until it is told to end; returns the exit status.
 
-    `load` reads the settings, now and for each reload, which gives it those in effect; `missing` are the standard
-    descriptors that were closed. Signals are held (`process.begin`), and released when there are handlers for them.
-    Raises SettingsError or StartError before anything was started.
+    `load` reads the settings; a reload passes it those in effect. `missing` are the standard descriptors that were
+    closed. Signals are blocked (`process.begin`) until their handlers are installed. Raises SettingsError or StartError
+    before anything has been started.
     """
-    # Before anything is started that would have the variables as well.
+    # First of all, so that no child inherits the variables.
     notifier, taken = Notifier(os.environ), listen_fds(os.environ)
     settings = load(None)
     instance, http = preflight(settings, taken, notifier.watchdog_seconds)
     instance.notes += missing_notes(missing)
-    if process.STANDARD[STDOUT] in missing:  # the log cannot say it
+    if process.STANDARD[STDOUT] in missing:  # the log goes nowhere
         sys.stderr.write(f"relay: {missing_notes(missing)[-1]}\n")
     writer = LogWriter(STDOUT)
     log = service_log.configure(writer, settings.log.format, settings.log.level)
@@ -52,12 +52,12 @@ def run(load: Callable[[Settings | None], Settings], missing: Sequence[str] = ()
         try:
             await Supervisor(instance, load, http, writer, log, notifier).run()
         finally:
-            process.hold()  # the loop takes its handlers away: one more SIGTERM must not change the exit status
+            process.hold()  # the loop removes its handlers: one more SIGTERM must not change the exit status
 
     started = time.monotonic()
     try:
-        # Not uvloop, which the workers use without its transports: under load those have crashed the
-        # interpreter (0.23.0, docs/performance.md), and this process has ports that strangers can reach.
+        # Not uvloop: its transports, which the workers do not use, have crashed the interpreter under load (0.23.0,
+        # docs/performance.md), and anybody may reach this process's ports.
         asyncio.run(main())
     except Exception:
         log.exception("supervisor failed", uptime_seconds=round(time.monotonic() - started, 3))

@@ -1,13 +1,13 @@
 """The supervisor: the process that an operator starts and sees. It carries no client traffic.
 
-It binds the listening sockets, starts and watches the workers, answers the admin and health ports, writes the service
-log, and turns signals into orders:
+It holds the listening sockets, starts, watches and replaces the workers, answers the admin and health ports, writes the
+service log, and handles signals:
 
     SIGTERM, SIGUSR1  drain, then end: not ready for drain.announce, then no new connections, and established ones are
                       closed evenly over drain.window
     SIGTERM again     end now
     SIGINT            end now
-    SIGHUP            read the settings again, and put them into effect for new connections
+    SIGHUP            reload: read the settings again, and put them into effect for new connections
     others            a line in the log (`process.IGNORED`)
 """
 
@@ -48,7 +48,7 @@ from relay.supervisor.tasks import keep_running
 from relay.supervisor.upstreams.monitor import UpstreamMonitor
 from relay.supervisor.worker_pool import WorkerPool
 
-END_GRACE = 5.0  # seconds that workers get to end after they were told to, before they are killed
+END_GRACE = 5.0  # seconds from Stop until workers that still run are killed
 
 
 class Supervisor:
@@ -85,7 +85,7 @@ class Supervisor:
             url, drain = instance.settings.azure.metadata_url, instance.settings.drain
             longest = drain.announce + drain.window + END_GRACE
             self._evictions = Evictions(url, self._evict, self._drainer, longest, log)
-        self._reloader = Reloader(instance, load, self._apply, self._no_reload, log)
+        self._reloader = Reloader(instance, load, self._apply, self._reload_refusal, log)
         self._status = Status(
             instance,
             self._pool,
@@ -102,7 +102,7 @@ class Supervisor:
         self._announced = False
 
     async def run(self) -> None:
-        """From start to end."""
+        """Run until a drain or a signal ends the process."""
         registry = CollectorRegistry()
         registry.register(RelayCollector(self._instance, self._pool, self._status, self._monitor))
         registry.register(WorkerCollector(self._instance, self._pool))
@@ -115,7 +115,7 @@ class Supervisor:
         if "health" in self._http_sockets:
             servers.append(HttpServer(health_app(self._status), self._http_sockets["health"], HEALTH, "health"))
         self._log_start()
-        self._monitor.start()  # before anybody can ask for a reload, which starts it anew
+        self._monitor.start()  # before the admin port serves: a reload restarts the monitor
         self._handle_signals()
         for server in servers:
             await server.start()
@@ -130,7 +130,7 @@ class Supervisor:
             await self._pool.kill()
         if self._evictions is not None:
             await self._evictions.stop()
-        await self._monitor.stop()  # which has things to say as well
+        await self._monitor.stop()  # before the last line of the log: it logs too
         self._log_end()
         for server in servers:
             await server.stop()
@@ -138,9 +138,9 @@ class Supervisor:
         self._reaper.stop()
 
     def _handle_signals(self) -> None:
-        """Handle every signal that has been held since the program began; whatever arrived meanwhile is served."""
+        """Install the handlers and unblock the signals; those that arrived since the program began are handled now."""
         loop = asyncio.get_running_loop()
-        # Also where the parent ignores them (nohup, a shell's `&`): the table in docs/operations.md always holds.
+        # Also where the parent ignores them (nohup, a shell's `&`): the table in docs/operations.md always applies.
         loop.add_signal_handler(signal.SIGTERM, self._terminate)
         loop.add_signal_handler(signal.SIGUSR1, self._soft_stop)
         loop.add_signal_handler(signal.SIGINT, self._drainer.hurry)
@@ -151,7 +151,7 @@ class Supervisor:
         process.release()
 
     def drain(self, reason: str) -> None:
-        """Drain as the settings say."""
+        """Drain for an operator, with the times of the settings."""
         self._begin_drain(reason)
 
     def _begin_drain(self, reason: str, *, ends: bool = False, left: float | None = None, lasts: bool = True) -> None:
@@ -185,12 +185,12 @@ class Supervisor:
             self._begin_drain("SIGTERM", ends=True)
 
     def _soft_stop(self) -> None:
-        """End after a drain, like the first SIGTERM; unlike a second SIGTERM it never cuts one short."""
+        """Drain and end, like the first SIGTERM; unlike a second SIGTERM it never cuts a drain short."""
         if not self._drainer.state.ends and self._drainer.state.phase is not Phase.ENDED:
             self._begin_drain("SIGUSR1", ends=True)
 
     def _own_processes(self) -> set[int] | None:
-        if self._reloader.reading:  # in a child process that a thread waits for
+        if self._reloader.reading:  # a thread waits for a child process whose PID is unknown here
             return None
         return {worker.pid for worker in self._pool.workers if worker.pid is not None}
 
@@ -199,11 +199,11 @@ class Supervisor:
 
     def _hang_up(self) -> None:
         task = asyncio.create_task(self.reload("SIGHUP"))
-        self._hang_ups.add(task)  # the loop itself keeps a weak reference only
+        self._hang_ups.add(task)  # the loop keeps only a weak reference
         task.add_done_callback(self._hang_ups.discard)
 
     async def reload(self, reason: str) -> list[str]:
-        """Read the settings again and put them into effect; what is in the way, a line each, or nothing."""
+        """Read the settings again and put them into effect; returns the problems that prevented it, if any."""
         self._notifier.reloading()
         try:
             return await self._reloader.reload(reason)
@@ -211,11 +211,11 @@ class Supervisor:
             if not self._reloader.pending:
                 self._notifier.reloaded()
 
-    def _no_reload(self) -> str:
+    def _reload_refusal(self) -> str:
         return "draining: undrain first, or let it end" if self._drainer.state.draining else ""
 
     def _apply(self, addresses: list[str]) -> None:
-        """The instance has changed, and there are new listening sockets at these addresses."""
+        """Put a changed instance into effect; `addresses` are those with new listening sockets."""
         settings = self._instance.settings
         service_log.set_level(settings.log.level)
         self._monitor.configure(settings, self._upstreams(), nameservers(settings))
@@ -223,20 +223,20 @@ class Supervisor:
         self._changed()
 
     def _is_own(self, host: str, port: int) -> bool:
-        """Whether this relay listens there, its admin and health ports included."""
+        """Whether this relay itself listens there, with its admin and health ports as well."""
         return is_own(host, port, [*self._instance.endpoints(), *map(endpoint, self._http_sockets.values())])
 
     def _upstreams(self) -> dict[int, str]:
         return {number: self._instance.upstreams[number] for number in self._instance.current_upstreams}
 
     def _service_status(self) -> ServiceStatus:
-        """What `systemctl status` shows, and what systemd acts on."""
+        """The state that systemd acts on and `systemctl status` shows."""
         state, workers = self._drainer.state, self._pool.workers
         ready, active = sum(worker.ready for worker in workers), self._pool.active()
         text = f"{self._status.state()}: {active} connection{'s' if active != 1 else ''}, "
         text += f"{ready} of {len(workers)} workers"
         ends_in = state.left(time.monotonic()) if state.ends or self._end.is_set() else None
-        # Not what load balancers call ready: a start must not fail because an upstream does.
+        # Not /readyz: a unit's start must not fail because an upstream is down.
         return ServiceStatus(ready == len(workers), self._status.live().ok, ends_in, text)
 
     def _changed(self) -> None:

@@ -1,7 +1,7 @@
-"""Tasks that live as long as the process: a defect in one is logged with its traceback, and never ends it.
+"""Keeps tasks running that live as long as the process: an exception is logged with its traceback, and work goes on.
 
-asyncio tells of a task's exception when nobody can ask for it any more, which for a task that somebody holds is never:
-what the task did is not done from then on, and the log is silent about it.
+asyncio logs a task's exception only when the task object is destroyed. A task that is referenced for the whole run
+would end without a line in the log, and its work would remain undone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Protocol
 
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds from a defect to the next try; each doubles the one before
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds of backoff from an exception to the next try; doubled each time
 
 
 class ErrorLog(Protocol):
@@ -22,18 +22,18 @@ class ErrorLog(Protocol):
 
 @contextlib.contextmanager
 def guarded(about: str, log: ErrorLog) -> Iterator[None]:
-    """Log an exception of the block, with its traceback, and go on behind it."""
+    """Log an exception of the block with its traceback, and go on after the block."""
     try:
         yield
     except Exception:  # noqa: BLE001 -- this is where defects end
-        _say(about, log)
+        _log_defect(about, log)
 
 
 async def keep_running(about: str, work: Callable[[], Coroutine[Any, Any, None]], log: ErrorLog) -> None:
-    """Run `work` until it returns, or this is cancelled.
+    """Run `work` until it returns, or until this coroutine is cancelled.
 
-    When it raises something, that is logged, and it is called again after a pause. It has to begin with what it finds,
-    not with what it knew.
+    An exception of `work` is logged, and `work` is called again after a backoff. It must not rely on variables of the
+    call that failed.
     """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     pause = FIRST_PAUSE
@@ -45,15 +45,15 @@ async def keep_running(about: str, work: Callable[[], Coroutine[Any, Any, None]]
         except asyncio.CancelledError:
             if task is None or task.cancelling():
                 raise
-            _say(about, log)  # something that it waited for was cancelled; nobody wants this to end
+            _log_defect(about, log)  # a task that `work` awaited was cancelled, not this one
         except Exception:  # noqa: BLE001 -- as above
-            _say(about, log)
+            _log_defect(about, log)
         if loop.time() - started > LONGEST_PAUSE:
             pause = FIRST_PAUSE
         await asyncio.sleep(pause)
         pause = min(LONGEST_PAUSE, 2 * pause)
 
 
-def _say(about: str, log: ErrorLog) -> None:
-    with contextlib.suppress(Exception):  # a log that fails must not end it either
+def _log_defect(about: str, log: ErrorLog) -> None:
+    with contextlib.suppress(Exception):  # nor may a log that fails end the work
         log.error("internal error", about=about, exc_info=True)  # noqa: LOG014 -- called from handlers alone

@@ -1,21 +1,23 @@
-"""One connection to the admin port or to the health port: silent until it has asked something, then aiohttp's.
+"""One connection to the admin or health port: silent until the head of its request is there, then handled by aiohttp.
 
-What it may cost is in `Limits`; `http_server` sees to it.
+`Limits` says what connections may cost; `server` enforces it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 import relay
+from relay.core.proxy_header import NotProxy, parse
 
 SERVER = f"relay/{relay.__version__}"
 
@@ -24,22 +26,18 @@ Respond = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the connections of one port may cost.
-
-    `silent_per_source` counts those that have asked nothing, by IPv4 address or IPv6 /64. With `idle` 0 a connection is
-    for one request.
-    """
+    """What the connections of one port may cost. Times are seconds."""
 
     connections: int  # at once
-    silent_per_source: int
-    request: float  # seconds from the accept until the head of the first request is there
-    answer: float  # seconds until an answer has been made and read
-    idle: float  # seconds from an answer until the next request
+    silent_per_source: int  # silent connections of one IPv4 address or IPv6 /64
+    request: float  # from the accept until the head of the first request has arrived
+    answer: float  # from a request until its answer has been read
+    idle: float  # from an answer to the next request; 0: one request a connection
     proxy: bool  # whether a PROXY header may come first
 
 
 class _OwnFaults(logging.Filter):
-    """Lets through what went wrong here, not that a peer does not speak HTTP: anybody could fill the log with that."""
+    """Drops records about malformed requests, with which any peer could fill the log; keeps relay's own faults."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
@@ -50,27 +48,56 @@ logger = logging.getLogger("relay.http")
 logger.addFilter(_OwnFaults())
 
 
-class Silent:
-    """A connection that has not asked anything yet. `siblings`: all of these from the same source, oldest first."""
+_HEAD_END = re.compile(rb"\n\r?\n")
+_BLANK = b"\r\n"  # RFC 9112 section 2.2: a server should ignore empty lines before a request
+HEAD = 16384  # bytes of a request's head; aiohttp takes no line of more than 8190
 
-    __slots__ = ("data", "headed", "siblings", "since", "sock", "source")
+
+class SilentConnection:
+    """A connection whose request has not arrived yet.
+
+    `siblings` are the silent connections from the same source, oldest first. `proxy`: a PROXY header may come first.
+    """
+
+    __slots__ = ("_proxy", "data", "siblings", "since", "sock", "source")
 
     def __init__(
-        self, sock: socket.socket, source: bytes, siblings: dict[Silent, None], since: float, *, headed: bool
+        self, sock: socket.socket, source: bytes, siblings: dict[SilentConnection, None], since: float, *, proxy: bool
     ) -> None:
         self.sock = sock
         self.source = source
         self.siblings = siblings
         self.since = since
         self.data = b""
-        self.headed = headed  # no PROXY header can come any more
+        self._proxy = proxy
+
+    def receive(self, data: bytes) -> bool:
+        """Add received bytes; True once `data` is for aiohttp, which answers with 400 to what is not HTTP.
+
+        Raises Malformed for a malformed PROXY header.
+        """
+        self.data += data
+        if self._proxy:
+            try:
+                header = parse(self.data)
+            except NotProxy:
+                pass
+            else:
+                if header is None:
+                    return False
+                self.data = self.data[header.size :]
+            self._proxy = False
+        self.data = self.data.lstrip(_BLANK)
+        if not self.data:
+            return False
+        return not self.data[:1].isalpha() or _HEAD_END.search(self.data) is not None or len(self.data) > HEAD
 
 
 class Handler(web.RequestHandler):
-    """aiohttp's side of a connection that has asked something. `first` is what it has sent so far; `ended` is told when
-    it is closed.
+    """aiohttp's protocol for a connection with a request.
 
-    Every answer says that it is relay's, those to what is no HTTP included.
+    `first` are the bytes received so far; `ended` is called when the connection is closed. Every answer has relay's
+    Server header, also that to a malformed request.
     """
 
     __slots__ = ("busy", "ended", "first", "limits", "since", "stream")
@@ -81,21 +108,21 @@ class Handler(web.RequestHandler):
             loop=asyncio.get_running_loop(),
             keepalive_timeout=limits.idle or limits.answer,
             lingering_time=min(limits.answer, 10.0),
-            access_log=None,  # type: ignore[arg-type]  # none is kept, as AppRunner says it too
+            access_log=None,  # type: ignore[arg-type]  # off, as AppRunner passes it
             logger=logger,
         )
         self.limits = limits
         self.first = first
         self.ended = ended
-        self.stream: asyncio.Transport | None = None  # kept beyond force_close, which only flushes
-        self.busy = True
-        self.since = asyncio.get_running_loop().time()  # when the last request came, or was answered
+        self.stream: asyncio.Transport | None = None  # kept after force_close, which only flushes
+        self.busy = True  # a request is being answered
+        self.since = asyncio.get_running_loop().time()  # when `busy` changed last
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.stream = cast(asyncio.Transport, transport)
         super().connection_made(transport)
         first, self.first = self.first, b""
-        self.data_received(first)  # before anything that comes later
+        self.data_received(first)  # before any later bytes
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
@@ -110,24 +137,29 @@ class Handler(web.RequestHandler):
         try:
             return await super().finish_response(request, resp, start_time)
         finally:
-            self.busy = False
-            self.since = asyncio.get_running_loop().time()
+            self._set_busy(False)
+
+    def begin_request(self) -> None:
+        """A request has arrived."""
+        self._set_busy(True)
+
+    def _set_busy(self, busy: bool) -> None:
+        self.busy = busy
+        self.since = asyncio.get_running_loop().time()
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to be answered, and nothing of an answer that the peer has left no room for."""
+        """Whether no request is being answered, and the whole of the last answer is in the kernel."""
         return not self.busy and (self.stream is None or not self.stream.get_write_buffer_size())
 
     def abort(self) -> None:
-        """End it without flushing what nobody reads."""
+        """Close the connection without flushing an answer that is not read."""
         if self.stream is not None:
             self.stream.abort()
 
 
 @web.middleware
 async def mark_busy(request: web.Request, handler: Respond) -> web.StreamResponse:
-    """A connection is busy from the request until its answer has been handed to the kernel."""
-    protocol: Any = request.protocol
-    protocol.busy = True
-    protocol.since = asyncio.get_running_loop().time()
+    """Middleware: a connection is busy from the request until the kernel has the answer."""
+    cast(Handler, request.protocol).begin_request()
     return await handler(request)

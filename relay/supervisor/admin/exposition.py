@@ -1,8 +1,8 @@
-"""In which text format `/metrics` answers: OpenMetrics for those who ask for it, Prometheus' own (0.0.4) for others.
+"""Content negotiation of `/metrics`: OpenMetrics if the Accept header asks for it, else Prometheus' text format 0.0.4.
 
-prometheus_client writes the formats and chooses between them, but takes an Accept header at its word: the first range
-that it knows, whatever the weights, and a version that is no number is an exception. So it is given what is left of
-the header after reading it as RFC 9110 (section 12.5.1) has it.
+prometheus_client chooses between the formats, but takes the first media range that it knows whatever the weights, and
+raises an exception for a version that is no number. So the header is parsed here by RFC 9110 (section 12.5.1), and
+prometheus_client gets the best range alone.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-# Formats that can be had, by their versions; "" is one that is asked for without a version.
+# Media types that can be produced, and their versions; "": no version in the range.
 VERSIONS = {"application/openmetrics-text": ("", "1.0.0"), "text/plain": ("", "0.0.4", "1.0.0")}
-# How names beyond a-z are to be written; relay has none, so that any other wish makes no difference.
+# Escaping schemes for metric names with other characters; relay has none, so any other scheme makes no difference.
 ESCAPINGS = ("allow-utf-8", "underscores")
 
 
@@ -23,7 +23,7 @@ def expose(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
 
 
 def wanted(accept: str) -> str:
-    """The media range with the most weight of those that can be had, without its weight; "" if there is none."""
+    """The supported media range with the highest weight, without the weight; "" if there is none."""
     best, most = "", 0.0
     for text in accept.lower().split(","):
         kind, *rest = (part.strip() for part in text.split(";"))

@@ -1,8 +1,8 @@
-"""The admin port and the health port: what people, probes and Prometheus ask the relay over HTTP.
+"""The HTTP applications of the admin and health ports: paths, answers, and the check of browser requests.
 
-Only the supervisor serves them, from the numbers in the shared table; a worker is never asked, so a worker that hangs
-cannot make a probe wait, only fail. The health port may be open to the load balancer's probes: it knows the three
-health paths and nothing else. How both are served is in `http_server`.
+The supervisor answers from the numbers in the shared table and never asks a worker, so a hung worker makes a probe fail
+but never wait. The health port may be open to the load balancer's probes: it has the three health paths only. `server`
+serves both.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ POST /reload   read the settings again; 409 and what is in the way if they are n
 """
 
 HEALTH_PATHS = frozenset({"/livez", "/readyz", "/healthz"})
-# Any of them: it is a browser that asks. Programs send none of them unless they are told to, and browsers at least one,
-# Accept-Language; not all, for Sec-Fetch-Site is for HTTPS and loopback only, and Origin not for a page's own site.
+# A request with any of these comes from a browser. Programs send none unless told to; browsers send Accept-Language at
+# least: Sec-Fetch-Site is for HTTPS and loopback only, and Origin is left out for a page's own site.
 BROWSER_HEADERS = ("Origin", "Sec-Fetch-Site", "Referer", "Cookie", "Accept-Language")
 
 Reply = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -42,10 +42,10 @@ Reply = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What one may tell the relay to do over the admin port.
+    """The actions behind the admin port's POST paths.
 
-    `drain` gets the reason; `undrain` gives why it is not done, or nothing, and raises StartError; `reload` gets the
-    reason and gives what is in the way.
+    `drain` and `reload` get the reason for the log; `reload` returns the problems that prevented it. `undrain` returns
+    why it is refused, or an empty string, and raises StartError.
     """
 
     drain: Callable[[str], None]
@@ -54,7 +54,7 @@ class Orders:
 
 
 def health_app(status: Status) -> web.Application:
-    """The three health paths."""
+    """The application of the health port: the three health paths."""
     app = web.Application(client_max_size=0)
     _add_health(app, status)
     return app
@@ -63,10 +63,10 @@ def health_app(status: Status) -> web.Application:
 def admin_app(
     status: Status, registry: CollectorRegistry, orders: Orders, hosts: Callable[[], Collection[str]]
 ) -> web.Application:
-    """Everything that one may ask, and order. `hosts` gives `admin.hosts`, which a reload may change."""
+    """The application of the admin port. `hosts` returns `admin.hosts`, which a reload may change."""
 
     async def metrics(request: web.Request) -> web.StreamResponse:
-        # A header may come in several lines, which are one list (RFC 9110, section 5.3).
+        # Several lines of a header are one list (RFC 9110, section 5.3).
         body, media_type = expose(registry, ",".join(request.headers.getall("Accept", [])))
         return web.Response(body=body, headers={"Content-Type": media_type, "Vary": "Accept"})
 
@@ -108,12 +108,12 @@ def admin_app(
 
 
 def refusal(method: str, path: str, headers: Mapping[str, str], hosts: Collection[str]) -> str:
-    """Why the admin port does not do this for a browser; nothing if it does, or no browser asks.
+    """Why a browser's request is refused; an empty string if it is allowed, or comes from no browser.
 
-    A page of any site can make its visitor's browser send orders to an address that only the visitor reaches. With a
-    name of its own that it points there meanwhile (DNS rebinding) it can read the answers as well, since the browser
-    takes this port for the page's own site. The page is told by that name in Host: neither Host nor Origin can be set
-    by a page (Fetch standard, "forbidden request-header"). Programs may use any name.
+    A page of any site can make its visitor's browser send requests to an address that only the visitor reaches. If the
+    page's own name is then pointed at that address (DNS rebinding), it can read the answers as well, for the browser
+    takes this port for the page's own site. Such a page is recognised by its name in Host: a page can set neither Host
+    nor Origin (Fetch standard, "forbidden request-header"). Programs may use any name.
     """
     browser = any(name in headers for name in BROWSER_HEADERS) or "Mozilla/" in headers.get("User-Agent", "")
     if not browser or path in HEALTH_PATHS:
@@ -124,7 +124,7 @@ def refusal(method: str, path: str, headers: Mapping[str, str], hosts: Collectio
     if origin is not None and origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}"):
         return f"refused to a page of another site: {origin!r}"
     elsewhere = headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
-    # A link to this port is followed, but not from within a page.
+    # Following a link to this port is allowed; embedding it or scripting it is not.
     if elsewhere and (method != "GET" or headers.get("Sec-Fetch-Dest") != "document"):
         return "refused to a page of another site"
     return ""
@@ -133,7 +133,7 @@ def refusal(method: str, path: str, headers: Mapping[str, str], hosts: Collectio
 def _own(host: str, hosts: Collection[str]) -> bool:
     """Whether a Host header, with or without a port, is a literal address, localhost, or one of `hosts`."""
     try:
-        with contextlib.suppress(AddressError):  # which it is if there is a port
+        with contextlib.suppress(AddressError):  # raised if there is a port
             host = format_hostport(parse_host(host, allow_name=True), 80)
         name = parse_hostport(host, allow_name=True)[0].removesuffix(".")
     except AddressError:
@@ -157,7 +157,7 @@ def _add_health(app: web.Application, status: Status) -> None:
         return web.Response(status=200 if ready.ok else 503, text=f"{ready.reason or 'ok'}\n")
 
     async def healthz(_request: web.Request) -> web.StreamResponse:
-        # Rich states: the body says it, and only with a 2xx status; anything else counts as Unknown
+        # Rich states: the body has the state, with a 2xx status; any other answer counts as Unknown
         # (learn.microsoft.com, virtual-machines/extensions/health-extension). A draining instance is healthy.
         state = "Healthy" if status.live().ok else "Unhealthy"
         return web.json_response({"ApplicationHealthState": state})

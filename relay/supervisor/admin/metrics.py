@@ -1,4 +1,4 @@
-"""The relay's numbers in Prometheus' words. A collector over the shared table; docs/metrics.md has their meaning."""
+"""Prometheus collector over the shared table and the supervisor's state; docs/metrics.md explains each metric."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from relay.supervisor.worker_pool import WorkerPool
 
 
 class RelayCollector(Collector):
-    """Collects everything at each scrape."""
+    """Collects the metrics of the instance at each scrape."""
 
     def __init__(self, instance: Instance, pool: WorkerPool, status: Status, monitor: UpstreamMonitor) -> None:
         self._instance = instance
@@ -76,7 +76,7 @@ class RelayCollector(Collector):
         yield from self._limits()
 
     def _limits(self) -> Iterable[Metric]:
-        """How much there may be of what has a limit; those that are off are left out."""
+        """The limits; those that are off are left out."""
         instance = self._instance
         yield GaugeMetricFamily(
             "relay_connections_limit",
@@ -120,7 +120,7 @@ class RelayCollector(Collector):
         lasted = HistogramMetricFamily(
             "relay_connection_seconds", "How long ended connections lasted.", labels=["listener"]
         )
-        # Those that a reload has removed as well: counters do not vanish.
+        # Removed listeners too: counters must not vanish.
         for name, index in self._instance.listener_numbers.items():
             start = layout.listener(index)
             active.add_metric([name], counters.unfinished(layout, totals, index))
@@ -212,7 +212,7 @@ class RelayCollector(Collector):
 
 
 def _histogram(bounds: Sequence[float], cells: Sequence[int]) -> list[tuple[str, float]]:
-    """Cumulative buckets as Prometheus wants them."""
+    """Cumulative buckets, as Prometheus defines them."""
     buckets: list[tuple[str, float]] = []
     total = 0
     for bound, count in zip([*map(str, bounds), "+Inf"], cells, strict=True):

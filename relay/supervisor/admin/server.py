@@ -1,11 +1,12 @@
-"""The HTTP server of the admin port and of the health port: aiohttp, behind a front that a crowd cannot fill.
+"""The HTTP server of the admin and health ports: aiohttp, protected against a crowd of idle connections.
 
-A connection is *silent* until its request's head is there, and costs a descriptor and what it has sent until then;
-only with a whole head does aiohttp get it. `Limits` says how many there may be, and for how long. Where there is no
-room for one more, the oldest silent connection goes, so that one that asks is answered however many do not.
+A connection is *silent* until the head of its request has arrived; until then it costs a descriptor and the bytes that
+it has sent, and only then aiohttp gets it. `Limits` says how many connections there may be, and for how long. Where
+there is no room for a new one, the oldest silent connection is closed, so that requests are answered however many
+connections send none.
 
-On the health port a PROXY header may come first, whether or not the listeners speak that protocol: a load balancer
-whose Private Link Service sends one sends it with its probes, too. The address that it names counts for nothing here.
+On the health port a PROXY header may come first, whatever the listeners' `proxy_protocol`: a load balancer whose
+Private Link Service adds the header sends it with its probes as well. The address in it is ignored.
 """
 
 from __future__ import annotations
@@ -13,38 +14,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import re
 import resource
 import socket
 
 from aiohttp import web
 
-from relay.core.proxy_header import Malformed, NotProxy, parse
+from relay.core.proxy_header import Malformed
 from relay.engines.acceptor import ACCEPT_CAPACITY_ERRNOS
-from relay.supervisor.admin.connection import Handler, Limits, Silent, logger, mark_busy
+from relay.supervisor.admin.connection import HEAD, Handler, Limits, SilentConnection, logger, mark_busy
 
-BACKLOG = 4096  # connections that wait to be accepted; net.core.somaxconn may allow fewer
-ACCEPTS = 64  # connections taken in one turn of the loop before everything else has its own
-SWEEP = 0.5  # seconds between two looks at who has taken too long
-FULL = 0.1  # seconds without accepting while every connection there is is being answered
-SHORT = 1.0  # seconds without accepting after the machine had no descriptor or no memory for one more
-SAY_AGAIN = 60.0  # seconds between two lines of the log about that
-BUSY = 5.0  # seconds after which one that is still being answered may have to make room
-HEAD = 16384  # bytes of a request's head; aiohttp takes no line of more than 8190
-LEAST = 16  # connections that a port has in any case
-SHARE = 16  # a port takes at most the 16th part of the descriptors that the process may have
+BACKLOG = 4096  # length of the accept queue; net.core.somaxconn may allow less
+ACCEPTS = 64  # connections accepted in one turn of the event loop
+SWEEP = 0.5  # seconds between two checks for connections that are over time
+FULL = 0.1  # seconds without accepting while every connection is being answered
+SHORT = 1.0  # seconds without accepting after descriptors or memory ran out
+WARN_AGAIN = 60.0  # seconds between two warnings about that
+BUSY = 5.0  # seconds after which a connection that is still being answered may be closed to make room
+LEAST = 16  # connections that a port may have whatever the descriptor limit
+SHARE = 16  # a port takes at most 1/16 of the process's descriptors
 
-_HEAD_END = re.compile(rb"\n\r?\n")
-_BLANK = b"\r\n"  # RFC 9112 section 2.2: empty lines before a request are to be ignored
-
-# A probe is answered and closed: there is no time at which a probe meets a connection that is just being closed.
+# One request a connection: a probe can never meet a keep-alive connection that is just being closed.
 HEALTH = Limits(connections=256, silent_per_source=64, request=2.5, answer=5.0, idle=0.0, proxy=True)
-# Prometheus keeps its connection from scrape to scrape; an answer may be megabytes, and whoever reads it far away.
+# Prometheus keeps its connection from scrape to scrape; an answer may be megabytes, and its reader far away.
 ADMIN = Limits(connections=64, silent_per_source=64, request=10.0, answer=300.0, idle=90.0, proxy=False)
 
 
 class HttpServer:
-    """Serves an application on a bound socket, within limits. `name` is that of the port, for the log."""
+    """Serves an application on a bound socket, within limits. `name` is the port's name in the log."""
 
     def __init__(self, app: web.Application, sock: socket.socket, limits: Limits, name: str) -> None:
         app.middlewares.insert(0, mark_busy)
@@ -53,13 +49,13 @@ class HttpServer:
         self.limits = limits
         self._name = name
         self._most = limits.connections
-        self._silent: dict[Silent, None] = {}  # oldest first
-        self._sources: dict[bytes, dict[Silent, None]] = {}
+        self._silent: dict[SilentConnection, None] = {}  # oldest first
+        self._sources: dict[bytes, dict[SilentConnection, None]] = {}
         self._handlers: dict[Handler, None] = {}
         self._attaching: set[asyncio.Task[None]] = set()
         self._paused: asyncio.TimerHandle | None = None
         self._sweeping: asyncio.TimerHandle | None = None
-        self._said = -SAY_AGAIN
+        self._warned_at = -WARN_AGAIN
         self._loop = asyncio.get_running_loop()
 
     async def start(self) -> None:
@@ -72,14 +68,14 @@ class HttpServer:
         self._loop.add_reader(self._sock, self._accept)
 
     async def stop(self) -> None:
-        """Close the port; whoever is being answered has a second to read it."""
+        """Close the port; a client that is being answered has a second to read the answer."""
         for timer in (self._paused, self._sweeping):
             if timer is not None:
                 timer.cancel()
         self._loop.remove_reader(self._sock)
         self._sock.close()
-        for one in list(self._silent):
-            self._drop(one)
+        for connection in list(self._silent):
+            self._drop(connection)
         await asyncio.gather(*self._attaching, return_exceptions=True)
         await self._runner.cleanup()
 
@@ -87,7 +83,7 @@ class HttpServer:
         return len(self._silent) + len(self._handlers)
 
     def _ended(self, handler: Handler) -> None:
-        """A connection that was answered is closed."""
+        """A handler's connection is closed."""
         self._handlers.pop(handler, None)
 
     # --- accepting ----------------------------------------------------------------------------------------------------
@@ -106,15 +102,15 @@ class HttpServer:
                     continue
                 if error.errno in ACCEPT_CAPACITY_ERRNOS or error.errno in (errno.EBADF, errno.EINVAL):
                     self._pause(SHORT)
-                    self._say_short(error)
+                    self._warn_short(error)
                     return
-                continue  # accept(2): an error of the connection that would have been next
+                continue  # accept(2) passes on an error of the connection that would have been next
             if not self._take(sock, _source(peer[0])):
                 self._pause(FULL)
                 return
 
     def _pause(self, seconds: float) -> None:
-        """Leave connections in the kernel's queue for that long."""
+        """Leave connections in the accept queue for `seconds`."""
         self._loop.remove_reader(self._sock)
         self._paused = self._loop.call_later(seconds, self._resume)
 
@@ -122,31 +118,31 @@ class HttpServer:
         self._paused = None
         self._loop.add_reader(self._sock, self._accept)
 
-    def _say_short(self, error: OSError) -> None:
-        if (now := self._loop.time()) - self._said >= SAY_AGAIN:
-            self._said = now
+    def _warn_short(self, error: OSError) -> None:
+        if (now := self._loop.time()) - self._warned_at >= WARN_AGAIN:
+            self._warned_at = now
             logger.warning("%s port: no connection can be accepted: %s", self._name, error.strerror)
 
     def _take(self, sock: socket.socket, source: bytes) -> bool:
-        """Begin with a connection; False if it is one too many, and all others are just being answered."""
+        """Begin with an accepted connection; False if there is one too many and none can be closed."""
         siblings = self._sources.setdefault(source, {})
-        one = Silent(sock, source, siblings, self._loop.time(), headed=not self.limits.proxy)
-        self._silent[one] = siblings[one] = None
+        connection = SilentConnection(sock, source, siblings, self._loop.time(), proxy=self.limits.proxy)
+        self._silent[connection] = siblings[connection] = None
         if self._sweeping is None:
             self._sweeping = self._loop.call_later(SWEEP, self._sweep)
         sock.setblocking(False)
-        self._read(one)  # as a rule the request is there, and then it need not make room for anybody
-        if one not in siblings:
+        self._read(connection)  # as a rule the request is there already, and the connection no longer silent
+        if connection not in siblings:
             return True
-        self._loop.add_reader(sock, self._read, one)
+        self._loop.add_reader(sock, self._read, connection)
         if len(siblings) > self.limits.silent_per_source:
-            self._evict(siblings, one)
-        return len(self) <= self._most or self._make_room(one)
+            self._evict(siblings, connection)
+        return len(self) <= self._most or self._make_room(connection)
 
     # --- making room --------------------------------------------------------------------------------------------------
 
-    def _make_room(self, newest: Silent | None = None) -> bool:
-        """End the connection that can best be done without, if there is one: silent, idle, or slow to read."""
+    def _make_room(self, newest: SilentConnection | None = None) -> bool:
+        """Close the oldest silent connection, else the oldest idle one, else one answered for over BUSY seconds."""
         if self._evict(self._silent, newest):
             return True
         idle = [handler for handler in self._handlers if handler.idle]
@@ -162,8 +158,8 @@ class HttpServer:
         self._ended(handler)
         return True
 
-    def _evict(self, among: dict[Silent, None], newest: Silent | None) -> bool:
-        """End the oldest of these that has still nothing to ask, or finds itself ended."""
+    def _evict(self, among: dict[SilentConnection, None], newest: SilentConnection | None) -> bool:
+        """Close the oldest of `among` but `newest` that is still silent when read once more; True if one was closed."""
         while among and (oldest := next(iter(among))) is not newest:
             self._read(oldest)
             if oldest in among:
@@ -173,66 +169,53 @@ class HttpServer:
                 return True
         return False
 
-    def _drop(self, one: Silent) -> None:
-        self._forget(one)
-        one.sock.close()
+    def _drop(self, connection: SilentConnection) -> None:
+        self._forget(connection)
+        connection.sock.close()
 
-    def _forget(self, one: Silent) -> None:
-        self._loop.remove_reader(one.sock)
-        del self._silent[one], one.siblings[one]
-        if not one.siblings:
-            self._sources.pop(one.source, None)
+    def _forget(self, connection: SilentConnection) -> None:
+        self._loop.remove_reader(connection.sock)
+        del self._silent[connection], connection.siblings[connection]
+        if not connection.siblings:
+            self._sources.pop(connection.source, None)
 
     def _sweep(self) -> None:
         now = self._loop.time()
-        for one in list(self._silent):
-            if now - one.since < self.limits.request:
+        for connection in list(self._silent):
+            if now - connection.since < self.limits.request:
                 break
-            self._drop(one)
+            self._drop(connection)
         for handler in list(self._handlers):
             if not handler.idle and now - handler.since > self.limits.answer:
                 handler.abort()
         again = self._silent or self._handlers
         self._sweeping = self._loop.call_later(SWEEP, self._sweep) if again else None
 
-    # --- from silent to asking ----------------------------------------------------------------------------------------
+    # --- from silent to answered --------------------------------------------------------------------------------------
 
-    def _read(self, one: Silent) -> None:
+    def _read(self, connection: SilentConnection) -> None:
         try:
-            data = one.sock.recv(HEAD)
+            data = connection.sock.recv(HEAD)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
             data = b""
-        if not data or not self._head(one, data):
-            self._drop(one)
+        try:
+            complete = bool(data) and connection.receive(data)
+        except Malformed:
+            data, complete = b"", False
+        if not data:
+            self._drop(connection)
+        elif complete:
+            self._hand_over(connection)
 
-    def _head(self, one: Silent, data: bytes) -> bool:
-        """Add what was received; False if it is not to be answered."""
-        one.data += data
-        if not one.headed:
-            try:
-                header = parse(one.data)
-            except NotProxy:
-                one.headed = True
-            except Malformed:
-                return False
-            else:
-                if header is None:
-                    return True
-                one.headed, one.data = True, one.data[header.size :]
-        one.data = one.data.lstrip(_BLANK)
-        if one.data and (not one.data[:1].isalpha() or _HEAD_END.search(one.data) or len(one.data) > HEAD):
-            self._hand_over(one)  # what is not HTTP included: aiohttp answers with 400
-        return True
-
-    def _hand_over(self, one: Silent) -> None:
-        self._forget(one)
+    def _hand_over(self, connection: SilentConnection) -> None:
+        self._forget(connection)
         server = self._runner.server
         assert server is not None
-        handler = Handler(server, one.data, self.limits, self._ended)
+        handler = Handler(server, connection.data, self.limits, self._ended)
         self._handlers[handler] = None
-        task = self._loop.create_task(self._attach(one.sock, handler))
+        task = self._loop.create_task(self._attach(connection.sock, handler))
         self._attaching.add(task)
         task.add_done_callback(self._attaching.discard)
 
@@ -245,7 +228,7 @@ class HttpServer:
 
 
 def _source(host: str) -> bytes:
-    """What counts as one source: an IPv4 address, or 64 bits of an IPv6 one."""
+    """The key of a source: an IPv4 address, or the /64 of an IPv6 address."""
     if ":" not in host:
         return socket.inet_pton(socket.AF_INET, host)
     with contextlib.suppress(OSError):

@@ -1,8 +1,8 @@
-"""What each worker uses of the machine, and how much it may: in Prometheus' words, with a label `worker`.
+"""Prometheus collector for the resources of each worker and their limits, with a label `worker`.
 
-Read when somebody asks: from /proc (proc(5)), since a worker that hangs can tell nothing, and from the shared table. A
-scrape opens one file for each worker and looks at one folder; what it costs does not grow with the connections. The
-supervisor's own numbers are prometheus_client's `process_*`.
+Each scrape reads /proc (proc(5)), since a hung worker cannot report, and the shared table. It opens one file and calls
+stat(2) on one folder per worker, so its cost does not grow with the connections. The supervisor's own numbers are
+prometheus_client's `process_*`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from relay.supervisor.worker_pool import WorkerPool
 PROC = Path("/proc")
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
-# Fields of /proc/PID/stat by their numbers in proc(5), less the three that stand before what is split here.
+# Fields of /proc/PID/stat by their numbers in proc(5); `usage` splits from field 3 on.
 UTIME, STIME, RSS = 14 - 3, 15 - 3, 24 - 3
 
 
 class Usage(NamedTuple):
-    """What a process uses. `descriptors` is 0 where the kernel does not say it without counting them (before 6.2)."""
+    """Resources of a process. `descriptors` is 0 where reading the number means listing them (Linux before 6.2)."""
 
     cpu_seconds: float
     resident_bytes: int
@@ -35,12 +35,12 @@ class Usage(NamedTuple):
 
 
 def usage(pid: int) -> Usage | None:
-    """What the process uses; None if it is gone, or the kernel does not say."""
+    """The resources of a process; None if it has ended or cannot be read."""
     try:
-        # The name, in parentheses, may have spaces and parentheses of its own.
+        # The process name, in parentheses, may contain spaces and parentheses.
         fields = (PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
-        # As many as are open, since Linux 6.2 (f1f1f2569901, "proc: report open files as size in stat() for
-        # /proc/pid/fd"). To list the folder takes 3 µs for each, or most of a second for 200,000.
+        # st_size is the number of open descriptors since Linux 6.2 (f1f1f2569901, "proc: report open files as size in
+        # stat() for /proc/pid/fd"). Listing the folder takes 3 µs for each, most of a second for 200,000.
         descriptors = (PROC / str(pid) / "fd").stat().st_size
     except OSError:
         return None
@@ -48,15 +48,15 @@ def usage(pid: int) -> Usage | None:
 
 
 class _Cpu:
-    """Processor time of one worker and its predecessors: it never goes back."""
+    """Processor time of one worker and its predecessors, which never decreases."""
 
     def __init__(self) -> None:
         self._pid = 0
-        self._before = 0.0  # of predecessors, as far as it was seen
+        self._before = 0.0  # seconds of the predecessors, each as of the last scrape in its life
         self._last = 0.0
 
     def total(self, pid: int | None, seconds: float) -> float:
-        """Seconds so far, when the worker with that process identifier has used so many; None: there is none now."""
+        """Total seconds, where process `pid` has used `seconds`; `pid` None: no process runs now."""
         if pid is not None:
             if pid != self._pid:
                 self._before += self._last
@@ -66,7 +66,7 @@ class _Cpu:
 
 
 class WorkerCollector(Collector):
-    """Collects the numbers of all workers at each scrape."""
+    """Collects the resources of all workers at each scrape."""
 
     def __init__(self, instance: Instance, pool: WorkerPool) -> None:
         self._instance = instance
