@@ -138,7 +138,7 @@ class WorkerPool:
             os.close(spec)
 
     def _send_failed(self, worker: WorkerProcess, error: OSError) -> None:
-        """Kill a worker that misses a message because this machine lacks something; one that has ended is noticed."""
+        """Kill a worker that missed a message for want of memory or descriptors; do nothing if it has ended."""
         if error.errno not in GONE:
             self._kill(worker, f"cannot be sent its state: {error.strerror}")
 

@@ -2,7 +2,7 @@
 
     python -m tests.supervisor.low_limits SOFT HARD CONFIG
 
-Prints what came of it as JSON: the plan's numbers, or the problems.
+Prints what came of it as JSON: the instance's numbers, or the problems.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ def main() -> None:
     settings = load(Path(sys.argv[3]), {})
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     try:
-        plan = prepare(settings)
+        instance = prepare(settings)
     except StartError as error:
         answer: dict[str, object] = {"problems": error.problems}
     else:
         answer = {
-            "descriptors": plan.descriptors,
+            "descriptors": instance.descriptors,
             "limit": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-            "capacity": plan.limits.capacity,
-            "instance": plan.limits.instance,
-            "sockets": sum(len(plan.worker_sockets(index)) for index in range(plan.workers)),
-            "notes": plan.notes,
+            "capacity": instance.limits.capacity,
+            "instance": instance.limits.instance,
+            "sockets": sum(len(instance.worker_sockets(index)) for index in range(instance.workers)),
+            "notes": instance.notes,
         }
     sys.stdout.write(json.dumps(answer))
 

@@ -45,11 +45,11 @@ def loaded(path: Path, text: str) -> Settings:
 
 @contextmanager
 def prepared(path: Path, text: str) -> Iterator[Instance]:
-    plan = prepare.prepare(loaded(path, text))
+    instance = prepare.prepare(loaded(path, text))
     try:
-        yield plan
+        yield instance
     finally:
-        plan.close_sockets()
+        instance.close_sockets()
 
 
 # --- ports -----------------------------------------------------------------------------------------------------------
@@ -103,19 +103,19 @@ def test_a_port_can_be_claimed_while_old_connections_linger() -> None:
 
 
 def test_port_0_is_one_free_port_for_all_workers(tmp_path: Path) -> None:
-    with prepared(tmp_path, toml(["127.0.0.1:0"], ["127.0.0.1:0"], workers=3)) as plan:
-        for bound in plan.listeners:
+    with prepared(tmp_path, toml(["127.0.0.1:0"], ["127.0.0.1:0"], workers=3)) as instance:
+        for bound in instance.listeners:
             ports = {sock.getsockname()[1] for binding in bound.bindings for sock in binding.sockets}
             assert len(ports) == 1
             assert bound.addresses == [f"127.0.0.1:{ports.pop()}"]
-        assert plan.listeners[0].addresses != plan.listeners[1].addresses
-        assert [len(plan.worker_sockets(index)) for index in range(3)] == [2, 2, 2]
+        assert instance.listeners[0].addresses != instance.listeners[1].addresses
+        assert [len(instance.worker_sockets(index)) for index in range(3)] == [2, 2, 2]
 
 
 @pytest.mark.skipif(not IPV6.exists() or not IPV6.read_text(), reason="this machine has no IPv6")
 def test_both_families_may_have_the_same_port(tmp_path: Path) -> None:
-    with listening_elsewhere() as port, prepared(tmp_path, toml([f"[::1]:{port}"])) as plan:
-        assert plan.listeners[0].addresses == [f"[::1]:{port}"]
+    with listening_elsewhere() as port, prepared(tmp_path, toml([f"[::1]:{port}"])) as instance:
+        assert instance.listeners[0].addresses == [f"[::1]:{port}"]
 
 
 def test_every_mistake_is_told_and_nothing_is_left_open(tmp_path: Path) -> None:
@@ -145,8 +145,8 @@ def test_a_machine_without_ipv6_is_a_note_while_there_is_another_address(
         return real(host, port, tcp, claim=claim, listen=listen)
 
     monkeypatch.setattr(listening, "bind_listener", no_ipv6)
-    with prepared(tmp_path, toml(["127.0.0.1:0", "[::]:8883"])) as plan:
-        assert plan.notes == ["listeners.l0.bind: [::]:8883: no IPv6 on this machine; not listening there"]
+    with prepared(tmp_path, toml(["127.0.0.1:0", "[::]:8883"])) as instance:
+        assert instance.notes == ["listeners.l0.bind: [::]:8883: no IPv6 on this machine; not listening there"]
     with pytest.raises(StartError, match=r"listeners\.l0\.bind: \[::\]:8883: "):
         prepare.prepare(loaded(tmp_path, toml(["[::]:8883"])))
     with pytest.raises(StartError, match=r"listeners\.l0\.bind: none of its addresses can be had on this machine"):
@@ -252,35 +252,35 @@ def test_as_many_addresses_as_a_control_message_carries(tmp_path: Path) -> None:
     assert answer.get("sockets") == MOST_ADDRESSES == 247, answer
 
 
-# --- the plan --------------------------------------------------------------------------------------------------------
+# --- the instance ----------------------------------------------------------------------------------------------------
 
 
 def test_the_same_upstream_of_two_listeners_is_one(tmp_path: Path) -> None:
     text = toml(["127.0.0.1:0"], ["127.0.0.1:0"], upstreams=["hub.example:8883", "[fd00::1]:8883"])
-    with prepared(tmp_path, text) as plan:
-        assert plan.upstreams == ["hub.example:8883", "[fd00::1]:8883"]
+    with prepared(tmp_path, text) as instance:
+        assert instance.upstreams == ["hub.example:8883", "[fd00::1]:8883"]
         expected = ((0, "hub.example", 8883), (1, "fd00::1", 8883))
-        assert [bound.upstreams for bound in plan.listeners] == [expected, expected]
+        assert [bound.upstreams for bound in instance.listeners] == [expected, expected]
 
 
 def test_sources_have_buckets_only_where_they_are_limited(tmp_path: Path) -> None:
-    with prepared(tmp_path, toml()) as plan:
-        assert plan.limits.per_source == 0
-        assert plan.limits.source_cells > 0, "a reload may set one"
-    with prepared(tmp_path, toml(limits="max_connections = 3000\nmax_connections_per_source = 5")) as plan:
-        assert plan.limits.per_source == 5
-        assert plan.limits.source_buckets * 2 >= 3000
+    with prepared(tmp_path, toml()) as instance:
+        assert instance.limits.per_source == 0
+        assert instance.limits.source_cells > 0, "a reload may set one"
+    with prepared(tmp_path, toml(limits="max_connections = 3000\nmax_connections_per_source = 5")) as instance:
+        assert instance.limits.per_source == 5
+        assert instance.limits.source_buckets * 2 >= 3000
 
 
 def test_each_worker_is_told_its_own_number_and_the_same_secret(tmp_path: Path) -> None:
-    with prepared(tmp_path, toml(limits="max_connections_per_source = 5")) as plan:
-        specs = [plan.worker_spec(index) for index in range(2)]
+    with prepared(tmp_path, toml(limits="max_connections_per_source = 5")) as instance:
+        specs = [instance.worker_spec(index) for index in range(2)]
         assert [spec.index for spec in specs] == [0, 1]
         assert len({spec.source_key for spec in specs}) == 1
         assert len(bytes.fromhex(specs[0].source_key)) == 16
-        assert [spec.listeners[0].addresses for spec in specs] == [((plan.listeners[0].addresses[0], False),)] * 2
+        assert [spec.listeners[0].addresses for spec in specs] == [((instance.listeners[0].addresses[0], False),)] * 2
     with prepared(tmp_path, toml()) as other:
-        assert other.source_key != plan.source_key
+        assert other.source_key != instance.source_key
 
 
 # --- source addresses ------------------------------------------------------------------------------------------------

@@ -26,15 +26,15 @@ upstream = ["127.0.0.1:9"]
 async def test_clients_that_come_later_have_the_new_keepalive(tmp_path: Path) -> None:
     file = tmp_path / "relay.toml"
     file.write_text(TOML.format(idle=600, count=3))
-    plan = prepare(load(file, {}))
+    instance = prepare(load(file, {}))
     try:
         reloader = Reloader(
-            plan, lambda before: load(file, {}, before=before), lambda _: None, lambda: "", structlog.get_logger()
+            instance, lambda before: load(file, {}, before=before), lambda _: None, lambda: "", structlog.get_logger()
         )
-        listening = [sock for binding in plan.bindings() for sock in binding.sockets]
+        listening = [sock for binding in instance.bindings() for sock in binding.sockets]
         file.write_text(TOML.format(idle=20, count=5))
         assert await reloader.reload("test") == []
-        assert [sock for binding in plan.bindings() for sock in binding.sockets] == listening, "the same ones"
+        assert [sock for binding in instance.bindings() for sock in binding.sockets] == listening, "the same ones"
         for sock in listening:
             with socket.create_connection(sock.getsockname()):
                 pass
@@ -42,4 +42,4 @@ async def test_clients_that_come_later_have_the_new_keepalive(tmp_path: Path) ->
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 20
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == 5
     finally:
-        plan.close_sockets()
+        instance.close_sockets()

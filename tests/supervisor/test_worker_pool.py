@@ -54,10 +54,10 @@ class Starts:
         self.pids: list[int] = []
         self.errors = list(errors)
 
-    def __call__(self, plan: Instance, index: int) -> Any:
+    def __call__(self, instance: Instance, index: int) -> Any:
         if self.errors:
             raise self.errors.pop(0)
-        process, channel = launch(plan, index)
+        process, channel = launch(instance, index)
         self.pids.append(process.pid)
         return process, channel
 
@@ -228,7 +228,7 @@ async def test_a_worker_that_is_killed_by_a_signal_with_or_without_a_name_is_rep
     pool = pool_of(tmp_path, log)
     starts = Starts()
 
-    def other(_plan: Instance, _index: int) -> Any:
+    def other(_instance: Instance, _index: int) -> Any:
         monkeypatch.setattr(pools, "launch", starts)
         ours, theirs = pair()
         with theirs:  # the process has it as long as it lives
