@@ -22,7 +22,7 @@ from relay.engines.ring import kernels
 from relay.engines.ring.engine import RingEngine
 from relay.engines.ring.reactor import Reactor
 from relay.engines.ring.selector import RingLoop
-from relay.engines.ring.unavailable import KERNEL_TOO_OLD, SELF_TEST_FAILED, cause, explain
+from relay.engines.ring.unavailable import KERNEL_TOO_OLD, SELF_TEST_FAILED, cause
 
 logger = logging.getLogger("relay.engine")
 
@@ -37,7 +37,7 @@ IDLE_TURNS = 6  # of the ring in that time, at most: its timer, and the tick's
 
 
 class Failed(Exception):
-    """It does not work, and why; `word` is one of `explain`'s."""
+    """It does not work, and why; `word` is one of `unavailable`'s."""
 
     def __init__(self, text: str, word: str = SELF_TEST_FAILED) -> None:
         super().__init__(text)
@@ -253,7 +253,7 @@ def _run(release: str, began: float) -> float:
     except Failed as error:
         raise Failed(f"self-test, {step}: {error}") from None
     except OSError as error:
-        raise Failed(f"self-test, {step}: {explain(error)}") from error
+        raise Failed(f"self-test, {step}: {cause(error).text}") from error
     finally:
         loop.close()
     return time.monotonic() - began

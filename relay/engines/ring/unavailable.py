@@ -1,4 +1,4 @@
-"""Why the kernel refuses a ring, in words that say what to do about it."""
+"""Why the kernel refuses a ring, with the remedy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import resource
 from pathlib import Path
 from typing import NamedTuple
 
-# A word for each cause; docs/metrics.md has their meaning.
+# One word for each cause; docs/metrics.md explains them.
 KERNEL_TOO_OLD, NOT_IN_KERNEL, SYSCTL, SECCOMP = "kernel_too_old", "not_in_kernel", "sysctl", "seccomp"
 MEMLOCK, SELF_TEST_FAILED, OTHER = "memlock", "self_test_failed", "other"
 
@@ -15,19 +15,14 @@ DISABLED = Path("/proc/sys/kernel/io_uring_disabled")
 
 
 class Cause(NamedTuple):
-    """Why there is no ring: a word for metrics, which take no others, and words for people."""
+    """Why there is no ring: a word from the fixed list for metrics, and a sentence with the remedy for people."""
 
     word: str
     text: str
 
 
-def explain(error: OSError) -> str:
-    """Why the kernel refuses a ring, and what to do about it."""
-    return cause(error).text
-
-
 def cause(error: OSError) -> Cause:
-    """The same, with its word."""
+    """Why the kernel refuses a ring, and what to do about it."""
     text = error.strerror or str(error)
     if error.errno == errno.ENOSYS:
         return Cause(
@@ -35,7 +30,7 @@ def cause(error: OSError) -> Cause:
             f"{text}: this kernel has no io_uring, or a seccomp profile hides it (see security_opt, --security-opt)",
         )
     if error.errno in (errno.EPERM, errno.EACCES):
-        level = _disabled()
+        level = _disabled_level()
         if level == "2":
             return Cause(
                 SYSCTL, f"{text}: kernel.io_uring_disabled is 2; `sysctl kernel.io_uring_disabled=0` allows it"
@@ -61,7 +56,8 @@ def cause(error: OSError) -> Cause:
     return Cause(OTHER, text)
 
 
-def _disabled() -> str:
+def _disabled_level() -> str:
+    """The value of kernel.io_uring_disabled; empty where there is no such sysctl."""
     try:
         return DISABLED.read_text().strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""These tests are about the ring alone: where there is none to be had they are skipped, with the cause."""
+"""Fixtures for tests of the ring alone. Where the kernel refuses a ring they are skipped, with the cause."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from relay.engines.ring.selector import RingLoop, RingSelector
-from relay.engines.ring.unavailable import explain
+from relay.engines.ring.unavailable import cause
 from tests.engines.ring.traffic import Pair
 from tests.support.observe import PATIENCE
 
@@ -19,7 +19,7 @@ def ring() -> None:
     try:
         RingSelector().close()
     except OSError as error:
-        pytest.skip(f"no io_uring: {explain(error)}")
+        pytest.skip(f"no io_uring: {cause(error).text}")
 
 
 @pytest.fixture
