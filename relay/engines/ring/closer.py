@@ -6,7 +6,7 @@ With FIN, or with RST: connect(2) to AF_UNSPEC dissolves a TCP connection and se
 from __future__ import annotations
 
 from relay.engines.ring import abi
-from relay.engines.ring.interest import WATCH, Interest
+from relay.engines.ring.interest import RESET, Interest
 from relay.engines.ring.pump import Pump
 from relay.engines.ring.reactor import Reactor
 from relay.engines.ring.records import NO_SUBMISSION, Side
@@ -36,8 +36,8 @@ class Closer:
             reset = True
         if side.held is not None:
             self._pump.forget(side)
-        if side.poll_in == WATCH or side.poll_out:
-            self._interest.forget(side)
+        if side.poll_in == RESET or side.poll_out:
+            self._interest.unregister(side)
         if reset:
             self.reset_descriptor(fd)
         else:

@@ -142,13 +142,13 @@ class RingEngine(BaseEngine[Link]):
             self.writable(side)
 
     def writable(self, side: Side) -> None:
-        """See `interest.Watcher`."""
+        """See `interest.EpollHandler`."""
         link = side.link
         if link is not None:
             self._guarded(link, self._pump.writable, side)
 
     def hung_up(self, side: Side) -> None:
-        """See `interest.Watcher`."""
+        """See `interest.EpollHandler`."""
         link = side.link
         if link is not None:
             self._guarded(link, self._pump.hung_up, side)
@@ -227,7 +227,7 @@ class RingEngine(BaseEngine[Link]):
         if client.poll_in:
             self._pump.watch(client)
         else:
-            self._interest.poll_in(client)
+            self._interest.poll_readable(client)
 
     def _read_early(self, link: Link, preread: PrereadBuffer) -> None:
         """A client has sent something before its upstream was dialled, or has ended its direction."""

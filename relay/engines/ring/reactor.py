@@ -52,7 +52,7 @@ BUFFER_MASK = 0xFFFF
 LENGTH = VALUE + 16
 
 # Operations. RECV is 0, so that its user_data is the slot.
-RECV, SEND, SEND_MANY, CONNECT, ACCEPT, POLL_IN, POLL_OUT, WATCHED, SILENT, GUEST, TIMER = range(11)
+RECV, SEND, SEND_MANY, CONNECT, ACCEPT, POLL_IN, POLL_OUT, SIDES_EPOLL, SILENT, LOOP_EPOLL, TIMER = range(11)
 SENDS = frozenset({SEND, SEND_MANY})
 
 SEND_WORD = abi.IORING_OP_SEND | abi.IOSQE_CQE_SKIP_SUCCESS
@@ -329,7 +329,7 @@ class Reactor:
 
     def leave(self) -> None:
         """An engine goes: its handlers are called no more."""
-        self.handlers[:GUEST] = [_ignore] * GUEST
+        self.handlers[:LOOP_EPOLL] = [_ignore] * LOOP_EPOLL
         self.after_turn = _nothing
         self.sides.clear()
 

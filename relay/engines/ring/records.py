@@ -50,7 +50,7 @@ class Side:
         self.held: bytes | None = None  # not yet taken by this side; b"": nothing, but it takes nothing now
         self.busy = 0  # operations that have yet to report
         self.armed = 0  # a receive is one of them, ARMED or CANCELLING
-        self.poll_in = 0  # what else is waited for: WATCH, or the operations READABLE and ENDING
+        self.poll_in = 0  # RESET, or an operation: READABLE or POLL_CANCELLING (see `interest`)
         self.poll_out = 0  # it is waited for room: POLLED (an operation) or IN_EPOLL
         self.bulk = False  # is read in large pieces, at once, when a poll says that there is something
         self.ended = False  # FIN read, or `dropping`: what comes later is not passed on

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING
 
 from relay.engines.contract import NEVER
 from relay.engines.ring import abi
-from relay.engines.ring.reactor import GUEST, SLOT_BITS, TIMER, VALUE, Reactor
+from relay.engines.ring.reactor import LOOP_EPOLL, SLOT_BITS, TIMER, VALUE, Reactor
 
-GUEST_TAG, TIMER_TAG = GUEST << SLOT_BITS, TIMER << SLOT_BITS
+EPOLL_TAG, TIMER_TAG = LOOP_EPOLL << SLOT_BITS, TIMER << SLOT_BITS
 UPDATE = 1 << VALUE  # of the timer's user_data: not the timer, but its change to an earlier time
 
 
@@ -37,7 +37,7 @@ class RingSelector(selectors.EpollSelector):
     def __init__(self) -> None:
         super().__init__()
         self.reactor = Reactor()
-        self.reactor.handlers[GUEST] = self._fired
+        self.reactor.handlers[LOOP_EPOLL] = self._fired
         self.reactor.handlers[TIMER] = self._timed
         self._polled = False  # the ring's poll of the epoll is under way
         self._timer = NEVER  # when the ring's timer goes off, monotonic seconds
@@ -71,7 +71,7 @@ class RingSelector(selectors.EpollSelector):
 
     def _poll(self) -> None:
         word = abi.IORING_OP_POLL_ADD | self.fileno() << abi.FD
-        self.reactor.push(word, 0, 0, abi.POLLIN << abi.OP_FLAGS, GUEST_TAG)
+        self.reactor.push(word, 0, 0, abi.POLLIN << abi.OP_FLAGS, EPOLL_TAG)
         self._polled = True
 
     def _fired(self, _user_data: int, result: int, _flags: int) -> None:

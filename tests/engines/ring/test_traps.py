@@ -17,7 +17,7 @@ import pytest
 from relay.engines.contract import Event
 from relay.engines.ring import reactor
 from relay.engines.ring.engine import RingEngine
-from relay.engines.ring.interest import READABLE, Interest
+from relay.engines.ring.interest import Interest
 from relay.engines.ring.records import Side
 from tests.engines.lab import Lab, fill
 from tests.engines.peers import (
@@ -233,25 +233,19 @@ def test_a_reset_that_a_send_was_told_of_is_not_taken_for_an_end(monkeypatch: py
     lab = Lab(ring_kind())
     engine = lab.start()
     couple = lab.couple(engine)
-    plain = Interest._poll_in
+    plain = Interest.poll_readable
     done = threading.Event()
 
-    def with_a_reset_and_a_send(self: Interest, side: Side, wanted: int) -> None:
-        plain(self, side, wanted)
+    def with_a_reset_and_a_send(self: Interest, side: Side) -> None:
+        plain(self, side)
         link = side.link
-        if (
-            wanted == READABLE
-            and link is not None
-            and side is link.client
-            and side.peer is not None
-            and not done.is_set()
-        ):
+        if link is not None and side is link.client and side.peer is not None and not done.is_set():
             done.set()
             reset(couple.client)
             assert isinstance(engine.engine, RingEngine)
             engine.engine._pump._message(side.peer, 0, 1)
 
-    monkeypatch.setattr(Interest, "_poll_in", with_a_reset_and_a_send)
+    monkeypatch.setattr(Interest, "poll_readable", with_a_reset_and_a_send)
     couple.client.sendall(bytes(60_000 + number))  # bulk: it is read by hand from then on
     receive_to_reset(couple.upstream)
     assert done.is_set()
