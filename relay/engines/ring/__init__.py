@@ -1,1 +1,1 @@
-"""The `ring` engine: asyncio whose selector is an io_uring."""
+"""The `ring` engine: asyncio with a selector that waits in an io_uring."""

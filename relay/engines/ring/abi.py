@@ -1,7 +1,7 @@
 """The part of io_uring's interface that the ring engine uses, named as in the kernel's headers.
 
-Numbers are those of linux/io_uring.h, poll.h and sys/socket.h; behind each group stands the kernel that brought it. The
-system call numbers are the same on x86-64 and arm64, as for every call added since Linux 5.1.
+The numbers are from linux/io_uring.h, poll.h and sys/socket.h; a comment names the kernel that introduced one. System
+call numbers are the same on x86-64 and arm64, as for every call added since Linux 5.1.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ SYS_io_uring_register = 427
 
 # struct io_uring_params: ten words, then struct io_sqring_offsets and struct io_cqring_offsets, ten 32-bit words each.
 PARAMS = struct.Struct("=40I")
-PARAMS_CQ_ENTRIES, PARAMS_FLAGS, PARAMS_FEATURES = 1, 2, 5  # words of it
+PARAMS_CQ_ENTRIES, PARAMS_FLAGS, PARAMS_FEATURES = 1, 2, 5  # indices of its words
 PARAMS_SQ_OFF, PARAMS_CQ_OFF = 10, 20
 SQ_HEAD, SQ_TAIL, SQ_MASK, SQ_ENTRIES, SQ_FLAGS, SQ_DROPPED, SQ_ARRAY = range(7)
 CQ_HEAD, CQ_TAIL, CQ_MASK, CQ_ENTRIES, CQ_OVERFLOW, CQ_CQES, CQ_FLAGS = range(7)
@@ -60,8 +60,8 @@ IORING_CQE_BUFFER_SHIFT = 16
 #     opcode u8, flags u8, ioprio u16, fd s32 | off | addr | len u32, op_flags u32 | user_data
 SQE = struct.Struct("=QQQQQ")
 SQE_SIZE = 64
-SQE_PAIR = struct.Struct("=QQQQQ24xQQQQQ")  # two that lie one behind the other
-FD = 32  # bits that a field is shifted by in its word
+SQE_PAIR = struct.Struct("=QQQQQ24xQQQQQ")  # two consecutive ones
+FD = 32  # by how many bits a field is shifted in its word
 OP_FLAGS = 32
 IOPRIO = 16
 
@@ -76,11 +76,11 @@ IORING_OP_CLOSE = 19
 IORING_OP_SEND = 26
 IORING_OP_RECV = 27
 
-# Shifted to where an SQE has its flags.
+# Shifted to the position of an SQE's flags.
 IOSQE_IO_HARDLINK = 1 << 3 << 8
 IOSQE_BUFFER_SELECT = 1 << 5 << 8
 IOSQE_CQE_SKIP_SUCCESS = 1 << 6 << 8  # 5.17
-# Shifted to where it has ioprio.
+# Shifted to the position of its ioprio.
 IORING_ACCEPT_MULTISHOT = 1 << 0 << IOPRIO  # 5.19
 IORING_RECVSEND_POLL_FIRST = 1 << 0 << IOPRIO  # 5.19
 IORING_RECV_MULTISHOT = 1 << 1 << IOPRIO  # 6.0

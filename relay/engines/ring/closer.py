@@ -1,6 +1,7 @@
-"""How the ring engine closes a socket: in the ring, after what was prepared before, and without waiting for it.
+"""Closes the ring engine's sockets by ring operations, in order behind those prepared before, without waiting.
 
-With FIN, or with RST: connect(2) to AF_UNSPEC dissolves a TCP connection and sends one (tcp_disconnect).
+A socket is closed with FIN, or with RST: connect(2) to AF_UNSPEC dissolves a TCP connection and sends RST
+(tcp_disconnect).
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from relay.engines.ring.interest import RESET, Interest
 from relay.engines.ring.pump import Pump
 from relay.engines.ring.reactor import Reactor
 from relay.engines.ring.records import NO_SUBMISSION, Side
-from relay.engines.ring.slots import CONNECT_TAG, POLL_IN_TAG, POLL_OUT_TAG, QUIETLY, Slots, silent
+from relay.engines.ring.slots import CONNECT_TAG, POLL_IN_TAG, POLL_OUT_TAG, SILENTLY, Slots, silent_tag
 from relay.engines.ring.sockets import NOWHERE
 
-_CLOSE_WORD = abi.IORING_OP_CLOSE | QUIETLY
-# A hard link to the close that follows it: if the kernel puts the one off, it does the other as well.
-_RESET_WORD = abi.IORING_OP_CONNECT | QUIETLY | abi.IOSQE_IO_HARDLINK
-_CLOSE_TAG, _RESET_TAG = silent(abi.IORING_OP_CLOSE), silent(abi.IORING_OP_CONNECT)
+_CLOSE_WORD = abi.IORING_OP_CLOSE | SILENTLY
+# Hard-linked to the close that follows it: if the kernel defers the one, it defers the other as well.
+_RESET_WORD = abi.IORING_OP_CONNECT | SILENTLY | abi.IOSQE_IO_HARDLINK
+_CLOSE_TAG, _RESET_TAG = silent_tag(abi.IORING_OP_CLOSE), silent_tag(abi.IORING_OP_CONNECT)
 
 
 class Closer:
@@ -29,13 +30,13 @@ class Closer:
         self._pump = pump
 
     def close(self, side: Side, reset: bool) -> None:
-        """Close a side with RST, or with FIN (the kernel sends RST if something was not read)."""
+        """Close a side with RST or with FIN (instead of which the kernel sends RST if bytes were not read)."""
         fd = side.fd
-        # What cannot be delivered any more must not look as if nothing were missing.
-        if not reset and not side.broken and not self._pump.last(side):
+        # A stream whose last bytes cannot be delivered must not look complete.
+        if not reset and not side.broken and not self._pump.flush_held(side):
             reset = True
         if side.held is not None:
-            self._pump.forget(side)
+            self._pump.drop_held(side)
         if side.poll_in == RESET or side.poll_out:
             self._interest.unregister(side)
         if reset:
@@ -55,13 +56,13 @@ class Closer:
         self._push(_CLOSE_WORD | fd << abi.FD, 0, 0, 0, _CLOSE_TAG)
 
     def reset_descriptor(self, fd: int) -> None:
-        """Close it with RST. Whatever waits for the socket ends with that."""
+        """Close a descriptor with RST. Operations that wait for the socket complete with that."""
         self._push_pair(
             _RESET_WORD | fd << 32, NOWHERE.size, NOWHERE.address, _RESET_TAG, _CLOSE_WORD | fd << 32, _CLOSE_TAG
         )
 
     def _cancel_all(self, side: Side) -> None:
-        """End what is under way on a side: it would keep the socket open behind the closed descriptor."""
+        """Cancel the operations under way on a side: they would keep the socket open behind the closed descriptor."""
         cancel, left = self._slots.cancel, side.busy
         if side.armed:
             left -= 1

@@ -1,4 +1,4 @@
-"""The ring engine's sockets towards an upstream: made, bound and on their way. A completion tells if they arrive."""
+"""Dials upstreams for the ring engine: opens and binds a socket and submits its connect, whose completion follows."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from relay.engines.ring.reactor import Reactor
 from relay.engines.ring.records import Link
 from relay.engines.ring.slots import CONNECT_TAG, Slots
 
-TARGETS = 1024  # upstream addresses that are kept
+MAX_TARGETS = 1024  # upstream addresses whose struct sockaddr is kept
 
 
 class Dialer:
-    """Begins to connect. `options` are set on every socket before that."""
+    """Starts connects. `options` are set on every socket beforehand."""
 
-    def __init__(self, reactor: Reactor, slots: Slots, closing: Closer) -> None:
+    def __init__(self, reactor: Reactor, slots: Slots, closer: Closer) -> None:
         self.options: Sequence[Option] = ()
         self._reactor = reactor
         self._slots = slots
-        self._closing = closing
+        self._closer = closer
         self._targets: dict[Address, sockets.Sockaddr] = {}
 
     def dial(self, link: Link, action: Dial) -> None:
-        """Give the link an upstream side that is connecting. Raises OSError if that cannot even begin."""
+        """Give the link an upstream side that is connecting. Raises OSError if the connect cannot be started."""
         target = self._targets.get(action.address) or self._target(action.address)
         fd = sockets.open_stream(target, action.source, self.options)
         try:
             side = link.upstream = self._slots.take(link, fd)
         except OSError:
-            self._closing.close_descriptor(fd)
+            self._closer.close_descriptor(fd)
             raise
         side.busy = 1
         self._reactor.push(IORING_OP_CONNECT | fd << 32, target.size, target.address, 0, side.slot | CONNECT_TAG)
 
     def _target(self, address: Address) -> sockets.Sockaddr:
-        """The address in memory, where the kernel reads it when the connect is submitted. Raises OSError."""
-        if len(self._targets) >= TARGETS:
+        """The address in memory, from which the kernel reads it when the connect is submitted. Raises OSError."""
+        if len(self._targets) >= MAX_TARGETS:
             self._reactor.flush()
             self._targets.clear()
         target = self._targets[address] = sockets.sockaddr(address)

@@ -1,4 +1,4 @@
-"""The ring engine: accepting, dialling, closing. How bytes move is in `reactor` and `pump`, what is due in `life`."""
+"""The ring engine: accept, dial, close. `reactor` and `pump` move the bytes, `base.BaseEngine` has the deadlines."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from relay.engines.ring.records import Link, Side
 from relay.engines.ring.selector import RingLoop
 from relay.engines.ring.slots import Slots
 
-END_SECONDS = 1.0  # that the last operations may take to report when the engine closes
+CLOSE_SECONDS = 1.0  # for the last operations to complete when the engine closes
 
 
 class RingEngine(BaseEngine[Link]):
-    """See `relay.engines.contract.Engine`. Lives on a `RingLoop`. Raises OSError if the kernel refuses a part of it.
+    """See `relay.engines.contract.Engine`. Runs on a `RingLoop`. Raises OSError if the kernel refuses a part of it.
 
-    `buffers`: how many receives may fill in a turn, a power of two; 0: as many as `held_limit` allows.
+    `buffers`: the number of buffers for receives, a power of two; 0: as many as `held_limit` allows.
     """
 
     name = "ring"
@@ -58,11 +58,11 @@ class RingEngine(BaseEngine[Link]):
         self._interest = Interest(reactor, self._slots, self, multishot=multishot_receive)
         count = buffers or buffer_count(held_limit)
         self._pump = BytePump(reactor, self._interest, self._ended, self._broken, held_limit, count)
-        self._closing = Closer(reactor, self._slots, self._interest, self._pump)
-        self._close_socket = self._closing.close
-        self._acceptor = Listening(reactor, self._slots, self._begin, self._closing.reset_descriptor).acceptor
+        self._closer = Closer(reactor, self._slots, self._interest, self._pump)
+        self._close_socket = self._closer.close
+        self._acceptor = Listening(reactor, self._slots, self._begin, self._closer.reset_descriptor).acceptor
         self._sides = reactor.sides
-        self._dialer = Dialer(reactor, self._slots, self._closing)
+        self._dialer = Dialer(reactor, self._slots, self._closer)
         self._set_options(tcp)
         reactor.handlers[RECV] = self._on_receive
         reactor.handlers[SEND] = self._on_send
@@ -80,10 +80,10 @@ class RingEngine(BaseEngine[Link]):
     def close(self) -> None:
         self._acceptor.close()
         self.stop()
-        deadline = monotonic() + END_SECONDS
+        deadline = monotonic() + CLOSE_SECONDS
         while self._slots.open and monotonic() < deadline:
             self._reactor.turn()
-        self._reactor.leave()
+        self._reactor.detach()
         self._interest.close()
 
     # --- completions ----------------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ class RingEngine(BaseEngine[Link]):
                 if client.poll_in or client.ended or self._interest.under_pressure:
                     self._pump.start(client, side, action.first)
                 else:
-                    self._pump.begin(client, side, action.first)
+                    self._pump.start_new(client, side, action.first)
             else:
                 self._perform(link, action)
         except Exception:
@@ -186,7 +186,7 @@ class RingEngine(BaseEngine[Link]):
         try:
             link.client = self._slots.take(link, fd)
         except OSError:
-            self._closing.reset_descriptor(fd)
+            self._closer.reset_descriptor(fd)
             handler.advance(Event.DEFECT, None)
             return
         self._add(link)
@@ -201,11 +201,11 @@ class RingEngine(BaseEngine[Link]):
         except Exception:
             self._defect(link)
 
-    # --- what `BaseEngine` asks for -----------------------------------------------------------------------------------
+    # --- what `BaseEngine` needs ----------------------------------------------------------------------------------
 
     def _resume(self) -> None:
         self._acceptor.resume()
-        # A dial, or a look-up before it, that has not ended since the last tick: the client may reset meanwhile.
+        # Their dial, or the look-up before it, has lasted for a tick: the client may reset meanwhile.
         for link in self._early:
             self._pump.watch(link.client)
         self._interest.tick()
@@ -230,7 +230,7 @@ class RingEngine(BaseEngine[Link]):
             self._interest.poll_readable(client)
 
     def _read_early(self, link: Link, preread: PrereadBuffer) -> None:
-        """A client has sent something before its upstream was dialled, or has ended its direction."""
+        """A client has sent bytes before its upstream was dialled, or has sent FIN."""
         try:
             part = sockets.receive_bytes(link.client.fd, preread.room)
         except OSError as error:
@@ -257,7 +257,7 @@ class RingEngine(BaseEngine[Link]):
     def _counts(self, link: Link, is_client: bool) -> bool:
         side = link.client if is_client else link.upstream
         assert side is not None
-        return not side.armed  # a receive may have taken bytes that it has not told of yet
+        return not side.armed  # a receive may have taken bytes whose completion is still to come
 
     def _drop_upstream(self, link: Link) -> None:
         side, link.upstream = link.upstream, None
@@ -268,17 +268,17 @@ class RingEngine(BaseEngine[Link]):
         return sockets.local_address(link.client.fd)
 
     def _settle(self, link: Link) -> None:
-        """Keepalive, with its times on the upstream side: the client side has them from its listener."""
+        """Set keepalive, with its times on the upstream side: the client side has them from its listener."""
         with contextlib.suppress(OSError):
             self._client_later.set(link.client.fd)
             if link.upstream is not None:
                 self._upstream_later.set(link.upstream.fd)
 
     def _quiet(self, link: Link) -> None:
-        """A reset that came together with data is not told by the receive that took the data: it goes on waiting.
+        """Look for a reset that came together with data: the receive that took the data does not report it.
 
-        The poll that drives it was woken for both at once, took the data, saw that nothing was left, and expects to be
-        woken again (io_poll_check_events; a FIN in the same place is seen, tcp_inq_hint).
+        The poll behind the receive was woken once for both, took the data, found nothing left, and waits to be woken
+        again (io_poll_check_events; a FIN in the same place is seen, tcp_inq_hint).
         """
         for side in (link.client, link.upstream):
             if side is not None and side.armed and not side.broken and (number := sockets.pending_error(side.fd)):
@@ -286,10 +286,10 @@ class RingEngine(BaseEngine[Link]):
                 return
 
     def _park(self, link: Link) -> None:
-        """A poll takes half of the kernel's memory that a receive takes: 0.6 KiB less for a connection's two."""
+        """Replace receives by polls, which take half of the kernel's memory: 0.6 KiB less for a connection's two."""
         for side in (link.client, link.upstream):
             if side is not None and side.armed:
-                side.bulk = True  # the next message is read by hand, and a receive armed after it
+                side.bulk = True  # the next message is read with recv(2), and a receive armed after it
                 self._interest.watch(side)
 
     def _end(self, link: Link, reset_client: bool, reset_upstream: bool) -> None:

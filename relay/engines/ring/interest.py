@@ -20,7 +20,7 @@ from relay.engines.ring.reactor import SIDES_EPOLL, SLOT_BITS, Reactor
 from relay.engines.ring.records import ARMED, CANCELLING, Side
 from relay.engines.ring.slots import POLL_IN_TAG, POLL_OUT_TAG, Slots
 
-# What `Interest.watch` decides for a side. UNCHANGED: its direction is over in both senses (FIN read, FIN sent), so
+# What `Interest.watch` decides for a side. UNCHANGED: both of its directions are over (FIN read and FIN sent), so
 # nothing more is started. RESET: errors and hang-ups only. READABLE: a poll, after which the engine reads with recv(2).
 # RECEIVE: a receive operation, which brings messages into the reactor's turn.
 UNCHANGED, RESET, READABLE, RECEIVE = 0, 1, 2, 3

@@ -1,13 +1,13 @@
-"""How the ring engine passes on what does not go straight through: the reactor's turn sends only the plain message.
+"""Moves bytes in the cases that the reactor's turn leaves: the turn itself relays only plain messages, the fast way.
 
-A direction leaves the fast way when its peer does not take everything (what is left is held, and the side not read
-until the peer has taken it), and when it proves to be bulk (read in large pieces, whenever a poll says that there is
-something; see `bulk`). What is waited for on a side, `interest` decides.
+A direction leaves the fast way when its peer does not take everything (the rest is held, and the side not read until
+the peer has taken it), and when it proves to be bulk (polled, and read in large pieces; see `bulk`). `interest` decides
+what a side waits for.
 
-How much is held: a receive gives at most GO buffers in one go, at most two goes come before it is cancelled, and a read
-of bulk is at most READ bytes; all that is less than half of `contract.HELD_BOUND` for each direction. When all
-connections together hold more than the limit, nothing more is taken from a socket than its peer has taken (MSG_PEEK
-first).
+Bytes held: a receive fills at most MULTISHOT_BUFFERS buffers without a pause, at most twice before it is cancelled, and
+a read of bulk is at most READ_SIZE bytes; together less than half of `contract.HELD_BOUND` for each direction. When all
+connections together hold more than the limit, which is memory pressure, no more is taken from a socket than its peer
+has taken (MSG_PEEK first).
 """
 
 from __future__ import annotations
@@ -20,57 +20,59 @@ from relay.engines.contract import HELD_BOUND
 from relay.engines.link import CHANGED
 from relay.engines.ring import abi, sockets
 from relay.engines.ring.bulk import Bulk
-from relay.engines.ring.half_close import End, HalfClose
+from relay.engines.ring.half_close import EndConnection, HalfClose
 from relay.engines.ring.interest import READABLE, Interest
-from relay.engines.ring.reactor import BUFFER_MASK, LENGTH, SEND_WORD, VALUE, Reactor
+from relay.engines.ring.reactor import BUFFER_MASK, LENGTH_SHIFT, SEND_WORD, VALUE_SHIFT, Reactor
 from relay.engines.ring.records import ARMED, NO_SUBMISSION, Link, Side
 
-GO = 33  # buffers that one multishot receive takes without a pause: MULTISHOT_MAX_RETRY + 1, io_uring/net.c
-BUFFERS = 2048  # what one turn may bring, and the turn before has not given back
-BUFFER = HELD_BOUND // (2 * 2 * GO) // 64 * 64  # bytes; two directions, two goes each, whole cache lines
-FEWEST = 16  # buffers, however little may be held
-BULK = 16  # messages of one turn, behind the first, that make a direction bulk
+# Buffers that a multishot receive fills without a pause: MULTISHOT_MAX_RETRY + 1, io_uring/net.c.
+MULTISHOT_BUFFERS = 33
+BUFFERS = 2048  # for the messages of one turn and those of the turn before, which are not given back yet
+# Bytes: two directions, each with two runs of a receive; whole cache lines.
+BUFFER_SIZE = HELD_BOUND // (2 * 2 * MULTISHOT_BUFFERS) // 64 * 64
+MIN_BUFFERS = 16  # however low the limit of held bytes is
+BULK_MESSAGES = 16  # messages of one turn, after the first, that make a direction bulk
 
-Broken = Callable[[Link, bool, int], None]
+SideFailed = Callable[[Link, bool, int], None]
 
 
 def buffer_count(held_limit: int) -> int:
-    """How many buffers receives may fill in one turn: what they hold is at most half of `held_limit` (0: none).
+    """The number of buffers for receives: together at most half of `held_limit` (0: no limit).
 
-    A power of two, as the kernel wants it. With fewer of them a crowd's messages take more turns.
+    A power of two, as the kernel requires. With fewer buffers the messages of many connections take more turns.
     """
     count = BUFFERS
-    while held_limit and count > FEWEST and 2 * count * BUFFER > held_limit:
+    while held_limit and count > MIN_BUFFERS and 2 * count * BUFFER_SIZE > held_limit:
         count //= 2
     return count
 
 
 class Pump:
-    """Moves bytes; tells `end` when a connection is over, and `broken` when one of its sides is."""
+    """Moves bytes; calls `end_connection` when a connection is over, and `side_failed` when one of its sides failed."""
 
     def __init__(
         self,
         reactor: Reactor,
         interest: Interest,
-        end: End,
-        broken: Broken,
+        end_connection: EndConnection,
+        side_failed: SideFailed,
         held_limit: int,
         buffers: int,
     ) -> None:
         self._reactor = reactor
-        self._broken = broken
+        self._side_failed = side_failed
         self._interest = interest
         self.watch = self._interest.watch
-        self._buffers = reactor.provide(buffers, BUFFER)
+        self._buffers = reactor.provide(buffers, BUFFER_SIZE)
         self._bulk = Bulk(interest, self)
-        self._half_close = HalfClose(reactor, interest, self._bulk, end, self)
+        self._half_close = HalfClose(reactor, interest, self._bulk, end_connection, self)
         self.cut = self._half_close.cut
         self.outlive = self._half_close.outlive
-        self._turn = -1  # in which `_chunks` were counted
-        self._chunks: dict[int, int] = {}  # messages of one turn that came behind its first, by slot
+        self._turn = -1  # the turn in which `_messages` were counted
+        self._messages: dict[int, int] = {}  # by slot: messages of one turn after its first
         self.held = 0  # bytes, all connections together
-        # What one turn brings may all have to be held. No room at all: everything is read by hand, for ever.
-        self._held_limit = max(0, held_limit - buffers * BUFFER) if held_limit else sys.maxsize
+        # Everything that one turn brings may have to be held. With no room at all the pressure lasts for ever.
+        self._held_limit = max(0, held_limit - buffers * BUFFER_SIZE) if held_limit else sys.maxsize
         self._interest.under_pressure = self._held_limit == 0
 
     def start(self, client: Side, upstream: Side, first: bytes) -> None:
@@ -78,24 +80,24 @@ class Pump:
         client.peer, upstream.peer = upstream, client
         client.word, upstream.word = SEND_WORD | upstream.fd << abi.FD, SEND_WORD | client.fd << abi.FD
         client.sent = upstream.sent = -1
-        if first and not self._give(client, upstream, first):
+        if first and not self._send_first(client, upstream, first):
             return
         if client.ended and upstream.held is None:
-            self._half_close.finish(client, upstream)
+            self._half_close.pass_fin(client, upstream)
             if client.link is None:
                 return
         self.watch(client)
         self.watch(upstream)
 
-    def begin(self, client: Side, upstream: Side, first: bytes) -> None:
-        """The same where both sides are read from now on and nothing is under way on them yet: nearly all."""
+    def start_new(self, client: Side, upstream: Side, first: bytes) -> None:
+        """`start` for nearly all connections: nothing is under way on either side, and both are received from now."""
         client.peer, upstream.peer = upstream, client
         client.word, upstream.word = SEND_WORD | upstream.fd << 32, SEND_WORD | client.fd << 32  # FD
         client.sent = upstream.sent = -1
         if first:
-            if not self._give(client, upstream, first):
+            if not self._send_first(client, upstream, first):
                 return
-            if upstream.held is not None:  # the client is not
+            if upstream.held is not None:  # the client is not received from yet
                 self.watch(upstream)
                 return
         client.armed = upstream.armed = ARMED
@@ -109,7 +111,7 @@ class Pump:
     # --- completions ----------------------------------------------------------------------------------------------
 
     def received(self, side: Side, result: int, flags: int) -> None:
-        """A receive told something that the reactor does not handle itself."""
+        """A completion of a receive that the reactor does not handle itself."""
         if not flags & abi.IORING_CQE_F_MORE:
             side.armed = 0
         if flags & abi.IORING_CQE_F_BUFFER:
@@ -117,37 +119,37 @@ class Pump:
                 side.received += result
                 self._message(side, flags >> abi.IORING_CQE_BUFFER_SHIFT, result)
             if not side.armed and side.fd >= 0:
-                # A receive of one message, or one that ended with it. More than fits is likely to go on.
-                side.bulk = side.bulk or (self._interest.one_by_one and result == BUFFER)
+                # A receive of a single message, or a multishot one that ended with it. A full buffer suggests bulk.
+                side.bulk = side.bulk or (self._interest.one_by_one and result == BUFFER_SIZE)
                 self.watch(side)
         elif result == 0:
             self.ended(side)
         elif -result in (errno.ECANCELED, errno.ENOBUFS, errno.EINTR, errno.EAGAIN):
-            # ENOBUFS: all buffers are taken; those of the turn before go back at the end of this one.
+            # ENOBUFS: all buffers are in use; those of the turn before are given back at the end of this one.
             self.watch(side)
         else:
             self.broken(side, -result)
 
     def sent(self, user_data: int, result: int, side: Side, many: bool) -> None:
-        """A send of what came from `side` failed or fell short: `result` is what went, or why nothing did."""
+        """A send of bytes from `side` failed or fell short: `result` is the bytes sent, or the negated errno."""
         side.short = False
         assert side.peer is not None
-        if side.peer.broken:  # lost after its FIN, and the connection goes on: nothing is kept for it
-            self._half_close.over_to_lost(side)
+        if side.peer.broken:  # lost after its FIN, and the connection goes on: nothing is held for it
+            self._half_close.finish_to_lost(side)
             return
         if result < 0 and result != -errno.EAGAIN:
             self.broken(side.peer, -result)
             return
-        gone, size, view = max(result, 0), self._buffers.size, self._buffers.view
+        taken, size, view = max(result, 0), self._buffers.size, self._buffers.view
         if many:
-            parts = self._reactor.sent_bursts[side.slot].buffers
+            parts = self._reactor.sent_batches[side.slot].buffers
         else:
-            parts = [(user_data >> VALUE & BUFFER_MASK, user_data >> LENGTH)]
+            parts = [(user_data >> VALUE_SHIFT & BUFFER_MASK, user_data >> LENGTH_SHIFT)]
         data = b"".join([view[buffer * size : buffer * size + length] for buffer, length in parts])
-        self.hold(side, data[gone:], front=True)
+        self.hold(side, data[taken:], front=True)
 
     def readable(self, side: Side, was: int, result: int) -> None:
-        """A poll for what may come from `side` has ended."""
+        """The poll of `side` for bytes has completed; `was`: `Side.poll_in` before."""
         peer = side.peer
         if side.dropping:
             self._bulk.drop(side)
@@ -159,15 +161,15 @@ class Pump:
     def hung_up(self, side: Side) -> None:
         """An error or a hang-up on a side that is not read now."""
         if side.broken:
-            return  # lost after its FIN: what it had said is read once there is room for it
+            return  # lost after its FIN: its last bytes are read once its peer takes them
         number = sockets.pending_error(side.fd)
-        # HUP alone is good order where FIN was sent: the side's own FIN came too, perhaps behind bytes that wait for a
-        # peer that is slow to take them. Without FIN sent it means a reset whose errno another call was told.
+        # HUP alone is in order where FIN was sent: the side's own FIN came too, perhaps behind bytes that wait for a
+        # slow peer. Without FIN sent it means a reset whose errno another call has consumed.
         if number or not side.finished:
             self.broken(side, number)
 
     def writable(self, side: Side) -> None:
-        """`side` may take bytes again: give it what is held for it; once it has taken all, go on receiving."""
+        """`side` may take bytes again: send what is held for it; once all is taken, receive from its peer again."""
         source, held = side.peer, side.held
         if source is None or held is None:
             return
@@ -177,7 +179,7 @@ class Pump:
             self.broken(side, error.errno)
             return
         assert side.link is not None
-        side.link.seen = CHANGED  # a slow reader that takes something is not idle
+        side.link.seen = CHANGED  # a slow reader that takes bytes is not idle
         self.held -= size
         if size < len(held):
             side.held = held[size:]
@@ -187,9 +189,9 @@ class Pump:
                 self._interest.watch_out_by_epoll(side)
             return
         side.held = None
-        self._relax()
+        self._leave_pressure()
         if source.ended:
-            self._half_close.finish(source, side)
+            self._half_close.pass_fin(source, side)
             return
         if not source.short:
             source.sent = -1
@@ -199,29 +201,29 @@ class Pump:
         """`side` failed with that errno (0 or None: hung up without one)."""
         side.broken = True
         assert side.link is not None
-        self._broken(side.link, side is side.link.client, number or 0)
+        self._side_failed(side.link, side is side.link.client, number or 0)
 
-    # --- the way of the bytes -------------------------------------------------------------------------------------
+    # --- passing bytes on ------------------------------------------------------------------------------------------
 
     def _message(self, side: Side, buffer: int, size: int) -> None:
         reactor, peer = self._reactor, side.peer
         assert peer is not None
-        if peer.held is None and side.sent < reactor.start:
+        if peer.held is None and side.sent < reactor.completed:
             reactor.send(side, buffer, size)
             return
         if self._turn != reactor.turns:
             self._turn = reactor.turns
-            self._chunks.clear()
-        self._chunks[side.slot] = chunks = self._chunks.get(side.slot, 0) + 1
-        if chunks == BULK:
+            self._messages.clear()
+        self._messages[side.slot] = count = self._messages.get(side.slot, 0) + 1
+        if count == BULK_MESSAGES:
             side.bulk = True
             self.watch(side)
-        if peer.held is not None or not reactor.join(side, buffer, size):
+        if peer.held is not None or not reactor.add_to_send(side, buffer, size):
             start = buffer * self._buffers.size
             self.hold(side, bytes(self._buffers.view[start : start + size]))
 
     def hold(self, side: Side, data: bytes, *, front: bool = False, stuck: bool = False) -> None:
-        """Keep what came from `side` until its peer takes it; `front`: before what is kept already.
+        """Hold bytes from `side` until its peer takes them; `front`: before the bytes held already.
 
         `stuck`: the peer is known to take nothing now.
         """
@@ -232,27 +234,27 @@ class Pump:
         self.held += len(data)
         side.sent = NO_SUBMISSION
         if self.held > self._held_limit and not self._interest.under_pressure:
-            self._tighten()
+            self._enter_pressure()
         if stuck:
             self._interest.watch_out_by_epoll(peer)
         else:
             self._interest.watch_out(peer)
         self.watch(side)
 
-    def _tighten(self) -> None:
-        """Too much is held: every side is read with care from now on, until half of it is gone."""
+    def _enter_pressure(self) -> None:
+        """Too much is held: poll every side, until no more than half of the limit is held."""
         self._interest.under_pressure = True
         for side in self._reactor.sides:
             if side.peer is not None and side.armed:
                 self.watch(side)
 
-    def _relax(self) -> None:
-        """Something that was held is gone."""
+    def _leave_pressure(self) -> None:
+        """Fewer bytes are held: end the pressure at half of the limit."""
         if self._interest.under_pressure and self.held <= self._held_limit // 2 < self._held_limit:
             self._interest.under_pressure = False
 
-    def _give(self, side: Side, peer: Side, data: bytes) -> bool:
-        """Send bytes on that are in hand; what the peer does not take is held. False if the connection is over."""
+    def _send_first(self, side: Side, peer: Side, data: bytes) -> bool:
+        """Send the first bytes of `side` to its peer; hold what it does not take. False if the connection is over."""
         try:
             size = sockets.send(peer.fd, data)
         except OSError as error:
@@ -263,13 +265,13 @@ class Pump:
         return True
 
     def ended(self, side: Side) -> None:
-        """`side` seems to have sent FIN; all before it was passed on or is held."""
+        """`side` seems to have sent FIN; all bytes before it were passed on or are held."""
         self._half_close.ended(side)
 
-    def last(self, side: Side) -> bool:
-        """One try to give `side` everything before it is closed; whether it has taken it."""
+    def flush_held(self, side: Side) -> bool:
+        """Try once to send `side` what is held for it before it is closed; whether it has taken everything."""
         source = side.peer
-        if source is not None and not self._reactor.known(source):
+        if source is not None and not self._reactor.all_sent(source):
             return False
         if side.held is None:
             return True
@@ -278,9 +280,9 @@ class Pump:
         except OSError:
             return False
 
-    def forget(self, side: Side) -> None:
-        """`side` is about to be closed: what was held for it is dropped."""
+    def drop_held(self, side: Side) -> None:
+        """Drop the bytes held for `side`, which is about to be closed or is lost."""
         if side.held is not None:
             self.held -= len(side.held)
             side.held = None
-            self._relax()
+            self._leave_pressure()

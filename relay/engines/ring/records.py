@@ -11,10 +11,10 @@ NO_SUBMISSION = 1 << 62  # `Side.sent` of a side whose messages must not go stra
 
 
 class Side:
-    """One of a connection's two sockets, with what is known of its direction: the bytes that come from it.
+    """One of a connection's two sockets, with the state of its direction: the bytes that come from it.
 
-    `sent`, `word`, `received` and `short` are the reactor's. A side has its slot for good: a closed one rests in it
-    until the last of its operations has reported, and is then used for another socket (see `slots`).
+    `sent`, `word`, `received` and `short` are the reactor's. A side keeps its slot for good: after a close both wait
+    until the side's last operation has completed, and are then used for another socket (see `slots`).
     """
 
     __slots__ = (
@@ -40,23 +40,23 @@ class Side:
 
     def __init__(self, slot: int) -> None:
         self.slot = slot
-        self.link: Link | None = None  # None while it is free, or rests
-        self.fd = -1  # the same
+        self.link: Link | None = None  # None while the side is free or quarantined
+        self.fd = -1  # -1 likewise
         self.peer: Side | None = None  # None until both sides are there: then bytes flow
-        self.sent = NO_SUBMISSION  # number of the last submission that sent its bytes on
+        self.sent = NO_SUBMISSION  # number of the last submission that sent its bytes to the peer
         self.word = 0  # first word of such a submission: SEND_WORD and the peer's descriptor
         self.received = 0  # bytes
         self.short = False  # a send failed or fell short, and its completion has not been handled
-        self.held: bytes | None = None  # not yet taken by this side; b"": nothing, but it takes nothing now
-        self.busy = 0  # operations that have yet to report
-        self.armed = 0  # a receive is one of them, ARMED or CANCELLING
-        self.poll_in = 0  # RESET, or an operation: READABLE or POLL_CANCELLING (see `interest`)
-        self.poll_out = 0  # it is waited for room: POLLED (an operation) or IN_EPOLL
-        self.bulk = False  # is read in large pieces, at once, when a poll says that there is something
-        self.ended = False  # FIN read, or `dropping`: what comes later is not passed on
-        self.dropping = False  # cut, or its peer is lost, and its FIN has not come: what comes is dropped
-        self.finished = False  # FIN sent, or lost
-        self.broken = False  # reset or lost: nothing more can be given to it
+        self.held: bytes | None = None  # bytes from the peer that this side did not take; b"": it takes none now
+        self.busy = 0  # operations that have not completed
+        self.armed = 0  # its receive operation: 0, ARMED or CANCELLING
+        self.poll_in = 0  # 0, RESET, or an operation: READABLE or POLL_CANCELLING (see `interest`)
+        self.poll_out = 0  # waits for room in the send buffer: 0, POLLED (an operation) or IN_EPOLL
+        self.bulk = False  # polled, and read in large pieces with recv(2) (see `bulk`)
+        self.ended = False  # FIN read, or `dropping`: later bytes are not passed on
+        self.dropping = False  # cut, or its peer is lost, and its FIN has not come: its bytes are dropped
+        self.finished = False  # FIN sent to this side, or the side is lost
+        self.broken = False  # reset or lost: it takes nothing more
 
 
 class Link:
@@ -69,8 +69,8 @@ class Link:
     def __init__(self, handler: Handler) -> None:
         self.handler = handler
         self.upstream: Side | None = None
-        self.settled: bool | None = None  # see `life.Link`
+        self.settled: bool | None = None  # see `engines.link`
         self.preread: PrereadBuffer | None = None
         self.deadline = 0.0  # of the dial under way, monotonic seconds
-        self.active = 0.0  # when a byte was last seen to have moved; 0: not pumping
+        self.active = 0.0  # when a byte was last seen to have moved, monotonic seconds; 0: not pumping
         self.seen = CHANGED  # bytes received both ways when `active` was set

@@ -1,8 +1,8 @@
-"""Whether io_uring works here: real connections through a ring engine on loopback, before traffic depends on it.
+"""The ring's self-test: real connections through a ring engine on loopback, before traffic depends on it.
 
-Takes a tenth of a second. What is tried: the wait (an idle loop does not spin, a timer comes in time), accept, connect,
-echo, half-close, reset, a peer that does not read (a send that falls short, bytes that are held and delivered later),
-and more messages at once than there are buffers.
+It takes a tenth of a second and covers: the wait (an idle loop does not spin, a timer comes in time), accept, connect,
+echo, half-close, reset, a peer that does not read (a short send, bytes that are held and delivered later), and more
+messages at once than there are buffers.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from relay.engines.ring.unavailable import KERNEL_TOO_OLD, SELF_TEST_FAILED, cau
 logger = logging.getLogger("relay.engine")
 
 LOOPBACK = "127.0.0.1"
-LIMIT = 5.0  # seconds for everything, on a machine that has other things to do
+LIMIT = 5.0  # seconds for the whole test, on a busy machine
 BUFFERS = 2
-CROWD = 4 * BUFFERS  # messages at once; four descriptors each
-PIECE = 1 << 12  # bytes sent at a time: no more than the engine passes on, or the client's kernel keeps megabytes
-SEGMENT, WINDOW = 1400, 1 << 16  # bytes, of what the upstream's kernel takes
+CROWD = 4 * BUFFERS  # messages at once; each takes four descriptors
+PIECE = 1 << 12  # bytes sent at a time: with more than the engine passes on, the client's kernel buffers megabytes
+SEGMENT, WINDOW = 1400, 1 << 16  # bytes: the upstream's TCP_MAXSEG and SO_RCVBUF
 STEP = 0.05  # seconds of the idle wait
-IDLE_TURNS = 6  # of the ring in that time, at most: its timer, and the tick's
+IDLE_TURNS = 6  # at most, of the ring in that time: for its timer and the tick's
 
 
 class Failed(Exception):
-    """It does not work, and why; `word` is one of `unavailable`'s."""
+    """The self-test failed; `word` is one of the causes in `unavailable`."""
 
     def __init__(self, text: str, word: str = SELF_TEST_FAILED) -> None:
         super().__init__(text)
@@ -45,7 +45,7 @@ class Failed(Exception):
 
 
 class _Handler:
-    """Dials the upstream and lets bytes flow; keeps how it ended."""
+    """Pumps once the upstream is connected, and records the event that ends the connection."""
 
     def __init__(self, ended: list[Event]) -> None:
         self.link: object | None = None
@@ -66,7 +66,7 @@ class _Handler:
 
 
 class _Trial:
-    """One engine between a client and an upstream, all on one loop."""
+    """One engine, its clients and its upstream, all on one loop."""
 
     def __init__(self, loop: RingLoop, release: str) -> None:
         self.loop = loop
@@ -90,7 +90,7 @@ class _Trial:
         self.engine.listen(listener, accepted)
 
     async def couple(self) -> tuple[socket.socket, socket.socket]:
-        """Both far ends of a new connection."""
+        """Open a connection; returns the client's and the upstream's socket."""
         client = socket.socket()
         client.setblocking(False)
         await self.loop.sock_connect(client, self._address)
@@ -105,7 +105,7 @@ class _Trial:
         return data
 
     async def until(self, state: Callable[[], object]) -> None:
-        """Wait for something that is not told."""
+        """Poll for a state that no event announces."""
         while not state():
             self.engine.tick(time.monotonic())
             await asyncio.sleep(0.001)
@@ -153,7 +153,7 @@ async def _reset(trial: _Trial) -> None:
 
 
 async def _short_send(trial: _Trial) -> None:
-    """A peer that does not read at first; everything arrives all the same."""
+    """An upstream that does not read at first gets all bytes in the end."""
     client, upstream = await trial.couple()
     with client, upstream:
         pattern = os.urandom(1021)  # a prime: no buffer's size is a multiple
@@ -175,7 +175,7 @@ async def _short_send(trial: _Trial) -> None:
 
 
 async def _shortage(trial: _Trial) -> None:
-    """More messages in one turn than there are buffers."""
+    """More messages come in one turn than there are buffers."""
     couples = [await trial.couple() for _ in range(CROWD)]
     for number, (client, _) in enumerate(couples):
         client.send(number.to_bytes(4, "big"))  # the loop does not run meanwhile: the ring finds all at once
@@ -195,7 +195,7 @@ STEPS: tuple[tuple[str, Callable[[_Trial], Awaitable[None]]], ...] = (
 
 
 def run(release: str, rings: int = 1) -> float:
-    """Try a ring, and whether there can be so many; the seconds that it took.
+    """Run the self-test, and make sure that `rings` rings can exist at once; returns the seconds it took.
 
     Raises Failed with the cause and, where there is one, the remedy.
     """
@@ -203,17 +203,17 @@ def run(release: str, rings: int = 1) -> float:
         oldest = ".".join(map(str, kernels.OLDEST))
         raise Failed(f"Linux {release} is too old for it: {oldest} or newer is needed", KERNEL_TOO_OLD)
     began = time.monotonic()
-    # What goes wrong here is told by Failed; an operator has no use for a log of the attempt.
+    # Failed carries the cause; an operator has no use for a log of the attempt.
     quiet, logger.disabled = logger.disabled, True
     try:
-        _make(rings)
+        _check_count(rings)
         return _run(release, began)
     finally:
         logger.disabled = quiet
 
 
-def _make(count: int) -> None:
-    """As many rings at a time as there will be workers: their memory is limited by user, not by process."""
+def _check_count(count: int) -> None:
+    """Make as many rings at once as there will be workers: RLIMIT_MEMLOCK counts by user, not by process."""
     made: list[Reactor] = []
     try:
         while len(made) < count:
@@ -261,7 +261,7 @@ def _run(release: str, began: float) -> float:
 
 def _listening(*, small: bool = False) -> socket.socket:
     sock = socket.socket()
-    if small:  # by the segments' size the kernel chooses that of the sender's buffer: on loopback, megabytes
+    if small:  # the sender's kernel sizes its buffer by the segment size: on loopback, megabytes
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, WINDOW)
     sock.bind((LOOPBACK, 0))

@@ -1,21 +1,21 @@
-"""Several messages of one side in one send: a struct msghdr over the buffers that they came in."""
+"""A sendmsg batch: several messages of one side in one send, as a struct msghdr over the buffers they came in."""
 
 from __future__ import annotations
 
 import ctypes
 
-PARTS = 72  # a receive gives at most 33 buffers in one go, and two goes in one turn
+PARTS = 72  # a multishot receive fills at most 33 buffers without a pause, and may do so twice in one turn
 _MSGHDR = 7  # words of a struct msghdr {name, namelen, iov, iovlen, control, controllen, flags}
 _IOV, _IOVLEN = 2, 3
 
 
 class SendBatch:
-    """Grows while its send is prepared and not submitted; afterwards it tells what did not go."""
+    """Messages are added until the send is submitted; afterwards `buffers` says where the bytes not sent are."""
 
     __slots__ = ("_memory", "_words", "address", "buffers", "number")
 
     def __init__(self, number: int) -> None:
-        self.number = number  # of the submission that it is
+        self.number = number  # of its submission
         self._memory = ctypes.create_string_buffer(8 * (_MSGHDR + 2 * PARTS))
         self._words = memoryview(self._memory).cast("B").cast("Q")
         self.address = ctypes.addressof(self._memory)
@@ -23,7 +23,7 @@ class SendBatch:
         self.buffers: list[tuple[int, int]] = []  # (buffer, bytes in it)
 
     def add(self, buffer: int, address: int, size: int) -> None:
-        """One message more."""
+        """Append a message."""
         at = _MSGHDR + 2 * len(self.buffers)
         self._words[at], self._words[at + 1] = address, size
         self.buffers.append((buffer, size))
@@ -31,5 +31,5 @@ class SendBatch:
 
     @property
     def full(self) -> bool:
-        """No further message fits."""
+        """Whether no further message fits."""
         return len(self.buffers) == PARTS

@@ -1,7 +1,7 @@
-"""System calls on bare descriptors: what the ring engine does at once instead of through the ring.
+"""System calls on bare descriptors, which the ring engine makes directly and not through the ring.
 
-It has no socket object per connection. None of these calls waits; the sockets themselves are in blocking mode, since
-O_NONBLOCK would make the ring answer EAGAIN instead of waiting.
+The engine has no socket object per connection. None of these calls waits; the sockets themselves are in blocking mode,
+since O_NONBLOCK would make the ring answer EAGAIN instead of waiting.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from relay.address import Address
 from relay.engines.options import Option
 from relay.engines.ring import abi
 
-# PyDLL keeps the interpreter lock: giving it up and taking it again costs more than these calls last. use_errno: see
-# `uring`.
+# PyDLL keeps the interpreter lock: releasing and taking it costs more than these calls last. use_errno: see `uring`.
 _libc = ctypes.PyDLL(None, use_errno=True)
 _setsockopt, _getsockopt = _libc.setsockopt, _libc.getsockopt
 _getsockname, _getpeername = _libc.getsockname, _libc.getpeername
@@ -60,7 +59,7 @@ def open_stream(target: Sockaddr, source: str, options: Sequence[Option]) -> int
 
 
 class Options:
-    """Socket options as the kernel wants them, made once."""
+    """Socket options in the kernel's format, prepared once for many sockets."""
 
     __slots__ = ("_prepared",)
 
@@ -70,16 +69,17 @@ class Options:
         ]
 
     def set(self, fd: int) -> None:
-        """Set all of them. Raises OSError."""
+        """Set all options on a socket. Raises OSError."""
         for level, option, pointer in self._prepared:
             if _setsockopt(fd, level, option, pointer, 4) < 0:
                 raise _error()
 
 
 def pending_error(fd: int) -> int:
-    """The errno that a connection has ended with, 0 for none; asking takes it away (SO_ERROR, socket(7)).
+    """The errno that a connection has ended with, 0 for none; reading it clears it (SO_ERROR, socket(7)).
 
-    What TCP outlives is none: SO_ERROR tells of an ICMP "unreachable" too (sk_err_soft), and TCP tries again.
+    An error that TCP survives counts as none: SO_ERROR also reports an ICMP "unreachable" (sk_err_soft), after which
+    TCP retransmits.
     """
     if _getsockopt(fd, socket.SOL_SOCKET, socket.SO_ERROR, _int_pointer, _int_size_pointer) < 0:
         return ctypes.get_errno()
@@ -88,62 +88,62 @@ def pending_error(fd: int) -> int:
 
 
 def is_closed(fd: int) -> bool:
-    """Whether the connection is gone, by whatever end: TCP_INFO's state, tcp(7)."""
+    """Whether the connection is closed, however it ended: TCP_INFO's state, tcp(7)."""
     if _getsockopt(fd, socket.IPPROTO_TCP, socket.TCP_INFO, _int_pointer, _int_size_pointer) < 0:
         return True
     return _int.value & 0xFF == TCP_CLOSE  # struct tcp_info begins with its state, one byte
 
 
-# What clients say first is received here and copied: a buffer of its own would be cleared each time.
+# A client's first bytes are received here and copied: a new buffer would have to be zeroed each time.
 _scratch = bytearray(1 << 15)
 _scratch_view = memoryview(_scratch)
 _scratch_address = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(_scratch)))
 
 
 def send(fd: int, data: bytes) -> int:
-    """Send what the kernel takes now; 0 if that is nothing. Raises OSError."""
+    """Send as much as the kernel takes now; returns the bytes taken, which may be 0. Raises OSError."""
     size: int = _send(fd, data, len(data), SEND_FLAGS)
-    return size if size >= 0 else _nothing_now()
+    return size if size >= 0 else _raise_unless_again()
 
 
 def send_from(fd: int, address: ctypes.c_void_p, size: int) -> int:
-    """The same from memory at an address."""
+    """Send from memory at an address, as `send` does. Raises OSError."""
     sent: int = _send(fd, address, size, SEND_FLAGS)
-    return sent if sent >= 0 else _nothing_now()
+    return sent if sent >= 0 else _raise_unless_again()
 
 
 def receive(fd: int, address: ctypes.c_void_p, size: int, flags: int = 0) -> int | None:
-    """Receive what is there, to memory at an address; 0 at the end, None if there is nothing now. Raises OSError."""
+    """Receive into memory at an address; 0 at the end of the stream, None if nothing is there now. Raises OSError."""
     received: int = _recv(fd, address, size, flags | abi.MSG_DONTWAIT)
     if received < 0:
-        _nothing_now()
+        _raise_unless_again()
         return None
     return received
 
 
 def receive_bytes(fd: int, size: int) -> bytes | None:
-    """Receive what is there, or a part of it; nothing at the end, None if there is nothing now. Raises OSError."""
+    """Receive up to `size` bytes; b"" at the end of the stream, None if nothing is there now. Raises OSError."""
     received: int = _recv(fd, _scratch_address, min(size, len(_scratch)), abi.MSG_DONTWAIT)
     if received < 0:
-        _nothing_now()
+        _raise_unless_again()
         return None
     return bytes(_scratch_view[:received])
 
 
-def finish(fd: int) -> None:
+def send_fin(fd: int) -> None:
     """Send FIN: shutdown(2) of the sending direction. Raises OSError."""
     if _shutdown(fd, int(socket.SHUT_WR)) < 0:
         raise _error()
 
 
 def local_address(fd: int) -> Address | None:
-    """The address of this end; None if the socket has none any more."""
+    """The socket's local address; None if it has none any more."""
     _name_size.value = _SOCKADDR_SIZE
     return _read_name() if _getsockname(fd, _name_pointer, _name_size_pointer) == 0 else None
 
 
 def peer_address(fd: int) -> Address | None:
-    """The address of the other end; None if the connection is gone already."""
+    """The address of the socket's peer; None if the connection is closed already."""
     _name_size.value = _SOCKADDR_SIZE
     return _read_name() if _getpeername(fd, _name_pointer, _name_size_pointer) == 0 else None
 
@@ -170,7 +170,7 @@ class Sockaddr:
 
 
 def sockaddr(address: Address) -> Sockaddr:
-    """A literal address as the kernel wants it. Raises OSError for one that is not literal."""
+    """A literal address as a struct sockaddr. Raises OSError if it is not literal."""
     host, port = address[0], address[1]
     if ":" not in host:
         return Sockaddr(struct.pack("=H", socket.AF_INET) + struct.pack("!H4s8x", port, socket.inet_aton(host)))
@@ -182,7 +182,7 @@ def sockaddr(address: Address) -> Sockaddr:
     return Sockaddr(struct.pack("=H", socket.AF_INET6) + packed)
 
 
-# connect(2) to AF_UNSPEC dissolves an association; on a connected TCP socket that sends RST (tcp_disconnect).
+# connect(2) to AF_UNSPEC dissolves an association; on a connected TCP socket it sends RST (tcp_disconnect).
 NOWHERE = Sockaddr(struct.pack("=H14x", abi.AF_UNSPEC))
 
 
@@ -191,7 +191,7 @@ def _error() -> OSError:
     return OSError(number, os.strerror(number))
 
 
-def _nothing_now() -> int:
+def _raise_unless_again() -> int:
     if ctypes.get_errno() != errno.EAGAIN:
         raise _error()
     return 0

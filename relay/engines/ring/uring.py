@@ -1,8 +1,8 @@
-"""One io_uring: set up, mapped, entered and unmapped, through ctypes alone. Knows nothing of connections.
+"""One io_uring: set up, mapped, entered and unmapped through ctypes alone. Knows nothing of connections.
 
-What is used, and why it needs no memory barriers: the ring belongs to one thread (SINGLE_ISSUER), which does the
-kernel's part of it as well (DEFER_TASKRUN: completions are only posted inside this thread's own io_uring_enter).
-Whoever reads a ring's head or tail is thus whoever wrote it, and a program sees its own writes in order, on arm64 too.
+No memory barriers are needed: the ring belongs to one thread (SINGLE_ISSUER), which also does the kernel's part
+(DEFER_TASKRUN: completions are posted only inside this thread's own io_uring_enter). Heads and tails are thus read by
+the thread that wrote them, and a thread sees its own writes in order, on arm64 too.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from relay.engines.ring import abi
 
 # use_errno: ctypes keeps the errno of each call for get_errno(); the interpreter's own calls would overwrite it.
 # No argument types: plain integers pass in half the time of a typed prototype. Addresses must be c_void_p (a plain
-# integer is cut to 32 bits). io_uring_enter's last argument, the size of what the one before points to, is left out:
-# without a pointer nothing looks at it.
+# integer is truncated to 32 bits). io_uring_enter's last argument, the size of what the one before points to, is left
+# out: the kernel ignores it where that pointer is null.
 _syscall = ctypes.CDLL(None, use_errno=True).syscall
 _syscall.restype = ctypes.c_long
 _NULL = ctypes.c_void_p(None)
@@ -34,8 +34,8 @@ FLAGS = (
     | abi.IORING_SETUP_DEFER_TASKRUN
 )
 FEATURES = abi.IORING_FEAT_SINGLE_MMAP | abi.IORING_FEAT_NODROP | abi.IORING_FEAT_CQE_SKIP
-# What io_uring_enter may answer instead of a count, io_uring_enter(2): a signal came; no memory for a request just now,
-# or the completion ring must be emptied first. What was not submitted then stays in the ring.
+# Transient errors of io_uring_enter(2): a signal came; the kernel has no memory for a request now; the completion ring
+# must be emptied first. Submissions that were not taken stay in the ring.
 ENTER_ERRNOS = frozenset({errno.EINTR, errno.EAGAIN, errno.EBUSY})
 
 
@@ -95,9 +95,9 @@ class Uring:
         return view
 
     def _register_descriptor(self) -> None:
-        """A registered descriptor spares the look-up at each entry; without it the ring works as well.
+        """Register the descriptor, which saves its look-up at each entry; the ring works without it as well.
 
-        It is the thread's own, like a descriptor is the process's own.
+        A registered descriptor belongs to the thread, as a descriptor belongs to the process.
         """
         update = ctypes.create_string_buffer(abi.RSRC_UPDATE.pack(0xFFFFFFFF, 0, self._fd), abi.RSRC_UPDATE.size)
         if _syscall(abi.SYS_io_uring_register, self._fd, abi.IORING_REGISTER_RING_FDS, update, 1) == 1:
@@ -115,33 +115,33 @@ class Uring:
 
     @property
     def overflowing(self) -> bool:
-        """The kernel keeps completions that had no room in the ring; an entry that waits brings them, in order."""
+        """Whether the kernel keeps completions that had no room; an entry that waits brings them, in order."""
         return bool(self.words[self._sq_flags] & abi.IORING_SQ_CQ_OVERFLOW)
 
     def submit(self, count: int) -> None:
-        """Submit `count` entries; completions are not waited for, and deferred work is not run."""
+        """Submit `count` entries without waiting for completions or running deferred work. Raises OSError."""
         syscall, descriptor, flags = self.enabled()
         flags &= ~abi.IORING_ENTER_GETEVENTS
         if syscall(abi.SYS_io_uring_enter, descriptor, count, 0, flags, None) < 0:
             self.check()
 
     def enabled(self) -> tuple[Callable[..., int], int, int]:
-        """What enters the ring: `syscall(SYS_io_uring_enter, descriptor, count, wait, flags, None)`, in this order.
+        """The ring's entry: `syscall(SYS_io_uring_enter, descriptor, count, wait, flags, None)`, in this order.
 
-        It submits `count` entries, does the kernel's deferred work, and waits for `wait` completions. It returns how
-        many were taken, or -1: then `check` tells why. Raises ValueError if the ring is closed.
+        The call submits `count` entries, runs the kernel's deferred work, and waits for `wait` completions. It returns
+        how many entries were taken, or -1: then call `check`. Raises ValueError if the ring is closed.
         """
         if not self._enabled:
             self._enable()
         return self.syscall, self._ring_fd, self._flags | abi.IORING_ENTER_GETEVENTS
 
     def check(self) -> None:
-        """The last entry was not as it should be. Raises OSError if that cannot be put up with."""
+        """After an io_uring_enter that failed: raises OSError unless the error is transient (ENTER_ERRNOS)."""
         if ctypes.get_errno() not in ENTER_ERRNOS:
             raise _error("io_uring_enter")
 
     def _enable(self) -> None:
-        """The thread that enables the ring is the one that may enter it (io_register_enable_rings)."""
+        """Enable the ring for this thread, the only one that may enter it from now on (io_register_enable_rings)."""
         if self._fd < 0:
             raise ValueError("the ring is closed")
         if _syscall(abi.SYS_io_uring_register, self._fd, abi.IORING_REGISTER_ENABLE_RINGS, _NULL, 0) < 0:
@@ -156,10 +156,10 @@ class Uring:
             raise _error("IORING_REGISTER_PBUF_RING")
 
     def close(self) -> None:
-        """Close and unmap everything. What was under way is cancelled by the kernel.
+        """Close and unmap everything. The kernel cancels operations under way.
 
-        To be called by the ring's thread: the kernel lets no other one take back the registered descriptor, which keeps
-        the ring until its thread ends.
+        To be called by the ring's thread: no other thread can unregister the descriptor, which keeps the ring alive
+        until its thread ends.
         """
         if self._fd < 0:
             return
@@ -169,7 +169,7 @@ class Uring:
         os.close(self._fd)
         self._fd = self._ring_fd = -1
         self._flags = 0
-        # Somebody may still refer to a part, the traceback of a defect for example: then it is unmapped with that.
+        # A defect's traceback, for example, may still refer to a part, which is then unmapped with the last reference.
         for view in reversed(self._views):
             with contextlib.suppress(BufferError):
                 view.release()
@@ -181,9 +181,8 @@ class Uring:
 class Buffers:
     """A ring of provided buffers (IORING_REGISTER_PBUF_RING): `count`, a power of two, of `size` bytes each.
 
-    The kernel takes them in the order in which they lie in the ring, and position i always offers buffer i. When they
-    are given back in the order in which they were taken, the entries never need to be written again: only the tail
-    moves.
+    The kernel takes buffers in the order in which they lie in the ring, and position i always offers buffer i. Since
+    they are given back in the order in which they were taken, the entries are never written again: only the tail moves.
     """
 
     def __init__(self, count: int, size: int) -> None:
@@ -202,12 +201,12 @@ class Buffers:
         self._tail[0] = count & 0xFFFF
 
     def give_back(self, count: int) -> None:
-        """The `count` buffers that were taken first may be taken again."""
+        """Let the kernel use again the `count` buffers that it took first."""
         self._given += count
         self._tail[0] = self._given & 0xFFFF
 
     def close(self) -> None:
-        """Unmap; the ring that has them must be closed by now."""
+        """Unmap the buffers, whose ring must be closed already."""
         self._tail.release()
         self.view.release()
         self.address.clear()

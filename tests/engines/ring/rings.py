@@ -1,4 +1,4 @@
-"""Ring engines as tests want them."""
+"""Ring engines for tests."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ from tests.engines.kinds import Kind
 
 
 def ring_kind(buffers: int = BUFFERS) -> Kind:
-    """With multishot receives and so many buffers."""
+    """A ring engine with multishot receives and `buffers` buffers."""
     return Kind("ring", "relay.engines.ring", 131072, RingLoop, partial(RingEngine, buffers=buffers))

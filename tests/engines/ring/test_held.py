@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from relay.engines.contract import Event
 from relay.engines.ring.engine import RingEngine
-from relay.engines.ring.pump import BUFFER, BUFFERS, FEWEST, buffer_count
+from relay.engines.ring.pump import BUFFER_SIZE, BUFFERS, MIN_BUFFERS, buffer_count
 from relay.engines.ring.records import Link
 from tests.engines.kinds import KINDS
 from tests.engines.lab import Couple, Lab
@@ -22,9 +22,9 @@ SMALL_LIMIT = 1 << 17  # bytes; buffers take half of it, and 30 connections hold
 def test_buffers_leave_half_of_the_bound(limit: int) -> None:
     count = buffer_count(limit)
     assert count & count - 1 == 0
-    assert FEWEST <= count <= BUFFERS
-    assert count == FEWEST or 2 * count * BUFFER <= limit
-    assert count == BUFFERS or 4 * count * BUFFER > limit
+    assert MIN_BUFFERS <= count <= BUFFERS
+    assert count == MIN_BUFFERS or 2 * count * BUFFER_SIZE <= limit
+    assert count == BUFFERS or 4 * count * BUFFER_SIZE > limit
 
 
 def test_without_a_bound_there_are_all_buffers() -> None:

@@ -1,6 +1,6 @@
 """More completions in one turn than the completion ring has room for: the kernel keeps the rest, and order is kept.
 
-That a send fell short is then told later than usual, behind messages that the same peer is to get. From Linux 6.13 on
+That a send fell short is then reported later than usual, behind messages for the same peer. From Linux 6.13 on
 an entry brings only a few completions more than it waits for (IO_LOCAL_TW_DEFAULT_MAX), before it brings all that there
 are; so the ring is made as small as it has to be.
 """
@@ -19,7 +19,7 @@ import pytest
 from relay.engines.contract import Event
 from relay.engines.ring import reactor
 from relay.engines.ring.engine import RingEngine
-from relay.engines.ring.pump import BUFFER, Pump
+from relay.engines.ring.pump import BUFFER_SIZE, Pump
 from relay.engines.ring.records import Link, Side
 from tests.engines.lab import Couple, Lab, Line
 from tests.engines.peers import Receiving, end, pattern, receive
@@ -44,30 +44,30 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
 
 @pytest.fixture
 def shorts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows with each send of which the ring tells that it fell short."""
-    told: list[int] = []
+    """The results of the sends that fell short, as the ring reports them."""
+    short: list[int] = []
     plain = Pump.sent
 
     def sent(self: Pump, user_data: int, result: int, side: Side, many: bool) -> None:
-        told.append(result)
+        short.append(result)
         plain(self, user_data, result, side, many)
 
     monkeypatch.setattr(Pump, "sent", sent)
-    return told
+    return short
 
 
 @pytest.fixture
 def overflows(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Grows with each turn that found the ring full: whether the kernel kept more."""
-    told: list[bool] = []
+    """For each turn that found the ring full: whether the kernel kept more."""
+    kept: list[bool] = []
     plain = reactor.Reactor._catch_up
 
     def catch_up(self: reactor.Reactor) -> int:
-        told.append(self.ring.overflowing)
+        kept.append(self.ring.overflowing)
         return plain(self)
 
     monkeypatch.setattr(reactor.Reactor, "_catch_up", catch_up)
-    return told
+    return kept
 
 
 def narrow(line: Line, room: int = 1) -> Couple:
@@ -115,7 +115,7 @@ def test_no_message_overtakes_a_send_whose_failure_is_told_late(
 
     for size in range(0, MOST, STEP):
         couple = narrow(line)
-        data = pattern((before, size), size + 3 * BUFFER)
+        data = pattern((before, size), size + 3 * BUFFER_SIZE)
         room = engine.call(fill, engine, couple, data[:size])
         if room:
             engine.call(act, couple, data[size:])

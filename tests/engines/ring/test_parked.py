@@ -1,4 +1,4 @@
-"""What the ring keeps for a silent connection, as the kernel tells it in /proc/self/fdinfo."""
+"""What the ring keeps for a silent connection, as the kernel shows it in /proc/self/fdinfo."""
 
 from __future__ import annotations
 

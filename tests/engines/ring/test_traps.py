@@ -1,7 +1,7 @@
 """The ring's traps: conditions that io_uring makes possible, each brought about here on purpose.
 
 Most need more traffic than a test can make. So the rings and buffers are made small instead: a submission ring that is
-full several times a turn, a completion ring that overflows, two buffers for everybody.
+full several times a turn, a completion ring that overflows, two buffers for all connections.
 """
 
 from __future__ import annotations
@@ -225,10 +225,10 @@ def test_a_reset_right_behind_data_is_passed_on(lab: Lab, side: str) -> None:
 
 @pytest.mark.parametrize("number", range(5))
 def test_a_reset_that_a_send_was_told_of_is_not_taken_for_an_end(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """The kernel tells of a reset once.
+    """The kernel reports a reset once.
 
-    A poll and a send to the same socket are submitted together, with a reset pending: the poll ends first, the send is
-    told of the reset, and a receive right after the poll finds nothing but an end.
+    A poll and a send to the same socket are submitted together, with a reset pending: the poll ends first, the send
+    reports the reset, and a receive right after the poll finds nothing but an end.
     """
     lab = Lab(ring_kind())
     engine = lab.start()
@@ -246,7 +246,7 @@ def test_a_reset_that_a_send_was_told_of_is_not_taken_for_an_end(monkeypatch: py
             engine.engine._pump._message(side.peer, 0, 1)
 
     monkeypatch.setattr(Interest, "poll_readable", with_a_reset_and_a_send)
-    couple.client.sendall(bytes(60_000 + number))  # bulk: it is read by hand from then on
+    couple.client.sendall(bytes(60_000 + number))  # bulk: it is read with recv(2) from then on
     receive_to_reset(couple.upstream)
     assert done.is_set()
     assert engine.ended(couple.handler) == (Event.CLIENT_RESET,)

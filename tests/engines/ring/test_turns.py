@@ -1,4 +1,4 @@
-"""Turn by turn: what the kernel does within one entry of the ring, and in which order it tells of it.
+"""Turn by turn: what the kernel does within one entry of the ring, and in which order it reports it.
 
 The engine's loop stands still while a test takes the turns itself, and has bytes come between them. Sends have to fall
 short: the upstream's socket has room for a few kilobytes, which are used up a little more from one attempt to the next.
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from relay.engines.ring.engine import RingEngine
-from relay.engines.ring.pump import BUFFER, Pump
+from relay.engines.ring.pump import BUFFER_SIZE, Pump
 from relay.engines.ring.records import Link, Side
 from tests.engines.lab import Couple, Lab
 from tests.engines.peers import pattern, receive
@@ -43,10 +43,10 @@ class Stage:
         for count, before in enumerate(range(0, MOST, STEP)):
             couple = self._narrow()
             data = pattern(before, before + size)
-            if not self._engine.call(self._give, couple, data[:before]):
+            if not self._engine.call(self._fill, couple, data[:before]):
                 return count
             self._engine.call(act, couple, data[before:])
-            assert receive(self.other.upstream, 2 * BUFFER) == bytes(2 * BUFFER)
+            assert receive(self.other.upstream, 2 * BUFFER_SIZE) == bytes(2 * BUFFER_SIZE)
             assert receive(couple.upstream, len(data)) == data
             couple.client.close()
             couple.upstream.close()
@@ -85,7 +85,7 @@ class Stage:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
         return couple
 
-    def _give(self, couple: Couple, data: bytes) -> bool:
+    def _fill(self, couple: Couple, data: bytes) -> bool:
         """Whether the kernel takes all of that for the upstream, which does not read it."""
         for at in range(0, len(data), STEP):
             couple.client.sendall(data[at : at + STEP])
@@ -95,35 +95,35 @@ class Stage:
 
 @pytest.fixture
 def shorts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Grows with each send of which the ring tells that it fell short."""
-    told: list[int] = []
+    """The results of the sends that fell short, as the ring reports them."""
+    short: list[int] = []
     plain = Pump.sent
 
     def sent(self: Pump, user_data: int, result: int, side: Side, many: bool) -> None:
-        told.append(result)
+        short.append(result)
         plain(self, user_data, result, side, many)
 
     monkeypatch.setattr(Pump, "sent", sent)
-    yield told
-    assert told
+    yield short
+    assert short
 
 
 def test_what_a_new_receive_brings_does_not_overtake_a_send_that_falls_short(shorts: list[int]) -> None:
     """The receive is armed anew, since there was no buffer for the third message, with the send of the first two.
 
-    It polls first (IORING_RECVSEND_POLL_FIRST), so what it brings is told after that send's result. Were it tried at
+    It polls first (IORING_RECVSEND_POLL_FIRST), and so reports what it brings after that send. Were it tried at
     once, nothing would promise that order, though the kernels at hand keep it (late versions of 6.1, 6.12, 6.18).
     """
     stage = Stage(buffers=4)
 
     def act(couple: Couple, data: bytes) -> None:
-        stage.other.client.sendall(bytes(2 * BUFFER))
+        stage.other.client.sendall(bytes(2 * BUFFER_SIZE))
         stage.turn()  # takes two buffers, which come back at the end of the next turn
         couple.client.sendall(data)
         stage.turn()
         stage.turn()
 
-    assert stage.attempts(act, 3 * BUFFER) > 1
+    assert stage.attempts(act, 3 * BUFFER_SIZE) > 1
     assert shorts
     stage.lab.close()
 
@@ -135,10 +135,10 @@ def test_a_buffer_is_not_free_before_the_result_of_its_send_is_known(shorts: lis
     def act(couple: Couple, data: bytes) -> None:
         couple.client.sendall(data)
         stage.turn()
-        stage.other.client.sendall(bytes(2 * BUFFER))
+        stage.other.client.sendall(bytes(2 * BUFFER_SIZE))
         stage.turn()
 
-    assert stage.attempts(act, 2 * BUFFER) > 1
+    assert stage.attempts(act, 2 * BUFFER_SIZE) > 1
     assert shorts
     stage.lab.close()
 
@@ -151,10 +151,10 @@ def test_a_buffer_is_not_free_while_its_send_is_not_submitted(shorts: list[int],
     def act(couple: Couple, data: bytes) -> None:
         couple.client.sendall(data)
         stage.turn()
-        stage.other.client.sendall(bytes(2 * BUFFER))
+        stage.other.client.sendall(bytes(2 * BUFFER_SIZE))
         stage.refuse(entries)
         stage.turn(entries + 1)
 
-    assert stage.attempts(act, 2 * BUFFER) > 1
+    assert stage.attempts(act, 2 * BUFFER_SIZE) > 1
     assert shorts
     stage.lab.close()

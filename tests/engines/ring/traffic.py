@@ -1,4 +1,4 @@
-"""Something that goes on in a ring."""
+"""Traffic for a ring: completions without end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TRAFFIC = 50  # completions before something is done
 
 
 class Traffic:
-    """Completions in every turn, without end: a poll of what is readable, made anew as soon as it fires."""
+    """Completions in every turn, without end: a poll of what is readable, submitted again as soon as it completes."""
 
     def __init__(self, reactor: Reactor, descriptor: int, during: Callable[[], object]) -> None:
         self.completions = 0
