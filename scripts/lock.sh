@@ -29,4 +29,5 @@ compile() {
 compile dev.txt pyproject.toml --extra demo --extra test --extra check --group build "$@"
 compile run.txt pyproject.toml --constraint requirements/dev.txt "$@"
 compile demo.txt pyproject.toml --constraint requirements/dev.txt --extra demo "$@"
+compile install.txt --group install "$@"
 compile build.txt --constraint requirements/dev.txt --group build "$@"

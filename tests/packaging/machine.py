@@ -7,7 +7,8 @@ loopback.
         with machine.connect(("127.0.0.1", 443)) as client: ...
 
 Whatever a test writes is gone with it: the root is read-only below a layer in memory. relay is a copy of this
-checkout's, its packages are this environment's, read-only. Traffic stays inside: `connect` and `inside` make sockets in
+checkout's, its packages are this environment's, read-only; a machine that is made with `shared` folders has those
+instead, and no relay. Traffic stays inside: `connect` and `inside` make sockets in
 the machine's network namespace, which this process then uses like any other.
 """
 
@@ -23,7 +24,7 @@ import sysconfig
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self, TypeVar
@@ -55,10 +56,16 @@ def _cgroups(name: str) -> list[Path]:
 
 
 class Machine:
-    """One machine, from boot to the end. `root` is read and not changed."""
+    """One machine, from boot to the end. `root` is read and not changed.
 
-    def __init__(self, root: Path) -> None:
+    `shared`: folders of this machine by the place where they are in that one, read-only, in place of relay.
+    """
+
+    def __init__(self, root: Path, shared: Mapping[str, Path] | None = None) -> None:
         self._root = root
+        packages = Path(sysconfig.get_paths()["purelib"])
+        self._shared = {"/opt/checkout": ROOT / "relay", "/opt/packages": packages} if shared is None else shared
+        self._bare = shared is not None
         self._name = f"relay-test-{os.getpid()}-{time.monotonic_ns() % 10**6}"
         self._hosted = Path("/run/systemd/system").is_dir()
         self._cgroups = [] if self._hosted else _cgroups(self._name)
@@ -84,12 +91,11 @@ class Machine:
     def _boot(self) -> None:
         for group in self._cgroups:
             group.mkdir()
-        packages = sysconfig.get_paths()["purelib"]
         line = [
             "systemd-nspawn", "--quiet", f"--directory={self._root}", "--read-only", "--volatile=overlay",
             f"--machine={self._name}", "--register=no", *([] if self._hosted else ["--keep-unit"]),
             "--console=pipe", "--private-network", "--link-journal=no", f"--capability={CAPABILITY}",
-            f"--bind-ro={ROOT / 'relay'}:/opt/relay", f"--bind-ro={packages}:/opt/packages", "--boot",
+            *(f"--bind-ro={folder}:{place}" for place, folder in self._shared.items()), "--boot",
         ]  # fmt: skip
         enter = "".join(f"echo $$ >{group}/cgroup.procs; " for group in self._cgroups)
         self._nspawn = subprocess.Popen(
@@ -103,9 +109,11 @@ class Machine:
             assert time.monotonic() < deadline, f"not up after {BOOT:g} s: {self._said()}"
             time.sleep(0.05)
         assert state == "running", f"{state}: {self.systemctl('--failed', check=False)}"
+        if self._bare:
+            return
         self.write(f"{MODULES}/packages.pth", "/opt/packages\n")
         # Compiled as when installed: three processes that each do so at every start take seconds.
-        self.run("sh", "-c", f"cp -r /opt/relay {MODULES}/ && python3 -m compileall -q {MODULES}/relay")
+        self.run("sh", "-c", f"cp -r /opt/checkout {MODULES}/relay && python3 -m compileall -q {MODULES}/relay")
         self.write("/usr/bin/relay", RELAY, mode=0o755)
 
     def _state(self) -> str:

@@ -1,0 +1,318 @@
+"""The install bundle on a machine with systemd and no network: install, upgrade, roll back, and what may fail."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.packaging.installed import PATIENCE
+from tests.packaging.machine import Machine
+from tests.support.clients import receive
+from tests.support.observe import wait_until
+from tests.support.programs import ROOT
+from tests.support.upstreams import Echo
+
+pytestmark = pytest.mark.timeout(600)  # the first one builds the bundles
+
+PYTHON = "{}.{}".format(*sys.version_info[:2])  # of the machine's Debian, too
+NEWER = "99.0.0"
+HERE, NEXT = "/media/bundle", "/media/next"
+INSTALLED = "/opt/relay/current/install.sh"
+SETTINGS = "/etc/relay/relay.toml"
+
+
+class Bundles(NamedTuple):
+    """Unpacked bundles of this tree, and of one that only calls itself newer."""
+
+    this: Path
+    newer: Path
+    version: str
+    folder: Path  # what the first build has made
+
+
+def build(tree: Path, output: Path) -> None:
+    """As `make dist` does, for this machine alone."""
+    line = [
+        sys.executable,
+        "-m",
+        "scripts.dist",
+        "--arch",
+        platform.machine(),
+        "--python",
+        PYTHON,
+        "--output",
+        str(output),
+    ]
+    done = subprocess.run(line, cwd=tree, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def copy(tree: Path) -> Path:
+    """This tree as somebody else has it: in another folder, committed at the same time."""
+    line = ["git", "ls-files", "-co", "--exclude-standard"]
+    for name in subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split():
+        if (ROOT / name).is_file():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tree / name)
+    return tree
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Bundles:
+    folder = tmp_path_factory.mktemp("dist")
+    if not (ROOT / ".git").exists():
+        pytest.skip("a bundle is built from a git checkout")
+    probe = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder / "probe"), "idna"]
+    if subprocess.run(probe, capture_output=True).returncode:
+        pytest.skip("no package index can be reached, and the bundle holds wheels of one")
+    build(ROOT, folder / "this")
+    tree = copy(folder / "tree")
+    package = tree / "relay/__init__.py"
+    version = package.read_text().split('__version__ = "')[1].split('"')[0]
+    package.write_text(package.read_text().replace(f'"{version}"', f'"{NEWER}"'))
+    subprocess.run(["git", "init", "-q"], cwd=tree, check=True)
+    subprocess.run(["git", "add", "-A"], cwd=tree, check=True)
+    name = ["-c", "user.name=x", "-c", "user.email=x"]
+    subprocess.run(["git", *name, "commit", "-q", "-m", "newer"], cwd=tree, check=True)
+    build(tree, folder / "newer")
+    unpacked: list[Path] = []
+    for made in ("this", "newer"):
+        (bundle,) = (folder / made).glob("relay-*-linux-*.tar.gz")
+        with tarfile.open(bundle) as archive:
+            archive.extractall(folder, filter="data")
+        unpacked.append(folder / bundle.name.removesuffix(".tar.gz"))
+    this, newer = unpacked
+    return Bundles(this, newer, version, folder / "this")
+
+
+class Bare:
+    """A machine on which nothing was installed, for one test."""
+
+    def __init__(self, machine: Machine, echo: Echo, version: str) -> None:
+        self.machine = machine
+        self.version = version
+        self._echo = echo
+
+    def sh(self, *line: str, ok: bool = True) -> str:
+        """A script with arguments; what it says. Fails if its exit status is not as expected."""
+        said = self.machine.run("sh", "-c", '"$@"; echo "[$?]"', "sh", "sh", *line)
+        assert ("[0]" in said) is ok, said
+        return said
+
+    def configure(self, more: str = "") -> None:
+        host, port = self._echo.address
+        self.machine.write(
+            SETTINGS,
+            f"workers = 2\n[health_check]\ninterval = 0.0\n[drain]\nannounce = 0.0\nwindow = 0.5\n{more}"
+            f'[[listeners]]\nname = "https"\nbind = ["0.0.0.0:443"]\nupstream = ["{host}:{port}"]\n',
+        )
+
+    def echoes(self) -> bool:
+        with self.machine.connect(("127.0.0.1", 443), PATIENCE) as client:
+            client.sendall(b"hello")
+            return receive(client, 5) == b"hello"
+
+    def running(self) -> str:
+        """Version of the relay that serves, from its process's path; "" if none does."""
+        pid = self.machine.show("MainPID")
+        line = self.machine.run("cat", f"/proc/{pid}/cmdline", check=False) if pid != "0" else ""
+        return line.split("/")[3] if line.startswith("/opt/relay/") else ""
+
+
+@pytest.fixture(scope="module")
+def booted(root: Path, bundles: Bundles) -> Iterator[Machine]:
+    with Machine(root, {HERE: bundles.this, NEXT: bundles.newer}) as machine:
+        yield machine
+
+
+@pytest.fixture(scope="module")
+def upstream(booted: Machine) -> Iterator[Echo]:
+    with booted.inside(Echo) as server:
+        yield server
+
+
+@pytest.fixture
+def bare(booted: Machine, upstream: Echo, bundles: Bundles) -> Iterator[Bare]:
+    yield Bare(booted, upstream, bundles.version)
+    booted.run("sh", "-c", f"[ ! -e {INSTALLED} ] || sh {INSTALLED} uninstall --purge")
+    booted.run("sh", "-c", "rm -rf /opt/relay /etc/relay /etc/default/relay /tmp/bundle /usr/bin/relay")
+
+
+def altered(bare: Bare, script: str) -> str:
+    """A copy of the bundle in which `script` has changed something, with its checksums made anew; its install.sh."""
+    sums = "find . -type f ! -name SHA256SUMS | sed 's,^./,,' | sort | xargs sha256sum >SHA256SUMS"
+    bare.machine.run("sh", "-c", f"cp -r {HERE} /tmp/bundle && cd /tmp/bundle && {script} && {sums}")
+    return "/tmp/bundle/install.sh"
+
+
+# --- as it should go --------------------------------------------------------------------------------------------------
+
+
+def test_a_first_installation_says_what_to_edit_and_starts_nothing(bare: Bare) -> None:
+    said = bare.sh(f"{HERE}/install.sh")
+    assert f"relay {bare.version} is installed and not started. Edit {SETTINGS}" in said
+    assert "relay: upstream: not set" in said
+    assert bare.machine.run("relay", "--version").strip() == f"relay {bare.version}"
+    assert bare.machine.systemctl("is-enabled", "relay").strip() == "enabled"
+    assert bare.machine.show("ActiveState") == "inactive"
+    assert bare.machine.run("stat", "-c", "%a %U", SETTINGS).strip() == "644 root"
+    bare.configure()
+    bare.machine.systemctl("start", "relay")
+    assert bare.echoes()
+
+
+def test_with_settings_it_runs_at_once_and_is_replaced_rolled_back_and_removed(bare: Bare) -> None:
+    bare.configure()
+    assert f"relay {bare.version} runs" in bare.sh(f"{HERE}/install.sh")
+    assert bare.echoes()
+    before = bare.machine.run("cat", SETTINGS)
+    assert f"relay {NEWER} runs" in bare.sh(f"{NEXT}/install.sh")
+    assert (bare.running(), bare.echoes()) == (NEWER, True)
+    assert bare.sh(INSTALLED, "list").splitlines()[:2] == [f"{bare.version} (previous)", f"{NEWER} (current)"]
+    assert f"relay {bare.version} is current" in bare.sh(INSTALLED, "rollback")
+    assert (bare.running(), bare.echoes()) == (bare.version, True)
+    assert bare.machine.run("cat", SETTINGS) == before
+    # The same version over itself: what ran before goes on until the new one takes over.
+    assert f"relay {bare.version} runs" in bare.sh(f"{HERE}/install.sh")
+    assert (bare.running(), bare.echoes()) == (bare.version, True)
+    assert "its settings are still in /etc/relay" in bare.sh(INSTALLED, "uninstall")
+    assert bare.running() == ""
+    places = "/opt/relay /usr/bin/relay /usr/local/lib/systemd/system/relay*"
+    left = bare.machine.run("sh", "-c", f"ls -d {places} 2>&1 || :")
+    assert left.count("No such file") == 3, left
+    assert bare.machine.run("cat", SETTINGS) == before
+
+
+def test_a_worker_that_dies_after_an_upgrade_gets_a_successor_of_its_own_version(bare: Bare) -> None:
+    bare.configure()
+    bare.sh(f"{HERE}/install.sh")
+    bare.sh(f"{NEXT}/install.sh", "--no-start")
+    pid = bare.machine.show("MainPID")
+    (worker, *_) = bare.machine.run("pgrep", "-P", pid, "-f", "relay.worker").split()
+    bare.machine.run("kill", "-9", worker)
+
+    def successors() -> list[str]:
+        return bare.machine.run("pgrep", "-P", pid, "-a", "-f", "relay.worker", check=False).splitlines()
+
+    wait_until(lambda: len(successors()) == 2 and not any(line.startswith(worker) for line in successors()), PATIENCE)
+    assert all(f"/opt/relay/{bare.version}/bin/python" in line for line in successors())
+
+
+def test_what_a_machine_with_many_connections_needs(bare: Bare) -> None:
+    bare.sh(f"{HERE}/install.sh", "--no-start", "--tune")
+    assert bare.machine.run("sysctl", "-n", "net.ipv4.ip_local_port_range").split() == ["1024", "65535"]
+    merged = bare.machine.run("systemd-analyze", "cat-config", "systemd/journald.conf")
+    assert "SystemMaxUse=2G" in merged
+
+
+# --- what may fail ----------------------------------------------------------------------------------------------------
+
+
+def test_an_upgrade_whose_check_fails_leaves_what_runs_alone(bare: Bare) -> None:
+    bare.configure()
+    bare.sh(f"{HERE}/install.sh")
+    bare.configure("[tcp]\nkeepalive_idle = -1\n")
+    said = bare.sh(f"{NEXT}/install.sh", ok=False)
+    assert "relay: tcp.keepalive_idle" in said
+    assert f"relay {NEWER} is installed beside {bare.version}, which goes on" in said
+    assert (bare.running(), bare.echoes()) == (bare.version, True)
+    assert bare.machine.run("relay", "--version").strip() == f"relay {bare.version}"
+
+
+def test_settings_that_the_service_cannot_read(bare: Bare) -> None:
+    bare.configure()
+    bare.machine.run("chmod", "600", SETTINGS)
+    said = bare.sh(f"{HERE}/install.sh")
+    assert f"relay: {SETTINGS}: permission denied for the service's user; chmod 644 {SETTINGS}" in said
+    assert "is installed and not started" in said
+
+
+def test_variables_of_the_environment_file_count(bare: Bare) -> None:
+    bare.machine.write("/etc/default/relay", 'RELAY_UPSTREAM="192.0.2.1"\n')
+    said = bare.sh(f"{HERE}/install.sh")
+    assert f"relay {bare.version} runs" in said
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("sed -i s/^ARCH=.*/ARCH=sparc64/ release", "this bundle is for sparc64, and this machine is"),
+        ("sed -i \"s/^PYTHONS=.*/PYTHONS='3.99'/\" release", "no CPython of 3.99 on this machine"),
+        ("rm wheels/uvloop-*.whl", "nothing that was there before has changed"),
+    ],
+    ids=["architecture", "python", "wheel"],
+)
+def test_a_bundle_that_does_not_fit(bare: Bare, script: str, words: str) -> None:
+    bare.configure()
+    bare.sh(f"{HERE}/install.sh")
+    said = bare.sh(altered(bare, script), ok=False)
+    assert words in said
+    assert (bare.running(), bare.echoes()) == (bare.version, True)
+
+
+def test_a_damaged_bundle(bare: Bare) -> None:
+    install = altered(bare, "true")
+    bare.machine.run("sh", "-c", "echo more >>/tmp/bundle/relay.toml")
+    assert "the bundle is damaged" in bare.sh(install, ok=False)
+    assert "No such file" in bare.machine.run("ls", "/usr/bin/relay", check=False)
+
+
+def test_an_interpreter_that_will_not_do(bare: Bare) -> None:
+    bare.machine.write("/tmp/bundle/python", "#!/bin/sh\necho 'is Python 3.8' >&2\nexit 1\n", mode=0o755)
+    said = bare.sh(f"{HERE}/install.sh", "--python", "/tmp/bundle/python", ok=False)
+    assert "--python /tmp/bundle/python will not do" in said
+
+
+def test_a_disk_without_room(bare: Bare) -> None:
+    bare.machine.run("mkdir", "-p", "/opt/relay")
+    bare.machine.run("mount", "-t", "tmpfs", "-o", "size=90m", "tmpfs", "/opt/relay")
+    try:
+        assert "an installation takes 70 MB, and 140" in bare.sh(f"{HERE}/install.sh", ok=False)
+        # Full half-way: what looks large enough is used up by somebody else.
+        install = altered(bare, 'sed -i \'s/"$free" -ge 143360/"$free" -ge 1/\' install.sh')
+        bare.machine.run("sh", "-c", "dd if=/dev/zero of=/opt/relay/other bs=1M count=60 2>/dev/null")
+        assert "nothing that was there before has changed" in bare.sh(install, ok=False)
+        assert bare.machine.run("ls", "-A", "/opt/relay").split() == [".lock", "install.log", "other"]
+    finally:
+        bare.machine.run("umount", "/opt/relay")
+
+
+def test_one_that_is_interrupted_and_repeated(bare: Bare) -> None:
+    bare.configure()
+    bare.sh(f"{HERE}/install.sh")
+    for number in ("-TERM", "-KILL"):
+        bare.machine.run("sh", "-c", f"sh {NEXT}/install.sh >/tmp/said 2>&1 & echo $! >/tmp/pid")
+        wait_until(lambda: "cfg" in bare.machine.run("ls", "-A", "/opt/relay/.incoming/", check=False), PATIENCE)
+        bare.machine.run("sh", "-c", f"kill {number} $(cat /tmp/pid); pkill {number} -f '[p]ip-'; :")
+        wait_until(lambda: not bare.machine.run("pgrep", "-f", "media/next", check=False), PATIENCE)
+        assert (bare.running(), bare.echoes()) == (bare.version, True)
+    assert f"relay {NEWER} runs" in bare.sh(f"{NEXT}/install.sh")
+    assert ".incoming" not in bare.machine.run("ls", "-A", "/opt/relay")
+
+
+def test_somebody_elses_command_is_not_replaced(bare: Bare) -> None:
+    bare.machine.write("/usr/bin/relay", "#!/bin/sh\n", mode=0o755)
+    assert "/usr/bin/relay is there and not from this installer" in bare.sh(f"{HERE}/install.sh", ok=False)
+
+
+# --- the files --------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_commit_gives_the_same_bytes(bundles: Bundles, tmp_path: Path) -> None:
+    tree = copy(tmp_path / "elsewhere")
+    shutil.copytree(ROOT / ".git", tree / ".git", symlinks=True)
+    time.sleep(1.1)  # a time of building that got into a file would differ
+    build(tree, tmp_path / "again")
+    sums = (bundles.folder / "SHA256SUMS").read_text()
+    assert (tmp_path / "again/SHA256SUMS").read_text() == sums
+    done = subprocess.run(["sha256sum", "--check", "SHA256SUMS"], cwd=bundles.folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
