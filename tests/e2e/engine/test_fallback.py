@@ -24,7 +24,7 @@ from tests.support.upstreams import Echo
 REFUSED = [sys.executable, "-m", "tests.support.without_io_uring"]
 NO_MEMORY = """\
 import os, resource, sys
-import relay.cli, relay.commands.check, relay.settings, relay.engines.ring.selftest
+import relay.cli, relay.commands.check, relay.settings.model, relay.engines.ring.selftest
 resource.setrlimit(resource.RLIMIT_MEMLOCK, (65536, 65536))
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 sys.exit(relay.cli.main(sys.argv[1:]))

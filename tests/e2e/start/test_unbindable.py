@@ -22,7 +22,7 @@ UNPRIVILEGED_FROM = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 # As the user `nobody` from the moment that everything is imported; an interpreter below /root is closed to nobody.
 AS_NOBODY = """\
 import os, sys
-import relay.cli, relay.supervisor, relay.settings, relay.engines.ring.selftest
+import relay.cli, relay.supervisor.start, relay.settings.model, relay.engines.ring.selftest
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 sys.exit(relay.cli.main(sys.argv[1:]))
 """
