@@ -38,9 +38,9 @@ demo: ## a stand-in hub, relay and devices on loopback; no privileges
 	@$(UPDATE_VENV) $(DEMO_VENV) $(DEMO_LOCKS)
 	@$(DEMO_VENV)/bin/relay demo $(ARGS)
 
-test: venv ## all tests, TEST_JOBS at a time; what this machine lacks is skipped, with the reason
+test: venv ## all tests, TEST_JOBS at a time; names the slowest, and what was skipped and why
 	@scripts/deps.sh report
-	@$(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile --durations 10 $(ARGS)
 
 test-kernels: venv ## the engines' tests and a soak on Debian 12's and 13's kernels, in QEMU (ARGS='--release trixie')
 	@$(BIN)/python -m scripts.test_kernels $(ARGS)
