@@ -29,7 +29,10 @@ def canonical(text: str) -> str:
 def why_never(text: str) -> str:
     """Why a literal address is never an upstream, as the end of a sentence; empty if it may be one."""
     address = ip_address(text)
-    embedded = None if isinstance(address, IPv4Address) else _embedded(address)
+    # First, since Python 3.14 answers for an IPv4-mapped address what its IPv4 address is, and older ones do not.
+    if isinstance(address, IPv6Address) and (embedded := _embedded(address)) is not None:
+        why = why_never(str(embedded))
+        return f"{embedded} in IPv6, {why}" if why else ""
     if address.is_unspecified:
         return "the unspecified address, which is this machine"
     if address.is_multicast:
@@ -38,8 +41,7 @@ def why_never(text: str) -> str:
         if address in _THIS_NETWORK:
             return "an address of 0.0.0.0/8, which is this machine's network"
         return "the broadcast address" if address == _BROADCAST else ""
-    why = why_never(str(embedded)) if embedded is not None else ""
-    return f"{embedded} in IPv6, {why}" if why else ""
+    return ""
 
 
 def _embedded(address: IPv6Address) -> IPv4Address | None:

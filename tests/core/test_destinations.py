@@ -22,6 +22,7 @@ from relay.core.destinations import canonical, why_never
         ("ff02::1", "a multicast address"),
         ("255.255.255.255", "the broadcast address"),
         ("::ffff:0.0.0.0", "0.0.0.0 in IPv6, the unspecified address, which is this machine"),
+        ("::ffff:224.0.0.1", "224.0.0.1 in IPv6, a multicast address"),
         ("2002:0:0::1", "0.0.0.0 in IPv6, the unspecified address, which is this machine"),
         ("2002:e000:1::", "224.0.0.1 in IPv6, a multicast address"),
         ("64:ff9b::255.255.255.255", "255.255.255.255 in IPv6, the broadcast address"),

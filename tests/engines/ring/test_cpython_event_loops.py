@@ -22,7 +22,7 @@ PACKAGE = "test.test_asyncio"
 RUN = {
     "test_base_events": ["BaseEventLoopWithSelectorTests", "RunningLoopTests"],
     "test_buffered_proto": ["BufferedProtocolSelectorTests"],
-    "test_events": ["EPollEventLoopTests", "TestServer"],
+    "test_events": ["EPollEventLoopTests", "TestServer", "UnixPipeObjectSupportTests"],
     "test_sendfile": ["EPollEventLoopTests"],
     "test_server": ["SelectorStartServerTests", "TestServer2", "UnixServerCleanupTests"],
     "test_sock_lowlevel": ["EPollEventLoopTests"],
@@ -44,6 +44,7 @@ MOCKED = "runs no loop, or one whose selector is a mock"
 PROACTOR = "the event loop of Windows"
 ABOVE = "needs of its loop what TimeoutTests and AsyncioWaitForTest need: callbacks and timers"
 POLICY = "about which loop a thread has, whatever loop it is"
+GRAPH = "about which task waits for which, whatever loop they run on"
 WATCHER = "another way to hear of the end of a child than pidfd, which is the one that registers a descriptor"
 
 LEFT_OUT = {
@@ -63,6 +64,7 @@ LEFT_OUT = {
     "test_free_threading": ABOVE,
     "test_futures": MOCKED,
     "test_futures2": ABOVE,
+    "test_graph": GRAPH,
     "test_locks": ABOVE,
     "test_pep492": MOCKED,
     "test_proactor_events": PROACTOR,
@@ -85,6 +87,7 @@ LEFT_OUT = {
     "test_subprocess.SubprocessTransportTests": MOCKED,
     "test_taskgroups": ABOVE,
     "test_tasks": ABOVE,
+    "test_tools": NO_LOOP,
     "test_transports": NO_LOOP,
     "test_unix_events": MOCKED,
     "test_windows_events": PROACTOR,
