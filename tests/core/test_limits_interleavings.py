@@ -12,9 +12,9 @@ from relay.core import limit_table, limits
 from relay.core.limit_table import LimitPlan
 from relay.core.limits import Lease, Limits, Refusal
 from tests.core.automaton import Automaton, Local
+from tests.core.exploring import Explorer, explore
 from tests.core.promises import Violation
 from tests.core.stepping import WRITE, Acquire, Operation, Release, System
-from tests.worker.connection.exploring import Explorer, explore
 
 ACQUIRE, RELEASE = Acquire(), Release()
 OTHER_LISTENER = Acquire(listener=1)
