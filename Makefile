@@ -21,11 +21,18 @@ endif
 # Tests run side by side, a file at a time: most of them wait for something most of the time. 0: one after another.
 TEST_JOBS ?= $(shell jobs=$$(nproc 2>/dev/null || echo 1); [ $$jobs -le 4 ] || jobs=4; [ $$jobs -gt 1 ] || jobs=0; echo $$jobs)
 
+QUICK := tests/core tests/settings tests/ipc tests/worker tests/supervisor tests/commands tests/scripts \
+	tests/test_address.py tests/test_log_writer.py tests/test_own_addresses.py \
+	tests/e2e/traffic/test_bulk.py::test_connections_do_not_get_each_others_bytes
+
+# Compiled modules are kept, whatever the environment says: the tests start relay a thousand times and more.
+export PYTHONDONTWRITEBYTECODE :=
+
 # Speed is compared with the Python that a distribution ships: others may be built without profile-guided optimisation.
 BENCH_PYTHON ?= /usr/bin/python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz bench flood soak timeline same test-kernels check lint types imports
+.PHONY: help demo test quick fuzz bench flood soak timeline same test-kernels check lint types imports
 .PHONY: format venv deps lock clean
 
 help: ## this list
@@ -41,6 +48,9 @@ demo: ## a stand-in hub, relay and devices on loopback; no privileges
 test: venv ## all tests, TEST_JOBS at a time; names the slowest, and what was skipped and why
 	@scripts/deps.sh report
 	@$(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile --durations 10 $(ARGS)
+
+quick: venv ## half a minute of tests: all that start no relay, engines apart, and one that does
+	@FUZZ_EXAMPLES=50 $(BIN)/python -m pytest --numprocesses $(TEST_JOBS) -m 'not slow' --quiet $(ARGS) $(QUICK)
 
 test-kernels: venv ## the engines' tests and a soak on Debian 12's and 13's kernels, in QEMU (ARGS='--release trixie')
 	@$(BIN)/python -m scripts.test_kernels $(ARGS)

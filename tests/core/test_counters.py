@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -147,6 +148,7 @@ NONSENSE = st.lists(st.lists(CELL, min_size=LAYOUT.size, max_size=LAYOUT.size), 
 MOST = 5
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(NONSENSE)
 def test_whatever_a_worker_writes_no_counter_goes_back_and_the_accounts_are_right(blocks: list[list[int]]) -> None:

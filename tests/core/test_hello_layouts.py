@@ -82,6 +82,7 @@ def test_less_than_a_whole_extension_is_told(cut: int) -> None:
         assert found(layouts, block[: len(block) - cut]) == ((b"name", None) if cut == 4 else Truncated)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("blocks", "extensions", "longer", "others"),
     [(2000, 20, 1, 0), (2000, 20, 0, 20), (50, 4000, 1, 0)],

@@ -45,6 +45,7 @@ def two_ways(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- every interleaving ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)  # seconds; three workers come to some 200 000 states, four seconds' work on an idle machine
 @pytest.mark.parametrize(
     ("workers", "tries", "room"), [(2, 1, 1), (2, 2, 1), (2, 2, 2), (2, 2, 3), (2, 3, 2), (3, 1, 1), (3, 1, 2)]
@@ -106,6 +107,7 @@ def test_a_dead_workers_sources_are_given_back() -> None:
     assert explored.admitted == {1, 2}  # 1: the other was refused while source 2 was held, and then its holder died
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [2, 3])
 def test_giving_up_early_costs_a_refusal_and_never_the_limit(monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
     monkeypatch.setattr(limits, "SPINS", 1)

@@ -73,6 +73,7 @@ def play(system: System, programs: list[list[Operation]], schedule: list[tuple[i
     return processes
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)  # seconds; some five on a machine that has nothing else to do
 @settings(max_examples=300, deadline=None)
 @given(made=systems(), schedule=BURSTS)

@@ -62,6 +62,7 @@ def test_whose_address_is_in_the_way(address: str, other: str, in_the_way: bool)
     assert conflicts(address, ["192.0.2.1:9", other]) is in_the_way
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1"])
 def test_of_those_that_take_a_port_at_the_same_moment_one_gets_it(host: str) -> None:
     with ExitStack() as stack:
