@@ -33,7 +33,7 @@ BENCH_PYTHON ?= /usr/bin/python3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test quick coverage fuzz bench flood soak timeline same test-kernels check lint types imports
-.PHONY: format venv deps lock clean
+.PHONY: workflows format venv deps lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,6 +82,9 @@ timeline: venv ## 5,000 TLS connections, a drain, reloads, a kill, an eviction, 
 same: venv ## ten minutes of scripts, the same through both engines, HAProxy and directly (ARGS='--seed 1 --count 9')
 	@$(BIN)/python -m bench.same $(ARGS)
 
+workflows: ## .github/workflows, with actionlint: the one on PATH, or PyPI's, which needs GitHub
+	@PYTHON='$(PYTHON)' scripts/workflows.sh
+
 check: lint types imports ## lint, format, types and import rules, as CI has them
 
 lint: venv
@@ -113,6 +116,6 @@ lock: ## requirements/*.txt from pyproject.toml; ARGS=--upgrade for newer releas
 
 clean: ## remove what make created: environments, caches, builds
 	@echo "==> removing environments, caches and builds"
-	@rm -rf .venv .venv-demo .venv-bench .venv-lock dist
+	@rm -rf .venv .venv-demo .venv-bench .venv-lock .venv-workflows dist
 	@rm -rf .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
