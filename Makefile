@@ -33,7 +33,7 @@ BENCH_PYTHON ?= /usr/bin/python3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test quick coverage fuzz bench flood soak timeline same test-kernels check lint types imports
-.PHONY: workflows format venv deps lock clean
+.PHONY: workflows release format venv deps lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,6 +84,9 @@ same: venv ## ten minutes of scripts, the same through both engines, HAProxy and
 
 workflows: ## .github/workflows, with actionlint: the one on PATH, or PyPI's, which needs GitHub
 	@PYTHON='$(PYTHON)' scripts/workflows.sh
+
+release: venv ## everything that a release needs, checked, built and tagged here; pushes nothing (VERSION=0.1.0)
+	@$(BIN)/python -m scripts.release $(or $(VERSION),$(error make release VERSION=0.1.0)) $(ARGS)
 
 check: lint types imports ## lint, format, types and import rules, as CI has them
 
