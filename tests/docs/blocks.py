@@ -1,4 +1,4 @@
-"""What README and docs/ have in blocks: settings, commands, samples. Read from the pages as they stand."""
+"""What README, its neighbours and docs/ have in blocks: settings, commands, samples. Read from the pages as they stand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from tests.support.programs import ROOT
 
-PAGES = sorted([ROOT / "README.md", ROOT / "ARCHITECTURE.md", *(ROOT / "docs").rglob("*.md")])
+AT_THE_TOP = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md")
+PAGES = sorted([*(ROOT / name for name in AT_THE_TOP), *(ROOT / "docs").rglob("*.md")])
 PROGRAMS = ("relay", "make", "curl", "openssl", "kill", "tail", "pip", "docker", "systemctl", "journalctl", "sh", "apt")
 ENVIRONMENT = ".venv/bin/"
 FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
