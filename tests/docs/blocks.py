@@ -1,4 +1,4 @@
-"""What README, its neighbours and docs/ have in blocks: settings, commands, samples. Read from the pages as they stand."""
+"""Code blocks of the pages: settings are loaded, and commands parsed, as they stand there."""
 
 from __future__ import annotations
 
