@@ -18,8 +18,9 @@ DEMO_VENV := .venv-demo
 DEMO_LOCKS := demo build
 endif
 
-# Tests run side by side, a file at a time: most of them wait for something most of the time. 0: one after another.
-TEST_JOBS ?= $(shell jobs=$$(nproc 2>/dev/null || echo 1); [ $$jobs -le 4 ] || jobs=4; [ $$jobs -gt 1 ] || jobs=0; echo $$jobs)
+# Tests run side by side, a file at a time: two for each processor, since most of them wait for something most of the
+# time. 0: one after another.
+TEST_JOBS ?= $(shell jobs=$$(( $$(nproc 2>/dev/null || echo 1) * 2 )); [ $$jobs -le 6 ] || jobs=6; echo $$jobs)
 
 QUICK := tests/core tests/settings tests/ipc tests/worker tests/supervisor tests/commands tests/scripts \
 	tests/test_address.py tests/test_log_writer.py tests/test_own_addresses.py \
