@@ -47,10 +47,11 @@ kubernetes_validate() {
         exec 9>"$cache/kubernetes-validate.lock"
         flock 9 # two calls at the same time: the second one finds it done
         if ! [ -f "$dir/complete" ]; then
-            "${PYTHON:-python3}" -m venv --clear "$dir" >/dev/null 2>&1 &&
+            if ! { "${PYTHON:-python3}" -m venv --clear "$dir" >/dev/null 2>&1 &&
                 "$dir/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --require-hashes \
-                    --no-deps --only-binary :all: --requirement "$lock" >"$dir/install.log" 2>&1 ||
+                    --no-deps --only-binary :all: --requirement "$lock" >"$dir/install.log" 2>&1; }; then
                 fail "no kubernetes-validate: pip cannot install $lock"
+            fi
             touch "$dir/complete"
         fi
     fi
