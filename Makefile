@@ -51,7 +51,8 @@ test: venv ## all tests, TEST_JOBS at a time; names the slowest, and what was sk
 	@$(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile --durations 10 $(ARGS)
 
 quick: venv ## half a minute of tests: all that start no relay, engines apart, and one that does
-	@FUZZ_EXAMPLES=50 $(BIN)/python -m pytest --numprocesses $(TEST_JOBS) -m 'not slow' --quiet $(ARGS) $(QUICK)
+	@FUZZ_EXAMPLES=25 $(BIN)/python -m pytest --numprocesses $(TEST_JOBS) -m 'not slow' --hypothesis-profile quick --quiet \
+		$(ARGS) $(QUICK)
 
 coverage: venv ## what the tests run of relay/, workers included, as a table; twice the time of make test
 	@rm -rf .coverage && mkdir .coverage

@@ -22,6 +22,7 @@ from hypothesis import settings
 
 # How long an example takes says how busy the machine is, and nothing else.
 settings.register_profile("untimed", deadline=None)
+settings.register_profile("quick", deadline=None, max_examples=25)  # make quick
 settings.load_profile("untimed")
 
 
