@@ -31,6 +31,7 @@ GLIBC = ("2014", "_2_17", "_2_24", "_2_26", "_2_27", "_2_28")
 LOCKS = ("run", "install")
 TREE = {  # in the bundle, from the repository
     "install.sh": "deploy/bundle/install.sh",
+    "checked.sh": "deploy/shared/checked.sh",
     "relay.toml": "deploy/bundle/relay.toml",
     "systemd/relay.service": "deploy/systemd/relay.service",
     "systemd/relay.socket": "deploy/systemd/relay.socket",
@@ -80,17 +81,24 @@ def build(output: Path, epoch: str) -> tuple[Path, Path]:
     return output / f"{stem}-py3-none-any.whl", output / f"{stem}.tar.gz"
 
 
+def target(arch: str, python: str) -> tuple[str, ...]:
+    """Arguments of pip that choose wheels for one Python on one architecture."""
+    tag = "cp" + python.replace(".", "")
+    return (
+        *("--only-binary=:all:", "--implementation=cp", f"--python-version={python}"),
+        *(f"--abi={tag}", "--abi=abi3", "--abi=none"),
+        *(f"--platform=manylinux{glibc}_{arch}" for glibc in GLIBC),
+    )
+
+
 def download(arch: str, pythons: Sequence[str], into: Path) -> None:
     """The locked wheels of every run-time dependency for one architecture, all Pythons together."""
     for python in pythons:
         say(f"wheels for {arch}, Python {python}")
-        tag = "cp" + python.replace(".", "")
-        platforms = [f"--platform=manylinux{glibc}_{arch}" for glibc in GLIBC]
         for lock in LOCKS:
             run(
                 *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"),
-                *("--require-hashes", "--only-binary=:all:", "--implementation=cp", f"--python-version={python}"),
-                *(f"--abi={tag}", "--abi=abi3", "--abi=none", *platforms, f"--dest={into}"),
+                *("--require-hashes", *target(arch, python), f"--dest={into}"),
                 *("--requirement", f"requirements/{lock}.txt"),
             )
 
@@ -152,6 +160,17 @@ def bundle(arch: str, pythons: Sequence[str], wheel: Path, output: Path, epoch: 
     return target
 
 
+def publish(made: Sequence[Path], output: Path) -> None:
+    """Name what was built, and add it to the folder's checksum file."""
+    sums = output / "SHA256SUMS"
+    lines = {line.split()[1]: line for line in sums.read_text().splitlines()} if sums.exists() else {}
+    lines |= {path.name: f"{digest(path)}  {path.name}" for path in made}
+    sums.write_text("".join(f"{lines[name]}\n" for name in sorted(lines) if (output / name).exists()))
+    for path in made:
+        print(f"{path.stat().st_size / 1e6:8.1f} MB  {path}")
+    print(f"verify a download: sha256sum --check --ignore-missing {sums.name}")
+
+
 def main() -> int:
     """Build everything; the exit status."""
     parser = argparse.ArgumentParser(description="build wheel, source archive and install bundles")
@@ -164,11 +183,7 @@ def main() -> int:
     wheel, source = build(options.output.resolve(), epoch)
     made = [wheel, source]
     made += [bundle(arch, options.python or PYTHONS, wheel, options.output, epoch) for arch in options.arch or ARCHES]
-    sums = options.output / "SHA256SUMS"
-    sums.write_text("".join(f"{digest(path)}  {path.name}\n" for path in sorted(made)))
-    for path in made:
-        print(f"{path.stat().st_size / 1e6:8.1f} MB  {path}")
-    print(f"verify a download: sha256sum --check --ignore-missing {sums.name}")
+    publish(made, options.output)
     return 0
 
 

@@ -10,12 +10,13 @@ set -eu
 umask 022
 
 ROOT=/opt/relay
-SETTINGS=/etc/relay/relay.toml
 COMMAND=/usr/bin/relay
 UNITS=/usr/local/lib/systemd/system
 SYSCTL=/usr/local/lib/sysctl.d/60-relay.conf
 JOURNALD=/etc/systemd/journald.conf.d/60-relay.conf
 HERE=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
+# shellcheck source=../shared/checked.sh
+. "$HERE/checked.sh" # SETTINGS, checked, in_use
 
 usage() {
     cat <<'TEXT'
@@ -151,7 +152,7 @@ unpack() { # everything into a folder beside its place, then there in one step
     printf '#!%s/bin/python -I\nimport sys\n\nfrom relay.cli import main\n\nsys.exit(main())\n' "$ROOT/$VERSION" \
         >$incoming/bin/relay || broken
     chmod 755 $incoming/bin/relay || broken
-    cp -R "$HERE/systemd" "$HERE/install.sh" "$HERE/relay.toml" "$HERE/release" "$HERE/LICENSE" $incoming/ || broken
+    cp -R "$HERE/systemd" "$HERE/install.sh" "$HERE/checked.sh" "$HERE/relay.toml" "$HERE/release" "$HERE/LICENSE" $incoming/ || broken
     found=$("$incoming/bin/python" -I -m relay --version 2>>"$ROOT/install.log") || broken
     [ "$found" = "relay $VERSION" ] || fail "what was installed calls itself '$found'"
     sync -f $incoming 2>/dev/null || :
@@ -169,46 +170,14 @@ broken() {
 }
 
 write_settings() {
-    if [ -e $SETTINGS ]; then
+    if [ -e "$SETTINGS" ]; then
         return
     fi
     mkdir -p /etc/relay
-    cp "$ROOT/$VERSION/relay.toml" $SETTINGS.new
-    chmod 644 $SETTINGS.new # the service runs as a user of its own, which must be able to read it
-    mv $SETTINGS.new $SETTINGS
+    cp "$ROOT/$VERSION/relay.toml" "$SETTINGS.new"
+    chmod 644 "$SETTINGS.new" # the service runs as a user of its own, which must be able to read it
+    mv "$SETTINGS.new" "$SETTINGS"
     say "$SETTINGS is new: its first setting, upstream, is yours to write"
-}
-
-# As the service's user reads them: `relay`, or the one that systemd makes up for it, who is nobody's friend.
-READ='
-import os, pwd, sys
-try: user = pwd.getpwnam("relay"); uid, gid = user.pw_uid, user.pw_gid
-except KeyError: uid = gid = 65534
-os.setgroups([]); os.setgid(gid); os.setuid(uid)
-try: open(sys.argv[1], "rb").read()
-except OSError as error: sys.exit("%s: %s" % (sys.argv[1], error.strerror.lower()))
-'
-checked() { # VERSION: whether a start with the settings would succeed; what is wrong is printed
-    if ! reason=$("$ROOT/$1/bin/python" -I -c "$READ" $SETTINGS 2>&1); then
-        printf '%s\n' "relay: $reason for the service's user; chmod 644 $SETTINGS, and 755 its folder" >&2
-        return 1
-    fi
-    environment=$(sed -n 's/^\(RELAY_[A-Za-z0-9_]*=.*\)/\1/p' /etc/default/relay 2>/dev/null || :)
-    (
-        if [ -n "$environment" ]; then
-            while IFS= read -r line; do
-                value=${line#*=}
-                case $value in
-                \"*\") value=${value#\"} value=${value%\"} ;;
-                \'*\') value=${value#\'} value=${value%\'} ;;
-                esac
-                export "${line%%=*}=$value"
-            done <<TEXT
-$environment
-TEXT
-        fi
-        "$ROOT/$1/bin/relay" check --config $SETTINGS >/dev/null
-    )
 }
 
 place_units() { # VERSION
@@ -249,15 +218,6 @@ prune() { # all but the current version and the one before
     done
 }
 
-in_use() { # FOLDER: whether a process runs from it
-    for link in /proc/[0-9]*/cmdline; do
-        if tr '\0' '\n' 2>/dev/null <"$link" | grep -q "^$1/bin/"; then
-            return 0
-        fi
-    done
-    return 1
-}
-
 restart() { # VERSION: the service with it; 1 if it does not come up
     say "restarting relay (it drains first, which takes drain.announce and drain.window)"
     systemctl restart relay.service && systemctl is-active --quiet relay.service
@@ -286,7 +246,7 @@ install_bundle() {
     was=$(version_of $ROOT/current)
     unpack
     write_settings
-    if active && ! checked "$VERSION"; then
+    if active && ! checked "$ROOT/$VERSION/bin/python"; then
         fail "relay $VERSION is installed beside $was, which goes on: mend the lines above, then run this again"
     fi
     make_current "$VERSION"
@@ -308,7 +268,7 @@ install_bundle() {
             fail "relay $VERSION did not start (journalctl -u relay); $was runs again"
         fi
         say "relay $VERSION runs"
-    elif checked "$VERSION"; then
+    elif checked "$ROOT/$VERSION/bin/python"; then
         systemctl start relay.service || fail "relay does not start: journalctl -u relay"
         say "relay $VERSION runs: relay status"
     else
@@ -325,7 +285,7 @@ rollback() {
     before=$(version_of $ROOT/current)
     to=$(version_of $ROOT/previous)
     [ -n "$to" ] && [ -x "$ROOT/$to/bin/relay" ] || fail "there is no version before ${before:-any} to go back to"
-    checked "$to" || fail "relay $to would not start with $SETTINGS; $before goes on"
+    checked "$ROOT/$to/bin/python" || fail "relay $to would not start with $SETTINGS; $before goes on"
     make_current "$to"
     if [ -z "$idle" ] && active; then
         restart "$to" || fail "relay $to does not start: journalctl -u relay"
