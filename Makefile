@@ -34,7 +34,7 @@ BENCH_PYTHON ?= /usr/bin/python3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test quick coverage fuzz bench flood soak timeline same test-kernels check lint types imports
-.PHONY: workflows release format venv deps lock clean
+.PHONY: workflows dist deb release format venv deps lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,12 @@ coverage: venv ## what the tests run of relay/, workers included, as a table; tw
 
 test-kernels: venv ## the engines' tests and a soak on Debian 12's and 13's kernels, in QEMU (ARGS='--release trixie')
 	@$(BIN)/python -m scripts.test_kernels $(ARGS)
+
+dist: venv ## dist/: wheel, source archive, install bundles for x86-64 and arm64; five minutes (ARGS='--arch x86_64')
+	@$(BIN)/python -m scripts.dist $(ARGS)
+
+deb: venv ## dist/relay_VERSION_ARCH.deb for amd64 and arm64; five minutes, needs dpkg-deb (ARGS='--arch x86_64')
+	@$(BIN)/python -m scripts.deb $(ARGS)
 
 fuzz: venv ## the parsers, hellos beside OpenSSL's, 50,000 examples a test (FUZZ_EXAMPLES=200000)
 	@FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),50000) $(BIN)/python -m pytest tests/core/test_client_hello.py \
