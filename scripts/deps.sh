@@ -14,6 +14,7 @@ nft:nftables
 ip:iproute2
 systemd-nspawn:systemd-container
 mmdebstrap:mmdebstrap
+lintian:lintian
 promtool:prometheus
 '
 # nft and ip are in sbin, which is not on everybody's PATH.

@@ -16,16 +16,19 @@ import pytest
 
 from tests.packaging.installed import PATIENCE
 from tests.packaging.machine import Machine
+from tests.packaging.pages import script
 from tests.support.clients import receive
 from tests.support.observe import wait_until
 from tests.support.programs import ROOT
 from tests.support.upstreams import Echo
 
-pytestmark = pytest.mark.timeout(600)  # the first one builds the bundles
+pytestmark = [pytest.mark.packages, pytest.mark.timeout(600)]  # the first one builds the bundles
 
 PYTHON = "{}.{}".format(*sys.version_info[:2])  # of the machine's Debian, too
 NEWER = "99.0.0"
 HERE, NEXT = "/media/bundle", "/media/next"
+DOWNLOADED = {"this": "/media/downloads/this", "newer": "/media/downloads/newer"}
+INSTALL, UPGRADE = "install-as-a-service.md", "upgrade-and-roll-back.md"
 INSTALLED = "/opt/relay/current/install.sh"
 SETTINGS = "/etc/relay/relay.toml"
 
@@ -37,6 +40,7 @@ class Bundles(NamedTuple):
     newer: Path
     version: str
     folder: Path  # what the first build has made
+    newer_folder: Path
 
 
 def build(tree: Path, output: Path) -> None:
@@ -91,7 +95,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Bundles:
             archive.extractall(folder, filter="data")
         unpacked.append(folder / bundle.name.removesuffix(".tar.gz"))
     this, newer = unpacked
-    return Bundles(this, newer, version, folder / "this")
+    return Bundles(this, newer, version, folder / "this", folder / "newer")
 
 
 class Bare:
@@ -130,7 +134,8 @@ class Bare:
 
 @pytest.fixture(scope="module")
 def booted(root: Path, bundles: Bundles) -> Iterator[Machine]:
-    with Machine(root, {HERE: bundles.this, NEXT: bundles.newer}) as machine:
+    downloaded = {DOWNLOADED["this"]: bundles.folder, DOWNLOADED["newer"]: bundles.newer_folder}
+    with Machine(root, {HERE: bundles.this, NEXT: bundles.newer, **downloaded}) as machine:
         yield machine
 
 
@@ -190,6 +195,28 @@ def test_with_settings_it_runs_at_once_and_is_replaced_rolled_back_and_removed(b
     left = bare.machine.run("sh", "-c", f"ls -d {places} 2>&1 || :")
     assert left.count("No such file") == 3, left
     assert bare.machine.run("cat", SETTINGS) == before
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the how-to's commands are for x86-64")
+def test_its_life_as_the_pages_have_it(bare: Bare) -> None:
+    def follow(commands: str, download: str = "this") -> str:
+        folder = f"/tmp/bundle/{download}"
+        bare.machine.run("sh", "-c", f"mkdir -p {folder} && cp {DOWNLOADED[download]}/* {folder}")
+        return bare.machine.run("sh", "-ec", f"cd {folder}\n{commands}")
+
+    assert ": OK" in follow(script(INSTALL, "Verify the download"))
+    unpack, install, *then = script(INSTALL, "The install bundle").splitlines()
+    assert "is installed and not started" in follow(f"{unpack}\n{install}")
+    bare.configure()
+    follow("\n".join(then))
+    assert "active (running)" in follow(script(INSTALL, "Look at it"))
+    assert (bare.running(), bare.echoes()) == (bare.version, True)
+    assert f"relay {NEWER} runs" in follow(script(UPGRADE, "Install bundle: upgrade"), "newer")
+    assert (bare.running(), bare.echoes()) == (NEWER, True)
+    assert f"relay {bare.version}\n" in follow(script(UPGRADE, "Install bundle: roll back"))
+    assert (bare.running(), bare.echoes()) == (bare.version, True)
+    assert "its settings are still in /etc/relay" in follow(script(UPGRADE, "Install bundle: remove"))
+    assert bare.running() == ""
 
 
 def test_a_worker_that_dies_after_an_upgrade_gets_a_successor_of_its_own_version(bare: Bare) -> None:
