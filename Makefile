@@ -34,7 +34,7 @@ BENCH_PYTHON ?= /usr/bin/python3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test quick coverage fuzz bench flood soak timeline same test-kernels check lint types imports
-.PHONY: workflows dist deb release format venv deps lock clean
+.PHONY: workflows dist deb audit release format venv deps lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ dist: venv ## dist/: wheel, source archive, install bundles for x86-64 and arm64
 
 deb: venv ## dist/relay_VERSION_ARCH.deb for amd64 and arm64; five minutes, needs dpkg-deb (ARGS='--arch x86_64')
 	@$(BIN)/python -m scripts.deb $(ARGS)
+
+audit: ## tell which locked run-time packages have known vulnerabilities; needs PyPI, and blocks nothing
+	@PYTHON='$(PYTHON)' scripts/audit.sh
 
 fuzz: venv ## the parsers, hellos beside OpenSSL's, 50,000 examples a test (FUZZ_EXAMPLES=200000)
 	@FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),50000) $(BIN)/python -m pytest tests/core/test_client_hello.py \
@@ -127,6 +130,6 @@ lock: ## requirements/*.txt from pyproject.toml; ARGS=--upgrade for newer releas
 
 clean: ## remove what make created: environments, caches, builds
 	@echo "==> removing environments, caches and builds"
-	@rm -rf .venv .venv-demo .venv-bench .venv-lock .venv-workflows dist
+	@rm -rf .venv .venv-audit .venv-demo .venv-bench .venv-lock .venv-workflows dist
 	@rm -rf .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
