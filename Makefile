@@ -33,7 +33,7 @@ export PYTHONDONTWRITEBYTECODE :=
 BENCH_PYTHON ?= /usr/bin/python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick coverage fuzz bench flood soak timeline same test-kernels check lint types imports
+.PHONY: help demo test test-packages quick coverage fuzz bench flood soak timeline same test-kernels check lint types imports
 .PHONY: workflows dist deb audit release format venv deps lock clean
 
 help: ## this list
@@ -50,9 +50,12 @@ test: venv ## all tests, TEST_JOBS at a time; names the slowest, and what was sk
 	@scripts/deps.sh report
 	@$(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile --durations 10 $(ARGS)
 
+test-packages: venv ## install bundle, Debian package, container, each built and run for real (15 minutes)
+	@$(BIN)/python -m pytest -m packages --numprocesses $(TEST_JOBS) --dist loadfile $(ARGS) tests/packaging
+
 quick: venv ## half a minute of tests: all that start no relay, engines apart, and one that does
-	@FUZZ_EXAMPLES=25 $(BIN)/python -m pytest --numprocesses $(TEST_JOBS) -m 'not slow' --hypothesis-profile quick --quiet \
-		$(ARGS) $(QUICK)
+	@FUZZ_EXAMPLES=25 $(BIN)/python -m pytest --numprocesses $(TEST_JOBS) -m 'not slow and not packages' \
+		--hypothesis-profile quick --quiet $(ARGS) $(QUICK)
 
 coverage: venv ## what the tests run of relay/, workers included, as a table; twice the time of make test
 	@rm -rf .coverage && mkdir .coverage

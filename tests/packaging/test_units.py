@@ -39,9 +39,10 @@ def test_systemd_finds_no_mistake(tmp_path: Path) -> None:
     program = tmp_path / "relay"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
-    for path in UNITS.iterdir():
+    units = [path for path in UNITS.iterdir() if path.suffix in (".service", ".socket")]
+    for path in units:
         (tmp_path / path.name).write_text(path.read_text().replace("/usr/bin/relay", str(program)))
-    done = analyze("verify", *(tmp_path / path.name for path in UNITS.iterdir()))
+    done = analyze("verify", *(tmp_path / path.name for path in units))
     said = [line for line in (done.stdout + done.stderr).splitlines() if "relay" in line]
     assert said == []
 
