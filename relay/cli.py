@@ -65,6 +65,10 @@ subscription.
 STATUS = """\
 Show a running relay as its admin port reports it now: state, connections,
 listeners, upstreams, workers.
+
+With --live, one line and an exit status, for a container's health check: 0 if
+every worker's event loop answers (also while relay drains), 1 if not or if no
+relay answers.
 """
 DRAIN = """\
 Take a running relay out of service without cutting connections off. For
@@ -138,7 +142,9 @@ def _parser() -> argparse.ArgumentParser:
     demo = add("demo", "run a stand-in hub, relay and devices on loopback", DEMO)
     demo.add_argument("--once", action="store_true", help="send a fixed number of messages, verify them, then end")
     status = add("status", "show a running relay: state, connections, upstreams, workers", STATUS)
-    status.add_argument("--json", action="store_true", help="print the whole status as JSON")
+    form = status.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print the whole status as JSON")
+    form.add_argument("--live", action="store_true", help="only whether it is alive: one line, and exit status 0 or 1")
     drain = add("drain", "take a running relay out of service, without cutting connections off", DRAIN)
     drain.add_argument("--wait", action="store_true", help="wait until it is drained, and show the connections left")
     undrain = add("undrain", "put a draining or drained relay back into service", UNDRAIN)
@@ -215,6 +221,11 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
+    if options.live:
+        from relay.commands import live
+
+        return _with_admin_port(options, live.run)
+
     from relay.commands import status
 
     return _with_admin_port(options, lambda admin: status.run(admin, as_json=options.json))
