@@ -37,7 +37,7 @@ BENCH_PYTHON ?= /usr/bin/python3
 .PHONY: workflows dist deb audit release format venv deps lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "ARGS='...' goes to the program behind demo, test or lock: make test ARGS='-k drain -x'"
 	@echo "PYTHON=... chooses the interpreter (3.11 or newer): make venv PYTHON=python3.13"
@@ -50,8 +50,9 @@ test: venv ## all tests, TEST_JOBS at a time; names the slowest, and what was sk
 	@scripts/deps.sh report
 	@$(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile --durations 10 $(ARGS)
 
-test-packages: venv ## install bundle, Debian package, container, each built and run for real (15 minutes)
-	@$(BIN)/python -m pytest -m packages --numprocesses $(TEST_JOBS) --dist loadfile $(ARGS) tests/packaging
+test-packages: venv ## install bundle, Debian package and image, built and run for real: 15 minutes, root
+	@$(BIN)/python -m pytest -m packages -o faulthandler_timeout=0 --numprocesses $(TEST_JOBS) --dist loadfile --durations 10 \
+		$(ARGS)
 
 quick: venv ## half a minute of tests: all that start no relay, engines apart, and one that does
 	@FUZZ_EXAMPLES=25 $(BIN)/python -m pytest --numprocesses $(TEST_JOBS) -m 'not slow and not packages' \

@@ -16,6 +16,10 @@ systemd-nspawn:systemd-container
 mmdebstrap:mmdebstrap
 lintian:lintian
 promtool:prometheus
+podman:podman
+runc:runc
+iptables:iptables
+/usr/lib/podman/netavark:netavark
 '
 # nft and ip are in sbin, which is not on everybody's PATH.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin

@@ -79,7 +79,7 @@ def commands() -> list[Command]:
     for block in blocks():
         if block.language not in ("", "sh"):
             continue
-        lines = block.text.splitlines()
+        lines = re.sub(r"\\\n\s*", "", block.text).splitlines()  # a line that goes on is one command
         if any(line.startswith("$ ") for line in lines):
             lines = [line[2:] for line in lines if line.startswith("$ ")]
         for line in lines:
