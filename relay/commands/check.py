@@ -132,8 +132,10 @@ async def _connect_all(settings: Settings, upstreams: list[str], listening: list
     task = asyncio.current_task()
     assert task is not None
     # asyncio.run's own handler may run too late: a signal that arrives just before the loop waits is handled after
-    # the next event, which for a dial may be a minute later. The loop's handlers wake it through a socket.
-    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
+    # the next event, which for a dial may be a minute later. The loop's handlers wake it through a socket. Where
+    # the parent ignores the signal, as a shell does for what it runs in the background, it stays ignored.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
     resolver = Resolver(nameservers(settings), complete=complete_names(settings))
     return [await _connect(resolver, text, settings.dial.connect_timeout, listening) for text in upstreams]
 

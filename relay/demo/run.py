@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from relay.demo.rig import Rig  # at run time only after the check for the extra
 
-EXTRA = ("amqtt", "paho", "trustme")  # packages that relay[demo] adds
+EXTRA = ("amqtt", "paho", "trustme")  # packages of the extra relay-passthrough[demo]
 
 
 def main(once: bool) -> int:

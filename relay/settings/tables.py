@@ -62,7 +62,7 @@ class LimitSettings(Section):
         description="most bytes that each worker buffers, received and not yet taken by the other side: 1048576 or "
         "more; at the limit a worker receives only what it can pass on at once; incomplete TLS hellos and PROXY "
         "headers may take a quarter of it, beyond which the oldest connections are refused; complete ones that wait "
-        "for a connect are not counted; 0 = no limit",
+        "for a connect do not count against it; 0 = no limit",
     )
     source_prefix_v4: int = Field(
         default=32,

@@ -82,7 +82,7 @@ class BoundListener:
 
 @dataclass(slots=True)
 class Instance:
-    """Settings and resources of a run. Only its own methods change it."""
+    """Settings and resources of a run. Only its own methods change it, but for `notes`, to which a start adds."""
 
     settings: Settings
     workers: int

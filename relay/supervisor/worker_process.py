@@ -102,7 +102,7 @@ class WorkerProcess:
     behind: bool = False  # does not read its channel; messages wait in the outbox
     started: float = 0.0
     unready_since: float = 0.0
-    failures: int = 0  # early ends in a row
+    failures: int = 0  # starts that failed and early ends, in a row; the end of a longer life counts as the first
     restarts: int = 0
     task: asyncio.Task[None] | None = field(default=None, repr=False)  # starts the process, and its successors
 
@@ -129,7 +129,7 @@ class WorkerProcess:
         self.failures = self.failures + 1 if now - self.started < STEADY else 1
 
     def crash_looping(self, now: float) -> bool:
-        """Whether the last LOOP processes ended early, and the present one has not run for STEADY seconds."""
+        """Whether there were LOOP `failures` in a row, and the present process has not run for STEADY seconds."""
         return self.failures >= LOOP and (self.process is None or now - self.started < STEADY)
 
 

@@ -3,7 +3,7 @@
 One local address has about 28,000 ports towards one upstream address (ip(7), ip_local_port_range), and connect(2) is
 slow at finding one of the last. So the ports of each pair of addresses are counted: a worker counts its own
 connections, publishes the counts in the shared table, and adds those of the other workers. A pair is not used any more
-when its count is close to the limit.
+when its count reaches the limit, which leaves the last ports out.
 """
 
 from __future__ import annotations

@@ -109,11 +109,19 @@ def test_signals_that_the_parent_ignores_are_served(echo: Echo, start: Start) ->
     assert relay.wait() == 0
 
 
-def test_a_command_can_be_interrupted_whatever_the_parent_blocks(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("surroundings", "seconds", "status"),
+    [(signals(blocked=[signal.SIGINT]), 60.0, 130), (signals(ignored=[signal.SIGINT]), 2.0, 1)],
+    ids=["blocked", "ignored"],
+)
+def test_a_command_can_be_interrupted_unless_the_parent_ignores_the_signal(
+    tmp_path: Path, surroundings: list[str], seconds: float, status: int
+) -> None:
+    """A shell ignores SIGINT for what it runs in the background: that goes on to its end."""
     with unanswering() as silent:
         path = tmp_path / "relay.toml"
-        path.write_text(settings(listener(silent), tables="[dial]\nconnect_timeout = 60.0\n"))
-        line = launched([*signals(blocked=[signal.SIGINT]), *RELAY, "check", "--connect", "--config", str(path)])
+        path.write_text(settings(listener(silent), tables=f"[dial]\nconnect_timeout = {seconds}\n"))
+        line = launched([*surroundings, *RELAY, "check", "--connect", "--config", str(path)])
         said = tmp_path / "said"
         with said.open("wb") as out:
             environ = {**environment(), "PYTHONUNBUFFERED": "1"}
@@ -121,7 +129,8 @@ def test_a_command_can_be_interrupted_whatever_the_parent_blocks(tmp_path: Path)
         try:
             wait_until(lambda: "listener main" in said.read_text(), START, "the last line before it dials")
             process.send_signal(signal.SIGINT)
-            assert process.wait(START) == 130
+            assert process.wait(START) == status
+            assert ("no answer in 2 s" in said.read_text()) is (status == 1)
         finally:
             process.kill()
             process.wait()
