@@ -150,7 +150,7 @@ def debian(root: Path, packages: Packages) -> Iterator[Bare]:
 def bare(debian: Bare) -> Iterator[Bare]:
     """A machine of Debian 12, shared by the tests, without relay."""
     yield debian
-    debian.apt("purge", "relay")
+    debian.sh("dpkg --purge relay")  # also where a test has done so
     debian.sh("rm -rf /etc/relay /etc/default/relay /opt/relay")
 
 
@@ -372,7 +372,8 @@ def test_lintian_has_nothing_to_say(packages: Packages) -> None:
     if shutil.which("lintian") is None:
         pytest.skip("no lintian (make deps installs it)")
     (package,) = packages.this.glob("*.deb")
-    line = ["lintian", "--allow-root", "--fail-on", "error,warning", "--no-tag-display-limit", str(package)]
+    quick = "uses-no-compression-for-control-tarball,uses-no-compression-for-data-tarball"  # as built for these tests
+    line = ["lintian", "--allow-root", "--fail-on", "error,warning", "--suppress-tags", quick, str(package)]
     done = subprocess.run(line, capture_output=True, text=True, timeout=600)
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 
