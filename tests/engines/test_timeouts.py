@@ -61,13 +61,13 @@ def test_a_byte_now_and_then_keeps_it_alive(lab: Lab, down: bool) -> None:
 
 def test_slow_reader_that_still_takes_something_is_not_idle(lab: Lab) -> None:
     """Blocked all the while, and moving by a few kilobytes at a time."""
-    engine = lab.start(timeouts=Timeouts(idle=1.5, half_close=0.0))
+    engine = lab.start(timeouts=Timeouts(idle=3.0, half_close=0.0))
     client, upstream, handler = lab.line(engine, buffers=65536).open()
     data = pattern("drain", 50_021)
     sent = fill(engine, upstream, data)
     received = bytearray()
     began = monotonic()
-    while monotonic() - began < 3.2:
+    while monotonic() - began < 6.2:
         received += receive(client, 8192)
         sent = push(upstream, data, sent)
         engine.wait_ticks(4)
