@@ -34,7 +34,7 @@ def test_an_upstream_that_does_not_answer(echo: Echo, start: Start, unharmed: Un
                 client.sendall(b"hello?")
                 assert echoes(relay.address("echo"))
                 assert was_reset(client)
-            assert 0.4 <= time.monotonic() - started < 3
+            assert time.monotonic() - started >= 0.4
             relay.wait_outcomes({"dial_timeout": 1, "ok": 1})
 
 
