@@ -21,6 +21,7 @@ from relay.core.limit_table import LimitPlan
 from relay.core.limits import Lease
 from relay.ipc.shared_table import Table
 
+ENOUGH = 100  # of either, for each process
 PLAN = LimitPlan(workers=4, instance=5, capacity=4, listeners=(3, 0), per_source=2, source_buckets=64)
 LAYOUT = Layout(2, 1, 1)
 NUMBERS = struct.Struct("qq")
@@ -82,7 +83,9 @@ def main() -> None:
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.readline()
-    for _ in range(operations):
+    done = 0
+    while done < operations or min(admitted, refused) <= ENOUGH:  # one that had no processor goes on for longer
+        done += 1
         taken = take(choose.randrange(len(PLAN.listeners)), choose.randrange(1, 5))
         if held and (not taken or choose.random() < 0.3):
             give_back()

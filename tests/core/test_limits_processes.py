@@ -10,7 +10,7 @@ import sys
 from relay.core.limit_table import total_held
 from relay.core.limits import Lease, Refusal
 from relay.ipc.shared_table import Table
-from tests.core.hammer import LAYOUT, PLAN, WITNESS_SIZE, WORDS, Witness
+from tests.core.hammer import ENOUGH, LAYOUT, PLAN, WITNESS_SIZE, WORDS, Witness
 from tests.support.programs import ROOT
 
 OPERATIONS = 4000
@@ -54,7 +54,7 @@ def test_processes_never_hold_more_than_the_limits() -> None:
     assert most[0] == PLAN.instance, "reached, by all of them together, and not exceeded"
     assert most[1] <= PLAN.listeners[0]
     assert all(number <= PLAN.per_source for number in most[3:])
-    assert all(result["admitted"] > 100 and result["refused"] > 100 for result in results)
+    assert all(result["admitted"] > ENOUGH and result["refused"] > ENOUGH for result in results)
     assert total_held(PLAN, table.counts) == 0
     # Nothing of it is left: there is room for exactly as many as at first.
     limits = [table.limits(column) for column in range(PLAN.workers)]
