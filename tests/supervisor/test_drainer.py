@@ -109,6 +109,7 @@ class Broken:
         raise AssertionError("nobody asks for it")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("announce", [0.0, 0.2])
 @pytest.mark.parametrize("broken", ["telling", "counting"])
 async def test_a_defect_does_not_keep_a_drain_from_its_end(announce: float, broken: str) -> None:
