@@ -12,7 +12,6 @@ The base image of the Dockerfile is not to be had without a registry: `base` mak
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import json
 import os
@@ -20,7 +19,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -28,11 +26,11 @@ from typing import Any, Self, TypeVar
 
 from scripts.systemd_root import cache
 from tests.support.clients import TIMEOUT
+from tests.support.namespace import in_network_of
 from tests.support.programs import environment, launched
 
 T = TypeVar("T")
 
-CLONE_NEWNET = 0x40000000  # sched.h
 BASE = "docker.io/library/python:3.13-slim"  # as the Dockerfile has it
 RELEASE, PACKAGES = "trixie", "python3,python3-venv"  # Debian 13 has Python 3.13
 HUB, MACHINE = "192.0.2.1", "192.0.2.2"  # RFC 5737: nobody's
@@ -228,32 +226,11 @@ class Containers:
 
     def at_hub(self, make: Callable[[], T]) -> T:
         """Call `make` where the hub is; sockets that it makes stay there."""
-        return self._inside(self._namespaces[0].pid, make)
+        return in_network_of(self._namespaces[0].pid, make)
 
     def connect(self, address: tuple[str, int]) -> socket.socket:
         """A client on the machine that the containers run on. Raises OSError."""
-        return self._inside(self._namespaces[1].pid, lambda: socket.create_connection(address, TIMEOUT))
-
-    def _inside(self, pid: int, make: Callable[[], T]) -> T:
-        found: list[T] = []
-        failed: list[BaseException] = []
-
-        def enter() -> None:
-            try:
-                with Path(f"/proc/{pid}/ns/net").open() as namespace:
-                    if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), CLONE_NEWNET):
-                        raise OSError(ctypes.get_errno(), "setns")
-                found.append(make())
-            except BaseException as error:  # noqa: BLE001  # handed to who called
-                failed.append(error)
-
-        # setns(2) moves the calling thread alone, and this one ends with it.
-        thread = threading.Thread(target=enter)
-        thread.start()
-        thread.join()
-        if failed:
-            raise failed[0]
-        return found[0]
+        return in_network_of(self._namespaces[1].pid, lambda: socket.create_connection(address, TIMEOUT))
 
 
 def tool(folder: Path, requirement: str, program: str) -> Path:

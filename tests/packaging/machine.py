@@ -14,7 +14,6 @@ the machine's network namespace, which this process then uses like any other.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import socket
@@ -22,7 +21,6 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,11 +28,11 @@ from types import TracebackType
 from typing import IO, Self, TypeVar
 
 from tests.support.clients import TIMEOUT
+from tests.support.namespace import in_network_of
 from tests.support.programs import ROOT
 
 T = TypeVar("T")
 
-CLONE_NEWNET = 0x40000000  # sched.h
 BOOT = 60.0  # seconds
 COMMAND = 120.0  # seconds
 MODULES = "/usr/local/lib/python{}.{}/dist-packages".format(*sys.version_info[:2])
@@ -202,25 +200,7 @@ class Machine:
 
     def inside(self, make: Callable[[], T]) -> T:
         """Call `make` in its network: sockets that it makes stay there, whoever uses them then."""
-        found: list[T] = []
-        failed: list[BaseException] = []
-
-        def enter() -> None:
-            try:
-                with Path(f"/proc/{self.leader}/ns/net").open() as namespace:
-                    if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), CLONE_NEWNET):
-                        raise OSError(ctypes.get_errno(), "setns")
-                found.append(make())
-            except BaseException as error:  # noqa: BLE001  # handed to who called
-                failed.append(error)
-
-        # setns(2) moves the calling thread alone, and this one ends with it.
-        thread = threading.Thread(target=enter)
-        thread.start()
-        thread.join()
-        if failed:
-            raise failed[0]
-        return found[0]
+        return in_network_of(self.leader, make)
 
     def connect(self, address: tuple[str, int], timeout: float = TIMEOUT) -> socket.socket:
         """A client inside. Raises OSError."""

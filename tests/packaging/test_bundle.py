@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.packaging.bare import NEWER, SETTINGS, Bare, copy, need_sources, newer_tree
 from tests.packaging.installed import PATIENCE
 from tests.packaging.machine import Machine
 from tests.packaging.pages import script
-from tests.support.clients import receive
 from tests.support.observe import wait_until
 from tests.support.programs import ROOT
 from tests.support.upstreams import Echo
@@ -25,12 +25,10 @@ from tests.support.upstreams import Echo
 pytestmark = [pytest.mark.packages, pytest.mark.timeout(600)]  # the first one builds the bundles
 
 PYTHON = "{}.{}".format(*sys.version_info[:2])  # of the machine's Debian, too
-NEWER = "99.0.0"
 HERE, NEXT = "/media/bundle", "/media/next"
 DOWNLOADED = {"this": "/media/downloads/this", "newer": "/media/downloads/newer"}
 INSTALL, UPGRADE = "install-as-a-service.md", "upgrade-and-roll-back.md"
 INSTALLED = "/opt/relay/current/install.sh"
-SETTINGS = "/etc/relay/relay.toml"
 
 
 class Bundles(NamedTuple):
@@ -60,34 +58,13 @@ def build(tree: Path, output: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def copy(tree: Path) -> Path:
-    """This tree as somebody else has it: in another folder, committed at the same time."""
-    line = ["git", "ls-files", "-co", "--exclude-standard"]
-    for name in subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split():
-        if (ROOT / name).is_file():
-            (tree / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, tree / name)
-    return tree
-
-
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Bundles:
     folder = tmp_path_factory.mktemp("dist")
-    if not (ROOT / ".git").exists():
-        pytest.skip("a bundle is built from a git checkout")
-    probe = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder / "probe"), "idna"]
-    if subprocess.run(probe, capture_output=True).returncode:
-        pytest.skip("no package index can be reached, and the bundle holds wheels of one")
+    need_sources("bundle", folder)
     build(ROOT, folder / "this")
-    tree = copy(folder / "tree")
-    package = tree / "relay/__init__.py"
-    version = package.read_text().split('__version__ = "')[1].split('"')[0]
-    package.write_text(package.read_text().replace(f'"{version}"', f'"{NEWER}"'))
-    subprocess.run(["git", "init", "-q"], cwd=tree, check=True)
-    subprocess.run(["git", "add", "-A"], cwd=tree, check=True)
-    name = ["-c", "user.name=x", "-c", "user.email=x"]
-    subprocess.run(["git", *name, "commit", "-q", "-m", "newer"], cwd=tree, check=True)
-    build(tree, folder / "newer")
+    version = newer_tree(folder / "tree")
+    build(folder / "tree", folder / "newer")
     unpacked: list[Path] = []
     for made in ("this", "newer"):
         (bundle,) = (folder / made).glob("relay-*-linux-*.tar.gz")
@@ -98,38 +75,16 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Bundles:
     return Bundles(this, newer, version, folder / "this", folder / "newer")
 
 
-class Bare:
-    """A machine on which nothing was installed, for one test."""
+class BundleMachine(Bare):
+    """A machine that the bundle is installed on."""
 
-    def __init__(self, machine: Machine, echo: Echo, version: str) -> None:
-        self.machine = machine
-        self.version = version
-        self._echo = echo
+    prefix = "/opt/relay"
 
     def sh(self, *line: str, ok: bool = True) -> str:
-        """A script with arguments; what it says. Fails if its exit status is not as expected."""
+        """Run a script with arguments; returns its output. Fails if its exit status is not as expected."""
         said = self.machine.run("sh", "-c", '"$@"; echo "[$?]"', "sh", "sh", *line)
         assert ("[0]" in said) is ok, said
         return said
-
-    def configure(self, more: str = "") -> None:
-        host, port = self._echo.address
-        self.machine.write(
-            SETTINGS,
-            f"workers = 2\n[health_check]\ninterval = 0.0\n[drain]\nannounce = 0.0\nwindow = 0.5\n{more}"
-            f'[[listeners]]\nname = "https"\nbind = ["0.0.0.0:443"]\nupstream = ["{host}:{port}"]\n',
-        )
-
-    def echoes(self) -> bool:
-        with self.machine.connect(("127.0.0.1", 443), PATIENCE) as client:
-            client.sendall(b"hello")
-            return receive(client, 5) == b"hello"
-
-    def running(self) -> str:
-        """Version of the relay that serves, from its process's path; "" if none does."""
-        pid = self.machine.show("MainPID")
-        line = self.machine.run("cat", f"/proc/{pid}/cmdline", check=False) if pid != "0" else ""
-        return line.split("/")[3] if line.startswith("/opt/relay/") else ""
 
 
 @pytest.fixture(scope="module")
@@ -146,13 +101,13 @@ def upstream(booted: Machine) -> Iterator[Echo]:
 
 
 @pytest.fixture
-def bare(booted: Machine, upstream: Echo, bundles: Bundles) -> Iterator[Bare]:
-    yield Bare(booted, upstream, bundles.version)
+def bare(booted: Machine, upstream: Echo, bundles: Bundles) -> Iterator[BundleMachine]:
+    yield BundleMachine(booted, upstream, bundles.version)
     booted.run("sh", "-c", f"[ ! -e {INSTALLED} ] || sh {INSTALLED} uninstall --purge")
     booted.run("sh", "-c", "rm -rf /opt/relay /etc/relay /etc/default/relay /tmp/bundle /usr/bin/relay")
 
 
-def altered(bare: Bare, script: str) -> str:
+def altered(bare: BundleMachine, script: str) -> str:
     """A copy of the bundle in which `script` has changed something, with its checksums made anew; its install.sh."""
     sums = "find . -type f ! -name SHA256SUMS | sed 's,^./,,' | sort | xargs sha256sum >SHA256SUMS"
     bare.machine.run("sh", "-c", f"cp -r {HERE} /tmp/bundle && cd /tmp/bundle && {script} && {sums}")
@@ -162,7 +117,7 @@ def altered(bare: Bare, script: str) -> str:
 # --- as it should go --------------------------------------------------------------------------------------------------
 
 
-def test_a_first_installation_says_what_to_edit_and_starts_nothing(bare: Bare) -> None:
+def test_a_first_installation_says_what_to_edit_and_starts_nothing(bare: BundleMachine) -> None:
     said = bare.sh(f"{HERE}/install.sh")
     assert f"relay {bare.version} is installed and not started. Edit {SETTINGS}" in said
     assert "relay: upstream: not set" in said
@@ -175,7 +130,7 @@ def test_a_first_installation_says_what_to_edit_and_starts_nothing(bare: Bare) -
     assert bare.echoes()
 
 
-def test_with_settings_it_runs_at_once_and_is_replaced_rolled_back_and_removed(bare: Bare) -> None:
+def test_with_settings_it_runs_at_once_and_is_replaced_rolled_back_and_removed(bare: BundleMachine) -> None:
     bare.configure()
     assert f"relay {bare.version} runs" in bare.sh(f"{HERE}/install.sh")
     assert bare.echoes()
@@ -198,7 +153,7 @@ def test_with_settings_it_runs_at_once_and_is_replaced_rolled_back_and_removed(b
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the how-to's commands are for x86-64")
-def test_its_life_as_the_pages_have_it(bare: Bare) -> None:
+def test_its_life_as_the_pages_have_it(bare: BundleMachine) -> None:
     def follow(commands: str, download: str = "this") -> str:
         folder = f"/tmp/bundle/{download}"
         bare.machine.run("sh", "-c", f"mkdir -p {folder} && cp {DOWNLOADED[download]}/* {folder}")
@@ -219,7 +174,7 @@ def test_its_life_as_the_pages_have_it(bare: Bare) -> None:
     assert bare.running() == ""
 
 
-def test_a_worker_that_dies_after_an_upgrade_gets_a_successor_of_its_own_version(bare: Bare) -> None:
+def test_a_worker_that_dies_after_an_upgrade_gets_a_successor_of_its_own_version(bare: BundleMachine) -> None:
     bare.configure()
     bare.sh(f"{HERE}/install.sh")
     bare.sh(f"{NEXT}/install.sh", "--no-start")
@@ -234,7 +189,7 @@ def test_a_worker_that_dies_after_an_upgrade_gets_a_successor_of_its_own_version
     assert all(f"/opt/relay/{bare.version}/bin/python" in line for line in successors())
 
 
-def test_what_a_machine_with_many_connections_needs(bare: Bare) -> None:
+def test_what_a_machine_with_many_connections_needs(bare: BundleMachine) -> None:
     bare.sh(f"{HERE}/install.sh", "--no-start", "--tune")
     assert bare.machine.run("sysctl", "-n", "net.ipv4.ip_local_port_range").split() == ["1024", "65535"]
     merged = bare.machine.run("systemd-analyze", "cat-config", "systemd/journald.conf")
@@ -244,7 +199,7 @@ def test_what_a_machine_with_many_connections_needs(bare: Bare) -> None:
 # --- what may fail ----------------------------------------------------------------------------------------------------
 
 
-def test_an_upgrade_whose_check_fails_leaves_what_runs_alone(bare: Bare) -> None:
+def test_an_upgrade_whose_check_fails_leaves_what_runs_alone(bare: BundleMachine) -> None:
     bare.configure()
     bare.sh(f"{HERE}/install.sh")
     bare.configure("[tcp]\nkeepalive_idle = -1\n")
@@ -255,7 +210,7 @@ def test_an_upgrade_whose_check_fails_leaves_what_runs_alone(bare: Bare) -> None
     assert bare.machine.run("relay", "--version").strip() == f"relay {bare.version}"
 
 
-def test_settings_that_the_service_cannot_read(bare: Bare) -> None:
+def test_settings_that_the_service_cannot_read(bare: BundleMachine) -> None:
     bare.configure()
     bare.machine.run("chmod", "600", SETTINGS)
     said = bare.sh(f"{HERE}/install.sh")
@@ -263,7 +218,7 @@ def test_settings_that_the_service_cannot_read(bare: Bare) -> None:
     assert "is installed and not started" in said
 
 
-def test_variables_of_the_environment_file_count(bare: Bare) -> None:
+def test_variables_of_the_environment_file_count(bare: BundleMachine) -> None:
     bare.machine.write("/etc/default/relay", 'RELAY_UPSTREAM="192.0.2.1"\n')
     said = bare.sh(f"{HERE}/install.sh")
     assert f"relay {bare.version} runs" in said
@@ -278,7 +233,7 @@ def test_variables_of_the_environment_file_count(bare: Bare) -> None:
     ],
     ids=["architecture", "python", "wheel"],
 )
-def test_a_bundle_that_does_not_fit(bare: Bare, script: str, words: str) -> None:
+def test_a_bundle_that_does_not_fit(bare: BundleMachine, script: str, words: str) -> None:
     bare.configure()
     bare.sh(f"{HERE}/install.sh")
     said = bare.sh(altered(bare, script), ok=False)
@@ -286,20 +241,20 @@ def test_a_bundle_that_does_not_fit(bare: Bare, script: str, words: str) -> None
     assert (bare.running(), bare.echoes()) == (bare.version, True)
 
 
-def test_a_damaged_bundle(bare: Bare) -> None:
+def test_a_damaged_bundle(bare: BundleMachine) -> None:
     install = altered(bare, "true")
     bare.machine.run("sh", "-c", "echo more >>/tmp/bundle/relay.toml")
     assert "the bundle is damaged" in bare.sh(install, ok=False)
     assert "No such file" in bare.machine.run("ls", "/usr/bin/relay", check=False)
 
 
-def test_an_interpreter_that_will_not_do(bare: Bare) -> None:
+def test_an_interpreter_that_will_not_do(bare: BundleMachine) -> None:
     bare.machine.write("/tmp/bundle/python", "#!/bin/sh\necho 'is Python 3.8' >&2\nexit 1\n", mode=0o755)
     said = bare.sh(f"{HERE}/install.sh", "--python", "/tmp/bundle/python", ok=False)
     assert "--python /tmp/bundle/python will not do" in said
 
 
-def test_a_disk_without_room(bare: Bare) -> None:
+def test_a_disk_without_room(bare: BundleMachine) -> None:
     bare.machine.run("mkdir", "-p", "/opt/relay")
     bare.machine.run("mount", "-t", "tmpfs", "-o", "size=90m", "tmpfs", "/opt/relay")
     try:
@@ -313,7 +268,7 @@ def test_a_disk_without_room(bare: Bare) -> None:
         bare.machine.run("umount", "/opt/relay")
 
 
-def test_one_that_is_interrupted_and_repeated(bare: Bare) -> None:
+def test_one_that_is_interrupted_and_repeated(bare: BundleMachine) -> None:
     bare.configure()
     bare.sh(f"{HERE}/install.sh")
     for number in ("-TERM", "-KILL"):
@@ -326,7 +281,7 @@ def test_one_that_is_interrupted_and_repeated(bare: Bare) -> None:
     assert ".incoming" not in bare.machine.run("ls", "-A", "/opt/relay")
 
 
-def test_somebody_elses_command_is_not_replaced(bare: Bare) -> None:
+def test_somebody_elses_command_is_not_replaced(bare: BundleMachine) -> None:
     bare.machine.write("/usr/bin/relay", "#!/bin/sh\n", mode=0o755)
     assert "/usr/bin/relay is there and not from this installer" in bare.sh(f"{HERE}/install.sh", ok=False)
 

@@ -14,11 +14,10 @@ from typing import NamedTuple
 import pytest
 
 from scripts.dist import PYTHONS
+from tests.packaging.bare import NEWER, SETTINGS, Bare, copy, need_sources, newer_tree
 from tests.packaging.installed import PATIENCE
 from tests.packaging.machine import Machine
 from tests.packaging.pages import script
-from tests.packaging.test_bundle import copy
-from tests.support.clients import receive
 from tests.support.observe import wait_until
 from tests.support.programs import ROOT
 from tests.support.upstreams import Echo
@@ -26,9 +25,7 @@ from tests.support.upstreams import Echo
 pytestmark = [pytest.mark.packages, pytest.mark.timeout(900)]  # the first one builds the packages
 
 RELEASES = {"bookworm": "3.11", "trixie": "3.13", "noble": "3.12"}  # and their Python
-NEWER = "99.0.0"
 HERE, NEXT = "/media/this", "/media/newer"
-SETTINGS = "/etc/relay/relay.toml"
 INSTALL, UPGRADE = "install-as-a-service.md", "upgrade-and-roll-back.md"
 KEEP = ["--option", "Dpkg::Options::=--force-confold"]
 
@@ -59,32 +56,18 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Packages:
     if platform.machine() != "x86_64":
         pytest.skip("the how-to's commands are for x86-64")
     folder = tmp_path_factory.mktemp("deb")
-    if not (ROOT / ".git").exists():
-        pytest.skip("a package is built from a git checkout")
-    probe = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder / "probe"), "idna"]
-    if subprocess.run(probe, capture_output=True).returncode:
-        pytest.skip("no package index can be reached, and the package holds wheels of one")
+    need_sources("package", folder)
     (folder / "wheels").mkdir()
     build(ROOT, folder / "this", folder / "wheels")
-    tree = copy(folder / "tree")
-    package = tree / "relay/__init__.py"
-    version = package.read_text().split('__version__ = "')[1].split('"')[0]
-    package.write_text(package.read_text().replace(f'"{version}"', f'"{NEWER}"'))
-    subprocess.run(["git", "init", "-q"], cwd=tree, check=True)
-    subprocess.run(["git", "add", "-A"], cwd=tree, check=True)
-    name = ["-c", "user.name=x", "-c", "user.email=x"]
-    subprocess.run(["git", *name, "commit", "-q", "-m", "newer"], cwd=tree, check=True)
-    build(tree, folder / "newer", folder / "wheels")
+    version = newer_tree(folder / "tree")
+    build(folder / "tree", folder / "newer", folder / "wheels")
     return Packages(folder / "this", folder / "newer", version, folder / "wheels")
 
 
-class Bare:
-    """A machine on which nothing was installed, for one test."""
+class DebianMachine(Bare):
+    """A machine that the package is installed on."""
 
-    def __init__(self, machine: Machine, echo: Echo, version: str) -> None:
-        self.machine = machine
-        self.version = version
-        self._echo = echo
+    prefix = "/usr/lib/relay"
 
     def sh(self, text: str, folder: str = HERE, *, ok: bool = True) -> str:
         """Commands in a folder, up to the first that fails; what they say. Fails if that is not as expected."""
@@ -96,25 +79,6 @@ class Bare:
         """apt-get of somebody who is not there to answer."""
         return self.sh(f"DEBIAN_FRONTEND=noninteractive apt-get --yes {' '.join(arguments)}", ok=ok)
 
-    def configure(self, more: str = "") -> None:
-        host, port = self._echo.address
-        self.machine.write(
-            SETTINGS,
-            f"workers = 2\n[health_check]\ninterval = 0.0\n[drain]\nannounce = 0.0\nwindow = 0.5\n{more}"
-            f'[[listeners]]\nname = "https"\nbind = ["0.0.0.0:443"]\nupstream = ["{host}:{port}"]\n',
-        )
-
-    def echoes(self) -> bool:
-        with self.machine.connect(("127.0.0.1", 443), PATIENCE) as client:
-            client.sendall(b"hello")
-            return receive(client, 5) == b"hello"
-
-    def running(self) -> str:
-        """Version of the relay that serves, from its process's path; "" if none does."""
-        pid = self.machine.show("MainPID")
-        line = self.machine.run("cat", f"/proc/{pid}/cmdline", check=False) if pid != "0" else ""
-        return line.split("/")[4] if line.startswith("/usr/lib/relay/") else ""
-
     def serves(self, version: str) -> None:
         """That version runs, and bytes pass."""
         assert (self.running(), self.echoes()) == (version, True)
@@ -125,29 +89,29 @@ class Bare:
         return self.machine.run("pgrep", "-P", pid, "-a", "-f", "relay.worker", check=False).splitlines()
 
 
-def booted_as(release: str, packages: Packages) -> Iterator[Bare]:
+def booted_as(release: str, packages: Packages) -> Iterator[DebianMachine]:
     line = [sys.executable, str(ROOT / "scripts/systemd_root.py"), "--release", release]
     made = subprocess.run(line, capture_output=True, text=True)
     if made.returncode:
         pytest.skip(f"no root for a virtual systemd machine: {made.stderr.strip().splitlines()[-1]}")
     shared = {HERE: packages.this, NEXT: packages.newer}
     with Machine(Path(made.stdout.strip()), shared) as machine, machine.inside(Echo) as echo:
-        yield Bare(machine, echo, packages.version)
+        yield DebianMachine(machine, echo, packages.version)
 
 
 @pytest.fixture(params=RELEASES)
-def fresh(request: pytest.FixtureRequest, root: Path, packages: Packages) -> Iterator[Bare]:
+def fresh(request: pytest.FixtureRequest, root: Path, packages: Packages) -> Iterator[DebianMachine]:
     """A machine of each release; `root` skips where there can be none."""
     yield from booted_as(request.param, packages)
 
 
 @pytest.fixture(scope="module")
-def debian(root: Path, packages: Packages) -> Iterator[Bare]:
+def debian(root: Path, packages: Packages) -> Iterator[DebianMachine]:
     yield from booted_as("bookworm", packages)
 
 
 @pytest.fixture
-def bare(debian: Bare) -> Iterator[Bare]:
+def bare(debian: DebianMachine) -> Iterator[DebianMachine]:
     """A machine of Debian 12, shared by the tests, without relay."""
     yield debian
     debian.sh("dpkg --purge relay")  # also where a test has done so
@@ -157,7 +121,7 @@ def bare(debian: Bare) -> Iterator[Bare]:
 # --- as the pages have it ---------------------------------------------------------------------------------------------
 
 
-def test_its_life_as_the_pages_have_it(fresh: Bare) -> None:
+def test_its_life_as_the_pages_have_it(fresh: DebianMachine) -> None:
     """Verified, installed, started, upgraded, rolled back, removed, purged: on each release."""
     machine = fresh.machine
     assert ": OK" in fresh.sh(script(INSTALL, "Verify the download"))
@@ -202,7 +166,7 @@ def test_its_life_as_the_pages_have_it(fresh: Bare) -> None:
                                       "grep -v -e /proc/ -e /sys/ -e postfix || :")  # fmt: skip
 
 
-def test_sockets_and_the_machines_settings_as_the_page_has_them(bare: Bare) -> None:
+def test_sockets_and_the_machines_settings_as_the_page_has_them(bare: DebianMachine) -> None:
     bare.configure()
     bare.apt("install", *KEEP, "./relay_*_amd64.deb")
     bare.sh(script(INSTALL, "For many connections"))
@@ -225,7 +189,7 @@ def test_sockets_and_the_machines_settings_as_the_page_has_them(bare: Bare) -> N
 # --- upgrades that meet something -------------------------------------------------------------------------------------
 
 
-def test_settings_with_mistakes_at_an_upgrade_leave_what_runs_alone(bare: Bare) -> None:
+def test_settings_with_mistakes_at_an_upgrade_leave_what_runs_alone(bare: DebianMachine) -> None:
     bare.configure()
     assert f"relay: {bare.version} runs" in bare.apt("install", *KEEP, "./relay_*_amd64.deb")
     pid = bare.machine.show("MainPID")
@@ -248,7 +212,7 @@ def test_settings_with_mistakes_at_an_upgrade_leave_what_runs_alone(bare: Bare) 
     assert bare.machine.run("ls", "-A", "/usr/lib/relay").split() == [NEWER]
 
 
-def test_what_was_stopped_or_disabled_stays_so(bare: Bare) -> None:
+def test_what_was_stopped_or_disabled_stays_so(bare: DebianMachine) -> None:
     bare.configure()
     bare.apt("install", *KEEP, "./relay_*_amd64.deb")
     bare.machine.systemctl("disable", "--now", "relay")
@@ -259,7 +223,7 @@ def test_what_was_stopped_or_disabled_stays_so(bare: Bare) -> None:
     assert "the service is disabled, and was not started" in bare.apt("install", "./relay_*_amd64.deb")
 
 
-def test_policy_rc_d_is_heard(bare: Bare) -> None:
+def test_policy_rc_d_is_heard(bare: DebianMachine) -> None:
     bare.configure()
     bare.machine.write("/usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n", mode=0o755)
     try:
@@ -269,7 +233,7 @@ def test_policy_rc_d_is_heard(bare: Bare) -> None:
         bare.machine.run("rm", "/usr/sbin/policy-rc.d")
 
 
-def test_settings_that_the_service_cannot_read(bare: Bare) -> None:
+def test_settings_that_the_service_cannot_read(bare: DebianMachine) -> None:
     bare.configure()
     bare.machine.run("chmod", "600", SETTINGS)
     said = bare.apt("install", *KEEP, "./relay_*_amd64.deb")
@@ -277,19 +241,19 @@ def test_settings_that_the_service_cannot_read(bare: Bare) -> None:
     assert "is installed and not started" in said
 
 
-def test_variables_of_the_environment_file_count(bare: Bare) -> None:
+def test_variables_of_the_environment_file_count(bare: DebianMachine) -> None:
     bare.machine.write("/etc/default/relay", "RELAY_UPSTREAM='192.0.2.1'\n")
     assert f"relay: {bare.version} runs" in bare.apt("install", "./relay_*_amd64.deb")
 
 
-def test_it_is_not_installed_over_a_bundle(bare: Bare) -> None:
+def test_it_is_not_installed_over_a_bundle(bare: DebianMachine) -> None:
     bare.sh("mkdir -p /opt/relay/1.0.0 && ln -s 1.0.0 /opt/relay/current")
     said = bare.apt("install", "./relay_*_amd64.deb", ok=False)
     assert "sh /opt/relay/current/install.sh uninstall" in said
     assert "No such file" in bare.machine.run("ls", "/usr/bin/relay", check=False)
 
 
-def test_a_disk_that_is_full_half_way(bare: Bare) -> None:
+def test_a_disk_that_is_full_half_way(bare: DebianMachine) -> None:
     bare.configure()
     bare.sh("mkdir -p /usr/lib/relay && mount -t tmpfs -o size=230m tmpfs /usr/lib/relay")
     try:
@@ -311,7 +275,7 @@ def test_a_disk_that_is_full_half_way(bare: Bare) -> None:
 # --- another Python ---------------------------------------------------------------------------------------------------
 
 
-def test_one_that_runs_is_restarted_when_the_systems_python_is_another(bare: Bare) -> None:
+def test_one_that_runs_is_restarted_when_the_systems_python_is_another(bare: DebianMachine) -> None:
     """The trigger by itself: byte code for the Python that is there now is missing, as after an upgrade."""
     bare.configure()
     bare.apt("install", *KEEP, "./relay_*_amd64.deb")

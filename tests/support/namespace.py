@@ -1,17 +1,24 @@
-"""Runs part of a test in its own network namespace, where it may change routes, ports or packet filters."""
+"""Runs part of a test in a network namespace, where it may change routes, ports or packet filters."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
 import sys
-from typing import Any
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
 from tests.support.programs import ROOT, launched
 
+T = TypeVar("T")
+
+CLONE_NEWNET = 0x40000000  # sched.h
 UNSHARE = [shutil.which("unshare") or "unshare", "--net", *(["--map-root-user"] if os.geteuid() else [])]
 
 
@@ -61,3 +68,26 @@ def inside(module: str, *arguments: Any, prepare: str = "true", mounts: bool = F
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def in_network_of(pid: int, make: Callable[[], T]) -> T:
+    """Call `make` in the network namespace of a process: sockets that it makes stay there, whoever uses them then."""
+    found: list[T] = []
+    failed: list[BaseException] = []
+
+    def enter() -> None:
+        try:
+            with Path(f"/proc/{pid}/ns/net").open() as namespace:
+                if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), CLONE_NEWNET):
+                    raise OSError(ctypes.get_errno(), "setns")
+            found.append(make())
+        except BaseException as error:  # noqa: BLE001  # raised again by the caller's thread
+            failed.append(error)
+
+    # setns(2) moves the calling thread alone, and this one ends with it.
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return found[0]

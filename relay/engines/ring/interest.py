@@ -34,6 +34,7 @@ _TAG = SIDES_EPOLL << SLOT_BITS
 SINGLE = abi.IORING_OP_RECV | abi.IOSQE_BUFFER_SELECT | abi.IORING_RECVSEND_POLL_FIRST
 MULTISHOT = SINGLE | abi.IORING_RECV_MULTISHOT
 
+_FD = abi.FD  # looked up once: `watch` runs for each receive that is armed
 _POLL = abi.IORING_OP_POLL_ADD
 _POLL_IN = abi.POLLIN << abi.OP_FLAGS
 
@@ -99,7 +100,7 @@ class Interest:
             if not side.armed:
                 side.armed = ARMED
                 side.busy += 1
-                self._push(self.receive | side.fd << 32, 0, 0, 0, side.slot)  # FD
+                self._push(self.receive | side.fd << _FD, 0, 0, 0, side.slot)
         elif side.armed:  # first the receive must end; its last completion calls this method again
             if side.armed == ARMED:
                 side.armed = CANCELLING
