@@ -22,7 +22,7 @@ TOLD_TO_END = "the process was told to end, which undrain cannot take back"
 class Workers(Protocol):
     """What a drainer needs of the worker pool."""
 
-    def close_evenly(self, closed_at: float, over_at: float) -> None:
+    def drain(self, closed_at: float, over_at: float) -> None:
         """Stop accepting; close connections evenly until `closed_at`, those left at `over_at` by force.
 
         Times are monotonic seconds.
@@ -120,7 +120,7 @@ class Drainer:
             if action is Do.CLOSE:
                 window = state.left(now)
                 self._log.info("closing connections", window_seconds=round(window, 3), connections=self._active())
-                self._workers.close_evenly(state.closed_at, state.over_at)
+                self._workers.drain(state.closed_at, state.over_at)
             elif action is Do.RESUME:
                 self._log.info("serving again", connections=self._active())
             elif action is Do.END:

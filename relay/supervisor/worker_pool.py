@@ -88,7 +88,7 @@ class WorkerPool:
         """Whether the worker's event loop has not answered for too long (`hang_detector.HANG`)."""
         return self._hang_detector.hung(worker, now)
 
-    def close_evenly(self, closed_at: float, over_at: float) -> None:
+    def drain(self, closed_at: float, over_at: float) -> None:
         """Stop accepting; close connections evenly until `closed_at`, those left at `over_at` by force.
 
         Times are monotonic seconds. A worker that dies meanwhile is not replaced: it would have no connections.

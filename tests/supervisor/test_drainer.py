@@ -28,7 +28,7 @@ class Workers:
         self.accepting = True
         self.taken = False
 
-    def close_evenly(self, closed_at: float, over_at: float) -> None:
+    def drain(self, closed_at: float, over_at: float) -> None:
         assert closed_at <= over_at
         self.accepting = False
 
@@ -102,7 +102,7 @@ async def test_what_cannot_be_taken_back_changes_nothing() -> None:
 class Broken:
     """Workers that cannot be told."""
 
-    def close_evenly(self, closed_at: float, over_at: float) -> None:
+    def drain(self, closed_at: float, over_at: float) -> None:
         raise RuntimeError("a defect")
 
     def resume(self) -> None:

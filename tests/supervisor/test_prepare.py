@@ -121,9 +121,9 @@ def test_both_families_may_have_the_same_port(tmp_path: Path) -> None:
 def open_files() -> set[tuple[int, int]]:
     """What this process has open, by inode: what other tests left may go meanwhile, and its numbers come back."""
     found = set()
-    for descriptor in os.listdir("/proc/self/fd"):
+    for descriptor in Path("/proc/self/fd").iterdir():
         with suppress(OSError):  # the folder's own
-            status = os.fstat(int(descriptor))
+            status = os.fstat(int(descriptor.name))
             found.add((status.st_dev, status.st_ino))
     return found
 

@@ -179,12 +179,12 @@ async def test_no_worker_is_started_while_there_is_nothing_for_it_to_do(
     monkeypatch.setattr(pools, "launch", starts)
     async with started(pool):
         now = asyncio.get_running_loop().time()
-        pool.close_evenly(now, now)  # before it has been started
+        pool.drain(now, now)  # before it has been started
         assert await pool.wait(10)
         assert starts.pids == []
         pool.resume()
         await until(lambda: pool.workers[0].ready)
-        pool.close_evenly(now, now)
+        pool.drain(now, now)
         os.kill(starts.pids[0], signal.SIGKILL)
         assert await pool.wait(10)
         assert len(starts.pids) == 1
@@ -254,7 +254,7 @@ async def test_a_drain_that_is_taken_back_before_the_start_starts_no_worker_twic
     starts = Starts()
     monkeypatch.setattr(pools, "launch", starts)
     now = asyncio.get_running_loop().time()
-    pool.close_evenly(now, now)
+    pool.drain(now, now)
     pool.resume()
     async with started(pool):
         await until(lambda: pool.workers[0].ready)
