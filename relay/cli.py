@@ -209,6 +209,8 @@ def _config(options: argparse.Namespace) -> int:
     try:
         loaded = model.load(options.config, os.environ, require_listeners=False, read=read_apart)
         print(model.render(loaded), end="")
+        for line in loaded.deprecated:
+            print(f"warning: {line}", file=sys.stderr)
     except model.SettingsError as error:
         return _complain(error.problems, 1 if error.absent else 2)
     return 0
@@ -252,11 +254,12 @@ def _reload(options: argparse.Namespace) -> int:
 def _with_admin_port(options: argparse.Namespace, command: Callable[[str], int]) -> int:
     """Run `command` with the URL of the admin port that the options name."""
     from relay.commands.admin_client import DEFAULT, NoAdminPort, at_bind
+    from relay.settings.names import variables
 
     try:
         if options.admin is not None:
             return command(options.admin)
-        if options.config is None and "RELAY_ADMIN__BIND" not in os.environ:
+        if options.config is None and not any(name in os.environ for name in variables("admin.bind")):
             return command(DEFAULT)  # saves importing the settings' models, which takes longer than the request
 
         from relay.settings import model

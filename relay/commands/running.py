@@ -18,7 +18,8 @@ from typing import Any
 from relay.address import format_hostport, parse_hostport
 from relay.commands.admin_client import NoAdminPort, Unreachable, at_bind, fetch
 from relay.settings.model import Settings, SettingsError, value
-from relay.settings.schema import PREFIX, leaves_of
+from relay.settings.names import PREFIX, variables
+from relay.settings.schema import leaves_of
 from relay.settings.sources import printable
 from relay.supervisor.admin.status_schema import RelayStatus
 from relay.supervisor.host import has_address
@@ -180,7 +181,7 @@ def _variables(
     running: Mapping[str, str], environ: Mapping[str, str], here: Settings, there: Settings
 ) -> Iterator[str]:
     """A line for each variable whose value here differs from the running relay's, and changes a setting."""
-    names = {setting.variable: setting.name for setting in leaves_of(Settings)}
+    names = {variable: setting.name for setting in leaves_of(Settings) for variable in variables(setting.name)}
     for variable in sorted({*running, *(name for name in environ if name.startswith(PREFIX))}):
         before, after = running.get(variable), environ.get(variable)
         name = names.get(variable, "")

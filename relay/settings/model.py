@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from relay.address import format_hostport
 from relay.settings import file_reader
-from relay.settings.problems import Whole, field_problems
+from relay.settings.problems import Whole, as_written, field_problems
 from relay.settings.render import render
 from relay.settings.sources import EnvironSource, FileSource, build, show
 from relay.settings.tables import (
@@ -81,6 +81,12 @@ class Settings(BaseSettings):
         default=(),
         description="one table for each listener, in place of upstream; in the environment, a JSON list of objects",
     )
+    _deprecated: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def deprecated(self) -> tuple[str, ...]:
+        """A warning for each old name that these settings were given under."""
+        return self._deprecated
 
 
 class SettingsError(Exception):
@@ -153,15 +159,17 @@ def load(
     file, environment = FileSource(Settings, config, read), EnvironSource(Settings, environ)
     problems = [*file.problems, *environment.problems]
     settings: Settings | None = None
+    written = as_written(file, environment)
     try:
         settings = build(Settings, environment, file)
     except ValidationError as error:
-        problems += field_problems(error, Settings, environment.variables)
+        problems += field_problems(error, Settings, written)
     whole = Whole(Settings, file, environment)
     problems += whole.problems(SHORTHAND_PORTS, require_listeners=require_listeners)
     if problems or settings is None:
         raise SettingsError(problems, absent=file.absent and problems == file.problems)
     loaded = _spelled_out(settings)
+    loaded._deprecated = (*file.deprecated, *environment.deprecated)
     if before is not None and file.silent and (lost := _different(before, loaded)):
         raise SettingsError(
             [f"{file.silent}. That would undo {lost}; if that is intended, restart relay instead of reloading it"]

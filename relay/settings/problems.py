@@ -51,8 +51,22 @@ def path_text(path: Location) -> str:
     return text
 
 
+def as_written(file: FileSource, environ: EnvironSource) -> dict[tuple[str, ...], str]:
+    """What somebody has written to give a setting its value, by path, where it is not the setting's name: a variable
+    or an old name. What the environment has replaced in the file is left out."""
+    kept = {
+        path: name
+        for path, name in file.written.items()
+        if not any(path[:length] in environ.variables for length in range(1, len(path) + 1))
+    }
+    return {**kept, **environ.variables}
+
+
 def label(path: Location, variables: Mapping[tuple[str, ...], str]) -> str:
-    """The name of a setting for a message: `RELAY_WORKERS (workers)` if a variable set it, else its path."""
+    """The name of a setting for a message: `RELAY_WORKERS (workers)` if a variable set it, else its path.
+
+    `variables` may have the old name of a setting in place of a variable (`as_written`).
+    """
     for length in range(len(path), 0, -1):
         variable = variables.get(tuple(str(part) for part in path[:length]))
         if variable is not None:
@@ -135,11 +149,12 @@ class Whole:
         self._model = model
         self._file = file
         self._environ = environ
+        self._written = as_written(file, environ)
 
     def problems(self, shorthand_ports: Mapping[str, int], *, require_listeners: bool) -> Iterator[str]:
         """A line for each broken rule. `shorthand_ports`: the listeners that `upstream` stands for, port by name."""
         upstream, listeners = self._given("upstream"), self._given("listeners")
-        variables = self._environ.variables
+        variables = self._written
         if upstream and listeners:
             yield (
                 f"{label(('upstream',), variables)} and {label(('listeners',), variables)}: both given; upstream is "
@@ -192,7 +207,7 @@ class Whole:
         self, tables: list[dict[str, Any]], upstream: object, shorthand: Mapping[str, int]
     ) -> Iterator[tuple[str, str, int]]:
         """The setting, host and port of each upstream that is a literal address."""
-        variables = self._environ.variables
+        variables = self._written
         for number, text in enumerate(upstream if shorthand and isinstance(upstream, list) else ()):
             if isinstance(text, str) and (host := _literal(text)):
                 where = label(("upstream", number), variables)
@@ -204,7 +219,7 @@ class Whole:
                     yield bind.where, bind.host, bind.port
 
     def _binds(self, tables: list[dict[str, Any]], shorthand: Mapping[str, int]) -> Iterator[_Bind]:
-        variables = self._environ.variables
+        variables = self._written
         for name, port in shorthand.items():
             for host in ("0.0.0.0", "::"):
                 yield _Bind(f"the {name} listener of {label(('upstream',), variables)}", host, port, True)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pydantic import BaseModel
 
 from relay.settings.model import Settings
+from relay.settings.names import RENAMED, variable
 from relay.settings.schema import Kind, Setting, fields_of
 
 _INTRODUCTION = """\
@@ -50,6 +51,9 @@ what the file sets. A list in the environment replaces the file's list and does 
   off.
 - IPv6 addresses are in brackets where a port follows: `[fd00::1]:8883`. Zone ids are refused. Names beyond ASCII are
   written in their `xn--` form.
+- A setting that was renamed can be given under its old name until the version that ends it, with a warning that names
+  the file's line or the variable, the new name and that version. Both names in one place are a mistake; otherwise the
+  environment wins, whichever name is where.
 - Every mistake is one line on standard error that names the setting and what it may be; all mistakes are printed
   together, and the exit status is 2. Status 1 means that the settings are right but do not work on this machine now: a
   port in use, an address that the machine does not have, too few descriptors, a settings file that cannot be read.
@@ -98,6 +102,14 @@ warning changes neither what relay does nor the exit status.
 - `send_proxy_protocol` towards an IoT Hub, which refuses it.
 - `limits.max_connections` beyond what the descriptor limit carries.
 - `supervision.hang_timeout` too close to the service manager's watchdog.
+- A deprecated name: one that a setting had before (`relay config` warns of it as well, and prints the new name).
+"""
+
+_DEPRECATED = """
+## Deprecated names
+
+These are old names of settings. Each works until the version that ends it, and is a mistake from then on.
+
 """
 
 _COLUMNS = ("setting", "type", "default", "meaning", "environment")
@@ -112,7 +124,19 @@ def document(model: type[BaseModel]) -> str:
             heading = f"[[{setting.name}]]" if setting.kind is Kind.TABLES else f"[{setting.name}]"
             about = " ".join((setting.table.__doc__ or "").split())
             lines += ["", f"## `{heading}`", "", about, "", *_rows(fields_of(setting.table, setting.path), setting)]
-    return _INTRODUCTION + "".join(f"{line}\n" for line in lines)
+    return _INTRODUCTION + "".join(f"{line}\n" for line in lines) + _deprecated()
+
+
+def _deprecated() -> str:
+    """The section about old names, empty while there are none."""
+    if not RENAMED:
+        return ""
+    rows = [("deprecated name", "write", "ends with version", "environment"), ("---",) * 4]
+    for old, renamed in RENAMED.items():
+        in_tables = old.startswith("listeners.")
+        where = f"in `{variable('listeners')}`" if in_tables else f"`{variable(old)}`"
+        rows.append((f"`{old}`", f"`{renamed.new}`", renamed.until, where))
+    return _DEPRECATED + "".join(f"{_row(row)}\n" for row in rows)
 
 
 def _rows(settings: list[Setting] | tuple[Setting, ...], above: Setting | None = None) -> Iterator[str]:

@@ -17,8 +17,7 @@ import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-PREFIX = "RELAY_"
-NESTING = "__"
+from relay.settings.names import variable
 
 
 class Kind(enum.Enum):
@@ -50,7 +49,7 @@ class Setting:
     @property
     def variable(self) -> str:
         """The environment variable: `RELAY_LIMITS__MAX_CONNECTIONS`."""
-        return PREFIX + NESTING.join(self.path).upper()
+        return variable(self.name)
 
     @property
     def meaning(self) -> str:

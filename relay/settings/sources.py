@@ -12,15 +12,17 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+from relay.settings import names
 from relay.settings.file_reader import MAX_FILE, Unreadable
-from relay.settings.schema import NESTING, PREFIX, Kind, Setting, fields_of, leaves_of
+from relay.settings.names import NESTING, PREFIX, RENAMED, Use, path_text
+from relay.settings.schema import Kind, Setting, fields_of, leaves_of
 
 MAX_SHOWN = 60  # characters of a value that a message quotes
 
@@ -51,19 +53,30 @@ class FileSource(PydanticBaseSettingsSource):
         self.readable = True
         self.absent = False  # the file cannot be read at this moment; a retry may succeed
         self.silent = ""  # a message that the file sets nothing; empty if it sets something
+        self.deprecated: list[str] = []  # a warning for each old name
+        self.written: dict[tuple[str, ...], str] = {}  # the old name that the file has, by the path of the setting
         if path is not None:
             self._read(path, read)
             if self.readable and not _sets_anything(self.values):
                 self.silent = f"{printable(str(path))} sets nothing: it is empty, or all of it is commented out"
 
     def _read(self, path: Path, read: Callable[[Path], bytes]) -> None:
+        text = ""
         try:
-            self.values = _parse_toml(read(path))
+            text = _text(read(path))
+            self.values = _parse_toml(text)
         except Unreadable as error:
             self.absent = error.absent
             self._unreadable(f"--config {printable(str(path))}: {error}")
         except ValueError as error:
             self._unreadable(f"{printable(str(path))}: {error}")
+        uses = names.renew(self.values)
+        self.written = {tuple(map(str, use.new)): path_text(use.old) for use in uses if not use.both}
+        self.problems += [names.both_given(path_text(use.old), path_text(use.new)) for use in uses if use.both]
+        for first, more in _by_name(uses):
+            line = names.line_of(first.old, text)
+            where = f"{printable(str(path))}{f', line {line}' if line else ''}"
+            self.deprecated.append(_deprecated(f"{path_text(first.old)} ({where})", first, more))
         for section in fields_of(self.settings_cls):
             if section.kind is Kind.SECTION and not isinstance(self.values.get(section.name, {}), dict):
                 # Reported here, since the environment's values of the same section would hide the mistake.
@@ -89,9 +102,20 @@ class EnvironSource(PydanticBaseSettingsSource):
         self.values: dict[str, Any] = {}
         self.problems: list[str] = []
         self.variables: dict[tuple[str, ...], str] = {}
+        self.deprecated: list[str] = []  # a warning for each old name
         known = {setting.variable: setting for setting in leaves_of(settings_cls)}
+        renamed_to = {names.variable(name): renamed for name, renamed in RENAMED.items()}
+        old = {variable: to for variable, to in renamed_to.items() if names.variable(to.new) in known}
         for variable in sorted(name for name in environ if name.startswith(PREFIX)):
             setting = known.get(variable)
+            if variable in old:
+                renamed = old[variable]
+                new = names.variable(renamed.new)
+                if new in environ:
+                    self.problems.append(names.both_given(variable, new))
+                    continue
+                self.deprecated.append(names.warning(variable, new, renamed.until))
+                setting = known[new]
             if setting is None:
                 hint = _nearest_variable(variable, list(known))
                 self.problems.append(f"{printable(variable)}: unknown setting; {hint}")
@@ -106,6 +130,10 @@ class EnvironSource(PydanticBaseSettingsSource):
             for section in setting.path[:-1]:
                 table = table.setdefault(section, {})
             table[setting.path[-1]] = value
+        uses = names.renew(self.values)  # those in the JSON of a list of tables
+        shown = {use: f"{names.variable(str(use.old[0]))} ({path_text(use.old)})" for use in uses}
+        self.problems += [names.both_given(shown[use], path_text(use.new)) for use in uses if use.both]
+        self.deprecated += [_deprecated(shown[first], first, more) for first, more in _by_name(uses)]
 
     def __call__(self) -> dict[str, Any]:
         return self.values
@@ -119,16 +147,32 @@ def _sets_anything(table: dict[str, Any]) -> bool:
     return any(_sets_anything(value) if isinstance(value, dict) else True for value in table.values())
 
 
-def _parse_toml(data: bytes) -> dict[str, Any]:
-    """The tables of a TOML file. Raises ValueError with one line that says what is wrong, with its place if known."""
+def _by_name(uses: list[Use]) -> Iterator[tuple[Use, int]]:
+    """The first use of each old name, and how many more of them there are in a list of tables."""
+    for name in dict.fromkeys(use.name for use in uses):
+        first, *more = (use for use in uses if use.name == name)
+        yield first, len(more)
+
+
+def _deprecated(where: str, use: Use, more: int) -> str:
+    renamed = RENAMED[use.name]
+    return names.warning(f"{where}{f' and {more} more' if more else ''}", renamed.new, renamed.until)
+
+
+def _text(data: bytes) -> str:
+    """The text of a settings file. Raises ValueError with one line that says what is wrong."""
     if len(data) > MAX_FILE:
         raise ValueError(f"more than {MAX_FILE} bytes, which is no settings file")
     data = data.removeprefix(codecs.BOM_UTF8)  # editors on Windows write it; TOML does not allow it
     try:
-        text = data.decode("utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         before = data[: error.start].split(b"\n")
         raise ValueError(f"line {len(before)}, column {len(before[-1]) + 1}: not UTF-8") from None
+
+
+def _parse_toml(text: str) -> dict[str, Any]:
+    """The tables of a TOML file. Raises ValueError with one line that says what is wrong, with its place if known."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -29,6 +29,7 @@ Network = TypeVar("Network", IPv4Network, IPv6Network)
 def settings_warnings(settings: Settings) -> list[str]:
     """The warnings about `settings`, in the order of the configuration reference."""
     return [
+        *settings.deprecated,
         *_access(settings),
         *_source_addresses(settings),
         *_timeouts(settings),
