@@ -285,10 +285,16 @@ rollback() {
     before=$(version_of $ROOT/current)
     to=$(version_of $ROOT/previous)
     [ -n "$to" ] && [ -x "$ROOT/$to/bin/relay" ] || fail "there is no version before ${before:-any} to go back to"
-    checked "$ROOT/$to/bin/python" || fail "relay $to would not start with $SETTINGS; $before goes on"
+    checked "$ROOT/$to/bin/python" ||
+        fail "relay $to would not start with $SETTINGS; $before stays. Mend the lines above (a setting that $to does" \
+            "not know has to go, or to have the name that it had then), then run this again"
     make_current "$to"
     if [ -z "$idle" ] && active; then
-        restart "$to" || fail "relay $to does not start: journalctl -u relay"
+        if ! restart "$to"; then
+            make_current "$before"
+            systemctl restart relay.service || :
+            fail "relay $to did not start (journalctl -u relay); $before runs again"
+        fi
     fi
     say "relay $to is current; $before is the one before"
 }

@@ -13,7 +13,9 @@ os.setgroups([]); os.setgid(gid); os.setuid(uid)
 try: open(sys.argv[1], "rb").read()
 except OSError as error: sys.exit("%s: %s" % (sys.argv[1], error.strerror.lower()))
 '
-checked() { # PYTHON, of an installation: whether a start with the settings would succeed; what is wrong is printed
+# PYTHON, of an installation: whether a start with the settings would succeed. What is wrong is printed, and what is
+# warned of, such as a deprecated name.
+checked() {
     if ! reason=$("$1" -I -c "$READ" $SETTINGS 2>&1); then
         printf '%s\n' "relay: $reason for the service's user; chmod 644 $SETTINGS, and 755 its folder" >&2
         return 1
@@ -32,7 +34,10 @@ checked() { # PYTHON, of an installation: whether a start with the settings woul
 $environment
 TEXT
         fi
-        "$1" -I -m relay check --config $SETTINGS >/dev/null
+        if ! said=$("$1" -I -m relay check --config $SETTINGS); then
+            exit 1
+        fi
+        printf '%s\n' "$said" | sed -n 's/^warning: /relay: &/p' >&2
     )
 }
 

@@ -16,6 +16,9 @@ from tests.support.programs import ROOT
 from tests.support.upstreams import Echo
 
 NEWER = "99.0.0"  # version of `newer_tree`
+# A setting has another name there; the old one is deprecated.
+OLD_NAME, NEW_NAME = "timeouts.max_age_jitter", "timeouts.max_age_spread"
+DEPRECATED = f"deprecated name, unknown from version 100.0.0 on; write {NEW_NAME}"
 SETTINGS = "/etc/relay/relay.toml"
 
 
@@ -39,10 +42,18 @@ def copy(tree: Path) -> Path:
 
 
 def newer_tree(tree: Path) -> str:
-    """Make `tree` a checkout that differs in its version only, NEWER; returns the version of this tree."""
+    """Make `tree` a checkout of version NEWER, in which one setting was renamed; returns the version of this tree."""
     package = copy(tree) / "relay/__init__.py"
     version = package.read_text().split('__version__ = "')[1].split('"')[0]
     package.write_text(package.read_text().replace(f'"{version}"', f'"{NEWER}"'))
+    old, new = (name.rpartition(".")[2] for name in (OLD_NAME, NEW_NAME))
+    for module in (tree / "relay").rglob("*.py"):
+        module.write_text(module.read_text().replace(old, new))
+    table = tree / "relay/settings/names.py"
+    empty = "RENAMED: dict[str, Renamed] = {}\n"
+    assert empty in table.read_text()
+    entry = empty.replace("{}", f'{{"{OLD_NAME}": Renamed("{NEW_NAME}", "100.0.0")}}')
+    table.write_text(table.read_text().replace(empty, entry))
     for command in (
         ["init", "-q"],
         ["add", "-A"],
@@ -70,6 +81,11 @@ class Bare:
             f"workers = 2\n[health_check]\ninterval = 0.0\n[drain]\nannounce = 0.0\nwindow = 0.5\n{more}"
             f'[[listeners]]\nname = "https"\nbind = ["0.0.0.0:443"]\nupstream = ["{host}:{port}"]\n',
         )
+
+    def line_of(self, text: str) -> int:
+        """The line of the settings file that begins with this."""
+        lines = self.machine.run("cat", SETTINGS).splitlines()
+        return next(number for number, line in enumerate(lines, 1) if line.startswith(text))
 
     def echoes(self) -> bool:
         """Whether bytes pass, there and back. Raises OSError if there is no connection."""

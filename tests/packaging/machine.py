@@ -45,12 +45,13 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 def _cgroups(name: str) -> list[Path]:
     """Control groups of its own for a machine, where no systemd runs that would make them: two would share one."""
     mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    kinds = [(fields[fields.index("-") + 1], fields[-1], fields[4]) for fields in mounts]
-    return [
-        Path(place) / name
-        for kind, options, place in kinds
-        if kind == "cgroup2" or "name=systemd" in options.split(",")
-    ]
+    # A hierarchy may be mounted at several places, as in a root that somebody has bound it into: one of them is enough.
+    places = {
+        fields[2]: fields[4]
+        for fields in reversed(mounts)
+        if fields[fields.index("-") + 1] == "cgroup2" or "name=systemd" in fields[-1].split(",")
+    }
+    return [Path(place) / name for place in places.values()]
 
 
 class Machine:

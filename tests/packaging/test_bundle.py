@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.packaging.bare import NEWER, SETTINGS, Bare, copy, need_sources, newer_tree
+from tests.packaging.bare import DEPRECATED, NEW_NAME, NEWER, OLD_NAME, SETTINGS, Bare, copy, need_sources, newer_tree
 from tests.packaging.installed import PATIENCE
 from tests.packaging.machine import Machine
 from tests.packaging.pages import script
@@ -107,10 +107,10 @@ def bare(booted: Machine, upstream: Echo, bundles: Bundles) -> Iterator[BundleMa
     booted.run("sh", "-c", "rm -rf /opt/relay /etc/relay /etc/default/relay /tmp/bundle /usr/bin/relay")
 
 
-def altered(bare: BundleMachine, script: str) -> str:
-    """A copy of the bundle in which `script` has changed something, with its checksums made anew; its install.sh."""
+def altered(bare: BundleMachine, script: str, bundle: str = HERE) -> str:
+    """A copy of a bundle in which `script` has changed something, with its checksums made anew; its install.sh."""
     sums = "find . -type f ! -name SHA256SUMS | sed 's,^./,,' | sort | xargs sha256sum >SHA256SUMS"
-    bare.machine.run("sh", "-c", f"cp -r {HERE} /tmp/bundle && cd /tmp/bundle && {script} && {sums}")
+    bare.machine.run("sh", "-c", f"cp -r {bundle} /tmp/bundle && cd /tmp/bundle && {script} && {sums}")
     return "/tmp/bundle/install.sh"
 
 
@@ -208,6 +208,62 @@ def test_an_upgrade_whose_check_fails_leaves_what_runs_alone(bare: BundleMachine
     assert f"relay {NEWER} is installed beside {bare.version}, which goes on" in said
     assert (bare.running(), bare.echoes()) == (bare.version, True)
     assert bare.machine.run("relay", "--version").strip() == f"relay {bare.version}"
+
+
+def test_a_setting_that_was_renamed_survives_the_upgrade_and_the_way_back(bare: BundleMachine) -> None:
+    bare.configure("[timeouts]\nmax_age_jitter = 0.2\n")
+    assert "deprecated" not in bare.sh(f"{HERE}/install.sh")
+    warning = f"{OLD_NAME} ({SETTINGS}, line {bare.line_of('max_age_jitter')}): {DEPRECATED}"
+    said = bare.sh(f"{NEXT}/install.sh")
+    assert f"relay: warning: {warning}" in said
+    assert f"relay {NEWER} runs" in said
+    assert (bare.running(), bare.echoes()) == (NEWER, True)
+    assert warning in bare.machine.journal()
+    assert f"relay {bare.version} is current" in bare.sh(INSTALLED, "rollback")
+    assert (bare.running(), bare.echoes()) == (bare.version, True)
+
+
+def test_a_rollback_with_a_setting_that_the_older_version_does_not_know(bare: BundleMachine) -> None:
+    bare.configure()
+    bare.sh(f"{HERE}/install.sh")
+    bare.sh(f"{NEXT}/install.sh")
+    bare.configure("[timeouts]\nmax_age_spread = 0.2\n")
+    bare.machine.systemctl("reload", "relay")
+    pid = bare.machine.show("MainPID")
+    said = bare.sh(INSTALLED, "rollback", ok=False)
+    assert f"relay: {NEW_NAME}: unknown setting; did you mean max_age_jitter?" in said
+    assert f"relay {bare.version} would not start with {SETTINGS}; {NEWER} stays. Mend the lines above" in said
+    assert (bare.running(), bare.echoes(), bare.machine.show("MainPID")) == (NEWER, True, pid)
+    assert bare.machine.run("relay", "--version").strip() == f"relay {NEWER}"
+    bare.configure("[timeouts]\nmax_age_jitter = 0.2\n")
+    assert f"relay {bare.version} is current" in bare.sh(INSTALLED, "rollback")
+    assert (bare.running(), bare.echoes()) == (bare.version, True)
+
+
+def test_a_version_that_does_not_start_gives_way_to_the_one_before(bare: BundleMachine) -> None:
+    bare.configure()
+    bare.sh(f"{HERE}/install.sh")
+    install = altered(bare, "sed -i 's,^ExecStart=.*,ExecStart=/bin/false,' systemd/relay.service", NEXT)
+    said = bare.sh(install, ok=False)
+    assert f"relay {NEWER} did not start (journalctl -u relay); {bare.version} runs again" in said
+    assert (bare.running(), bare.echoes()) == (bare.version, True)
+    # The same on the way back.
+    bare.sh(f"{NEXT}/install.sh")
+    unit = f"/opt/relay/{bare.version}/systemd/relay.service"
+    bare.machine.run("sed", "-i", "s,^ExecStart=.*,ExecStart=/bin/false,", unit)
+    said = bare.sh(INSTALLED, "rollback", ok=False)
+    assert f"relay {bare.version} did not start (journalctl -u relay); {NEWER} runs again" in said
+    assert (bare.running(), bare.echoes()) == (NEWER, True)
+
+
+def test_settings_that_the_service_can_no_longer_read_at_an_upgrade(bare: BundleMachine) -> None:
+    bare.configure()
+    bare.sh(f"{HERE}/install.sh")
+    bare.machine.run("chmod", "700", "/etc/relay")
+    said = bare.sh(f"{NEXT}/install.sh", ok=False)
+    assert f"relay: {SETTINGS}: permission denied for the service's user" in said
+    assert f"relay {NEWER} is installed beside {bare.version}, which goes on" in said
+    assert (bare.running(), bare.echoes()) == (bare.version, True)
 
 
 def test_settings_that_the_service_cannot_read(bare: BundleMachine) -> None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from scripts.dist import PYTHONS
-from tests.packaging.bare import NEWER, SETTINGS, Bare, copy, need_sources, newer_tree
+from tests.packaging.bare import DEPRECATED, NEW_NAME, NEWER, OLD_NAME, SETTINGS, Bare, copy, need_sources, newer_tree
 from tests.packaging.installed import PATIENCE
 from tests.packaging.machine import Machine
 from tests.packaging.pages import script
@@ -210,6 +210,27 @@ def test_settings_with_mistakes_at_an_upgrade_leave_what_runs_alone(bare: Debian
     # Once nothing runs from it, the next one removes it.
     bare.sh("apt-get --yes reinstall ./relay_*_amd64.deb", NEXT)
     assert bare.machine.run("ls", "-A", "/usr/lib/relay").split() == [NEWER]
+
+
+def test_a_setting_that_was_renamed_and_the_way_back(bare: DebianMachine) -> None:
+    bare.configure("[timeouts]\nmax_age_jitter = 0.2\n")
+    bare.apt("install", *KEEP, "./relay_*_amd64.deb")
+    said = bare.sh(script(UPGRADE, "Debian package: upgrade"), NEXT)
+    line = bare.line_of("max_age_jitter")
+    assert f"relay: warning: {OLD_NAME} ({SETTINGS}, line {line}): {DEPRECATED}" in said
+    bare.serves(NEWER)
+    # A setting that the older one does not know: what runs goes on, also with a worker that is started now.
+    bare.configure("[timeouts]\nmax_age_spread = 0.2\n")
+    bare.machine.systemctl("reload", "relay")
+    pid = bare.machine.show("MainPID")
+    said = bare.sh(script(UPGRADE, "Debian package: roll back"))
+    assert f"relay: {NEW_NAME}: unknown setting; did you mean max_age_jitter?" in said
+    assert "the relay that runs goes on as it is: mend the lines above, then: systemctl restart relay" in said
+    bare.serves(NEWER)
+    assert bare.machine.show("MainPID") == pid
+    bare.configure("[timeouts]\nmax_age_jitter = 0.2\n")
+    bare.machine.systemctl("restart", "relay")
+    bare.serves(bare.version)
 
 
 def test_what_was_stopped_or_disabled_stays_so(bare: DebianMachine) -> None:
