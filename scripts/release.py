@@ -22,7 +22,11 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from relay.settings.names import RENAMED, Renamed
+
 ROOT = Path(__file__).resolve().parents[1]
+CHART = "deploy/helm/relay/Chart.yaml"
+PLACEHOLDER = "OWNER"  # of the repository; in pyproject.toml's addresses and the Debian package's maintainer
 VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(?:(a|b|rc)(0|[1-9]\d*))?")
 
 
@@ -99,9 +103,33 @@ def problems(version: str, today: datetime.date) -> list[str]:
     for tag in git("tag", "--list", "v*").split():
         if VERSION.fullmatch(tag[1:]) and order(tag[1:]) >= key:
             found.append(f"there is a tag {tag}, which is not older than v{version}")
-    if "github.com/OWNER/" in (ROOT / "pyproject.toml").read_text():
-        found.append("pyproject.toml: project.urls name no owner of the repository")
+    for name, number in re.findall(r'^(version|appVersion): "?([^"\n]+)', (ROOT / CHART).read_text(), re.MULTILINE):
+        wanted = re.sub(r"(?<=\d)(?=a|b|rc)", "-", version) if name == "version" else version  # SemVer, for Helm
+        if number != wanted:
+            found.append(f"{CHART}: {name} is {number}, not {wanted}")
+    found += old_name_problems(version, RENAMED)
+    found += placeholders(ROOT)
     return found
+
+
+def old_name_problems(version: str, renamed: Mapping[str, Renamed]) -> list[str]:
+    """The deprecated names of settings that this version was to end."""
+    return [
+        f"relay/settings/names.py: {old} ends with version {to.until}: take its line out"
+        for old, to in renamed.items()
+        if order(to.until) <= order(version)
+    ]
+
+
+def placeholders(tree: Path) -> list[str]:
+    """Lines of what is published that still name nobody."""
+    files = [tree / "pyproject.toml", *sorted(path for path in (tree / "deploy").rglob("*") if path.is_file())]
+    return [
+        f"{path.relative_to(tree)}:{number}: {PLACEHOLDER} is a placeholder: write whose repository or address it is"
+        for path in files
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if re.search(rf"\b{PLACEHOLDER}\b", line.partition("#")[0])
+    ]
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import re
+from pathlib import Path
 
 import pytest
 
-from scripts.release import changelog_problems, order, problems, sections
+from relay.settings.names import Renamed
+from scripts.release import CHART, changelog_problems, old_name_problems, order, placeholders, problems, sections
+from tests.support.programs import ROOT
 
 TODAY = datetime.date(2026, 12, 1)
 CHANGELOG = """\
@@ -77,4 +81,36 @@ def test_what_git_and_the_tree_say_is_a_problem_too(monkeypatch: pytest.MonkeyPa
     assert "the working tree is not clean: relay/cli.py" in found
     assert "relay/__init__.py: __version__ is not 99.0.0" in found
     assert "there is a tag v99.0.0, which is not older than v99.0.0" in found
+    assert {problem.partition(", not ")[2] for problem in found if problem.startswith(CHART)} == {"99.0.0"}
+    found_for_candidate = problems("99.0.0rc1", TODAY)
+    assert {one.partition(", not ")[2] for one in found_for_candidate if one.startswith(CHART)} == {
+        "99.0.0-rc1",
+        "99.0.0rc1",
+    }
     assert not any("v98.0.0" in problem or "very-old" in problem for problem in found)
+
+
+def test_an_old_name_of_a_setting_ends_with_its_version() -> None:
+    renamed = {"limits.most": Renamed("limits.max_connections", "0.3.0")}
+    assert old_name_problems("0.2.9", renamed) == []
+    assert old_name_problems("0.3.0rc1", renamed) == []
+    for version in ("0.3.0", "0.10.0"):
+        (found,) = old_name_problems(version, renamed)
+        assert found == "relay/settings/names.py: limits.most ends with version 0.3.0: take its line out"
+
+
+def test_placeholders_are_refused_wherever_they_are(tmp_path: Path) -> None:
+    (tmp_path / "deploy/deb").mkdir(parents=True)
+    (tmp_path / "pyproject.toml").write_text('a = 1  # OWNER\nRepository = "https://github.com/OWNER/relay"\n')
+    (tmp_path / "deploy/deb/control").write_text("Package: relay\nMaintainer: X <OWNER@example.org>\nOWNERS: 1\n")
+    found = [problem.partition(": ")[0] for problem in placeholders(tmp_path)]
+    assert found == ["pyproject.toml:2", "deploy/deb/control:2"]
+
+
+def test_this_tree_names_nobody_elses_address() -> None:
+    """Until somebody publishes it, every address of the project is a placeholder, and `make release` refuses them."""
+    addresses = re.findall(r"github\.com/(\w+)/relay", (ROOT / "pyproject.toml").read_text())
+    addresses += re.findall(r"^Maintainer:.*<(\w+)@", (ROOT / "deploy/deb/control").read_text(), re.MULTILINE)
+    assert len(addresses) >= 5
+    placed = {problem.partition(":")[0] for problem in placeholders(ROOT)}
+    assert ("OWNER" in addresses) is bool(placed)
