@@ -293,6 +293,56 @@ def test_a_disk_that_is_full_half_way(bare: DebianMachine) -> None:
         bare.machine.run("umount", "/usr/lib/relay")
 
 
+def test_an_upgrade_that_is_interrupted_and_repeated(bare: DebianMachine) -> None:
+    bare.configure()
+    bare.apt("install", *KEEP, "./relay_*_amd64.deb")
+    pid = bare.machine.show("MainPID")
+    inside = f"/usr/lib/relay/{NEWER}/site-packages/relay"
+    bare.sh(
+        "apt-get --yes install ./relay_*_amd64.deb >/tmp/said 2>&1 & "
+        f"until [ -e {inside} ]; do [ -d /proc/$! ] || exit 1; done; pkill -KILL -x dpkg; wait $! && exit 1 || :",
+        NEXT,
+    )
+    status = "dpkg-query --show --showformat='${db:Status-Status}' relay"
+    assert "half-installed" in bare.sh(status)
+    bare.serves(bare.version)
+    assert bare.machine.show("MainPID") == pid
+    (worker, *_) = bare.workers()
+    bare.machine.run("kill", "-9", worker.split()[0])
+    wait_until(lambda: len(bare.workers()) == 2 and worker not in bare.workers(), PATIENCE)
+    bare.serves(bare.version)
+    # As apt itself asks for it.
+    assert "dpkg --configure -a" in bare.apt("install", "./relay_*_amd64.deb", ok=False)
+    bare.sh("dpkg --configure -a || :")
+    assert f"relay: {NEWER} runs" in bare.sh("apt-get --yes install ./relay_*_amd64.deb", NEXT)
+    bare.serves(NEWER)
+    assert bare.machine.run("ls", "-A", "/usr/lib/relay").split() == [NEWER]
+
+
+@pytest.mark.parametrize(
+    ("field", "other", "words"),
+    [
+        ("Architecture", "sparc64", "sparc64"),
+        ("Depends", "python3 (>= 3.99)", "Depends: python3 (>= 3.99)"),
+    ],
+    ids=["architecture", "python"],
+)
+def test_a_package_that_does_not_fit(bare: DebianMachine, field: str, other: str, words: str) -> None:
+    bare.configure()
+    bare.apt("install", *KEEP, "./relay_*_amd64.deb")
+    pid = bare.machine.show("MainPID")
+    bare.sh(
+        f"rm -rf /tmp/other && mkdir /tmp/other && dpkg-deb --raw-extract {NEXT}/relay_*_amd64.deb /tmp/other/tree\n"
+        f"sed -i 's/^{field}: .*/{field}: {other}/' /tmp/other/tree/DEBIAN/control\n"
+        "dpkg-deb -Znone --build /tmp/other/tree /tmp/other/relay.deb"
+    )
+    said = bare.apt("install", "/tmp/other/relay.deb", ok=False)
+    assert words in said
+    bare.serves(bare.version)
+    assert bare.machine.show("MainPID") == pid
+    bare.sh("rm -r /tmp/other")
+
+
 # --- another Python ---------------------------------------------------------------------------------------------------
 
 

@@ -71,3 +71,21 @@ def test_the_sockets_are_as_relay_makes_its_own() -> None:
 @pytest.mark.parametrize("path", sorted(UNITS.iterdir()), ids=lambda path: str(path.name))
 def test_lines_fit(path: Path) -> None:
     assert max(map(len, path.read_text().splitlines())) <= 120
+
+
+def test_each_line_of_the_machines_settings_has_its_reason() -> None:
+    """A comment right above it, or above the lines that it stands with; no kernel setting is named twice."""
+    lines = (UNITS / "relay-sysctl.conf").read_text().splitlines()
+    names = [line.partition(" = ")[0].removeprefix("-") for line in lines if line and not line.startswith("#")]
+    assert len(names) == len(set(names)) >= 10
+    for paragraph in "\n".join(lines).split("\n\n"):
+        assert paragraph.startswith("# "), paragraph
+
+
+@pytest.mark.skipif(shutil.which("sysctl") is None, reason="no sysctl (package procps)")
+def test_the_kernel_knows_every_line_of_the_machines_settings() -> None:
+    """But for those that may be missing, which begin with "-"."""
+    for line in (UNITS / "relay-sysctl.conf").read_text().splitlines():
+        if line.startswith("net."):
+            name = line.partition(" = ")[0]
+            assert Path("/proc/sys", *name.split(".")).exists(), name
