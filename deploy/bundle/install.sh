@@ -282,21 +282,21 @@ install_bundle() {
 rollback() {
     need_root
     lock
-    before=$(version_of $ROOT/current)
+    from=$(version_of $ROOT/current)
     to=$(version_of $ROOT/previous)
-    [ -n "$to" ] && [ -x "$ROOT/$to/bin/relay" ] || fail "there is no version before ${before:-any} to go back to"
+    [ -n "$to" ] && [ -x "$ROOT/$to/bin/relay" ] || fail "there is no version before ${from:-any} to go back to"
     checked "$ROOT/$to/bin/python" ||
-        fail "relay $to would not start with $SETTINGS; $before stays. Mend the lines above (a setting that $to does" \
+        fail "relay $to would not start with $SETTINGS; $from stays. Mend the lines above (a setting that $to does" \
             "not know has to go, or to have the name that it had then), then run this again"
     make_current "$to"
     if [ -z "$idle" ] && active; then
         if ! restart "$to"; then
-            make_current "$before"
+            make_current "$from"
             systemctl restart relay.service || :
-            fail "relay $to did not start (journalctl -u relay); $before runs again"
+            fail "relay $to did not start (journalctl -u relay); $from runs again"
         fi
     fi
-    say "relay $to is current; $before is the one before"
+    say "relay $to is current; $from is the one before"
 }
 
 uninstall() {
