@@ -129,10 +129,19 @@ need_space() { # twice what the installation takes: some 70 MB
     [ "$free" -ge 143360 ] || fail "$ROOT has $((free / 1024)) MB free; an installation takes 70 MB, and 140 while it is put in place"
 }
 
+clear_away() { # what an interrupted installation has left; a version that was being replaced gets its place back
+    for folder in "$ROOT"/.replaced-*; do
+        [ -d "$folder" ] || continue
+        [ -e "$ROOT/${folder#"$ROOT/.replaced-"}" ] || mv "$folder" "$ROOT/${folder#"$ROOT/.replaced-"}"
+        rm -rf "$folder"
+    done
+    rm -rf $ROOT/.incoming
+}
+
 unpack() { # everything into a folder beside its place, then there in one step
     incoming=$ROOT/.incoming
-    rm -rf $incoming # of an installation that was interrupted
-    trap 'rm -rf $ROOT/.incoming $ROOT/.replaced' EXIT
+    clear_away
+    trap clear_away EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
     say "installing into $ROOT/$VERSION with $python"
@@ -157,11 +166,10 @@ unpack() { # everything into a folder beside its place, then there in one step
     [ "$found" = "relay $VERSION" ] || fail "what was installed calls itself '$found'"
     sync -f $incoming 2>/dev/null || :
     if [ -e "$ROOT/$VERSION" ]; then
-        rm -rf $ROOT/.replaced
-        mv "$ROOT/$VERSION" $ROOT/.replaced
+        mv "$ROOT/$VERSION" "$ROOT/.replaced-$VERSION"
     fi
     mv $incoming "$ROOT/$VERSION"
-    rm -rf $ROOT/.replaced "$ROOT/install.log"
+    rm -rf "$ROOT/.replaced-$VERSION" "$ROOT/install.log"
 }
 
 broken() {

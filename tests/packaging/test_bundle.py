@@ -337,6 +337,21 @@ def test_one_that_is_interrupted_and_repeated(bare: BundleMachine) -> None:
     assert ".incoming" not in bare.machine.run("ls", "-A", "/opt/relay")
 
 
+def test_one_that_is_killed_while_it_replaces_the_version_that_runs(bare: BundleMachine) -> None:
+    """As such a kill leaves it: the folder of the running version is aside, and the new one not in its place yet."""
+    bare.configure()
+    bare.sh(f"{HERE}/install.sh")
+    place = f"/opt/relay/{bare.version}"
+    bare.machine.run("sh", "-c", f"mv {place} /opt/relay/.replaced-{bare.version}")
+    # Whatever is installed next puts it back, even if that fails.
+    assert "nothing that was there before" in bare.sh(altered(bare, "rm wheels/uvloop-*.whl", NEXT), ok=False)
+    assert bare.machine.run("relay", "--version").strip() == f"relay {bare.version}"
+    bare.machine.systemctl("restart", "relay")
+    assert (bare.running(), bare.echoes()) == (bare.version, True)
+    left = bare.machine.run("ls", "-A", "/opt/relay").split()
+    assert not [name for name in left if name.startswith((".incoming", ".replaced"))], left
+
+
 def test_somebody_elses_command_is_not_replaced(bare: BundleMachine) -> None:
     bare.machine.write("/usr/bin/relay", "#!/bin/sh\n", mode=0o755)
     assert "/usr/bin/relay is there and not from this installer" in bare.sh(f"{HERE}/install.sh", ok=False)
