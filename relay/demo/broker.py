@@ -53,7 +53,7 @@ class TelemetryPlugin(BasePlugin[BrokerContext]):
 
 
 class MqttEndpoint:
-    """A broker that listens on a loopback port of the kernel's choice."""
+    """A broker that listens at one address."""
 
     def __init__(self, context: ssl.SSLContext, record: Record) -> None:
         self._context = context
@@ -69,12 +69,12 @@ class MqttEndpoint:
         )
         self._server: asyncio.Server | None = None
 
-    async def start(self) -> int:
-        """Start to listen; returns the port."""
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> int:
+        """Start to listen; returns the port, which the kernel chooses for 0. Raises OSError."""
         await self._broker.start()
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0, ssl=self._context)
-        port: int = self._server.sockets[0].getsockname()[1]
-        return port
+        self._server = await asyncio.start_server(self._connected, host, port, ssl=self._context)
+        bound: int = self._server.sockets[0].getsockname()[1]
+        return bound
 
     async def stop(self) -> None:
         """End the sessions and the listener."""

@@ -24,7 +24,7 @@ from relay.demo.broker import MqttEndpoint, Record
 
 
 class HttpsEndpoint:
-    """Answers `POST /devices/{id}/messages/events` with 204, on a loopback port of the kernel's choice."""
+    """Answers `POST /devices/{id}/messages/events` with 204, at one address."""
 
     def __init__(self, context: ssl.SSLContext, record: Record) -> None:
         self._context = context
@@ -33,12 +33,12 @@ class HttpsEndpoint:
         app.router.add_post(telemetry.path("{device}"), self._telemetry)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
 
-    async def start(self) -> int:
-        """Start to listen; returns the port."""
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> int:
+        """Start to listen; returns the port, which the kernel chooses for 0. Raises OSError."""
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._context).start()
-        port: int = self._runner.addresses[0][1]
-        return port
+        await web.TCPSite(self._runner, host, port, ssl_context=self._context).start()
+        bound: int = self._runner.addresses[0][1]
+        return bound
 
     async def stop(self) -> None:
         """End the connections and the listener."""
