@@ -50,7 +50,7 @@ test: venv ## all tests, TEST_JOBS at a time; names the slowest, and what was sk
 	@scripts/deps.sh report
 	@$(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile --durations 10 $(ARGS)
 
-test-packages: venv ## install bundle, Debian package and image, built and run for real: 15 minutes, root
+test-packages: venv ## install bundle, Debian package, image and compose file, built and run for real: 20 minutes, root
 	@$(BIN)/python -m pytest -m packages -o faulthandler_timeout=0 --numprocesses $(TEST_JOBS) --dist loadfile --durations 10 \
 		$(ARGS)
 
