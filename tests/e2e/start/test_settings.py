@@ -72,7 +72,8 @@ def test_a_file_that_is_no_toml(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become nobody")
 def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
-    code = "import os, sys, relay.cli, relay.supervisor.supervisor, relay.settings.model; os.setgroups([]); "
+    # Everything that the command imports comes first: this checkout may be in a folder that nobody may enter.
+    code = "import os, subprocess, sys, relay.cli, relay.supervisor.start, relay.settings.model; os.setgroups([]); "
     code += "os.setuid(65534); "
     path = tmp_path / "relay.toml"
     path.write_text(GOOD)
