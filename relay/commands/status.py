@@ -71,6 +71,11 @@ def render(status: RelayStatus, width: int) -> list[str | Text | Table]:
         left = f", {duration(drain['seconds_left'])} left" if drain["seconds_left"] else ""
         head += f"\ndrain ({escape(drain['reason'])}): {drain['phase']}, {connections['active']} connections{left}"
         head += "; then the process ends" if drain["ends"] else ""
+    source = status.get("settings_source")
+    if source is not None and not source["up"]:
+        head += f"\n[yellow]settings source: {escape(source['error'])}[/yellow]"
+    elif source is not None and source["held_back"]:
+        head += f"\nsettings held back: {escape(source['held_back'])}"
     events = status["scheduled_events"]
     if events is not None:
         if not events["ok"]:

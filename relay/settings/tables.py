@@ -287,6 +287,11 @@ class AzureSettings(Section):
     metadata_url: Url = Field(
         default="http://169.254.169.254", description="URL of the instance metadata service, without a path"
     )
+    settings_state: str = Field(
+        default="/run/relay-settings/state.json",
+        description="file in which `relay fetch-settings` reports whether this machine gets its settings, for "
+        "/healthz, /status and metrics; where it is not there, nothing is reported; empty = none is written or read",
+    )
 
 
 class LogSettings(Section):

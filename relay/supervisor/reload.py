@@ -37,6 +37,7 @@ FIXED = (
     "health.bind",
     "azure.scheduled_events",
     "azure.metadata_url",
+    "azure.settings_state",
     "log.format",
     "log.access",
 )

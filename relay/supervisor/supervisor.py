@@ -43,6 +43,7 @@ from relay.supervisor.instance import Instance, nameservers
 from relay.supervisor.orphans import Reaper
 from relay.supervisor.reload import Reloader
 from relay.supervisor.service_log import ServiceLog
+from relay.supervisor.settings_source import SettingsSource
 from relay.supervisor.systemd.notify import Notifier, Reporter, ServiceStatus
 from relay.supervisor.tasks import keep_running
 from relay.supervisor.upstreams.monitor import UpstreamMonitor
@@ -85,6 +86,7 @@ class Supervisor:
             url, drain = instance.settings.azure.metadata_url, instance.settings.drain
             longest = drain.announce + drain.window + END_GRACE
             self._evictions = Evictions(url, self._evict, self._drainer, longest, log)
+        self._source = SettingsSource(instance.settings.azure.settings_state, log)
         self._reloader = Reloader(instance, load, self._apply, self._reload_refusal, log)
         self._status = Status(
             instance,
@@ -94,6 +96,7 @@ class Supervisor:
             http_ports={name: format_hostport(*sock.getsockname()[:2]) for name, sock in http.items()},
             reloads=self._reloader.results,
             evictions=self._evictions.snapshot if self._evictions is not None else None,
+            source=self._source,
             log_dropped=lambda: writer.dropped,
         )
         self._hang_ups: set[asyncio.Task[list[str]]] = set()
@@ -120,6 +123,7 @@ class Supervisor:
         for server in servers:
             await server.start()
         reports = asyncio.create_task(keep_running("reports to the service manager", self._reporter.run, self._log))
+        source = asyncio.create_task(keep_running("report on the settings' source", self._source.run, self._log))
         await self._pool.start()
         if self._evictions is not None:
             self._evictions.start()
@@ -135,6 +139,7 @@ class Supervisor:
         for server in servers:
             await server.stop()
         reports.cancel()
+        source.cancel()
         self._reaper.stop()
 
     def _handle_signals(self) -> None:

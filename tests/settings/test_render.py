@@ -98,6 +98,7 @@ VARIABLES: dict[str, st.SearchStrategy[str]] = {
     "RELAY_HEALTH__BIND": st.one_of(BIND_OFF, LITERALS.map(lambda host: format_hostport(host, 60002))),
     "RELAY_AZURE__SCHEDULED_EVENTS": st.sampled_from(["true", "false"]),
     "RELAY_AZURE__METADATA_URL": LITERALS.map(lambda host: f"http://{format_hostport(host, 80)}"),
+    "RELAY_AZURE__SETTINGS_STATE": st.sampled_from(["", "/run/relay-settings/state.json", "/tmp/ä b.json"]),
     "RELAY_LOG__FORMAT": st.sampled_from(["json", "console"]),
     "RELAY_LOG__LEVEL": st.sampled_from(["debug", "info", "warning", "error"]),
     "RELAY_LOG__ACCESS": st.sampled_from(["true", "false"]),

@@ -159,8 +159,11 @@ def _add_health(app: web.Application, status: Status) -> None:
     async def healthz(_request: web.Request) -> web.StreamResponse:
         # Rich states: the body has the state, with a 2xx status; any other answer counts as Unknown
         # (learn.microsoft.com, virtual-machines/extensions/health-extension). A draining instance is healthy.
-        state = "Healthy" if status.live().ok else "Unhealthy"
-        return web.json_response({"ApplicationHealthState": state})
+        answer: dict[str, object] = {"ApplicationHealthState": "Healthy" if status.live().ok else "Unhealthy"}
+        source = status.settings_source()
+        if source is not None:  # Healthy all the same: one bad publish must not have a whole fleet replaced
+            answer["settings_source"] = {"up": source["up"], "error": source["error"]}
+        return web.json_response(answer)
 
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)

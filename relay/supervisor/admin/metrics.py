@@ -45,6 +45,16 @@ class RelayCollector(Collector):
         engine = InfoMetricFamily("relay_engine", "Which engine moves the bytes, and why that one.")
         engine.add_metric([], {"engine": self._instance.engine, "reason": self._instance.engine_word})
         yield engine
+        settings = InfoMetricFamily("relay_settings", "Which settings are in force: equal ones have equal hashes.")
+        settings.add_metric([], {"hash": self._status.settings_hash()})
+        yield settings
+        source = self._status.settings_source()
+        if source is not None:
+            yield GaugeMetricFamily(
+                "relay_settings_source_up",
+                "1 while this machine gets its fleet's settings, else 0.",
+                value=float(source["up"]),
+            )
         draining = float(self._status.draining)
         yield GaugeMetricFamily("relay_draining", "1 while the relay drains, else 0.", value=draining)
         reloads = CounterMetricFamily("relay_reloads", "Reloads of the settings, by result.", labels=["result"])

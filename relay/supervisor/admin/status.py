@@ -17,18 +17,22 @@ from relay.core import counters, failed_dials
 from relay.core.counters import OUTCOME
 from relay.core.limit_table import total_held
 from relay.outcome import OUTCOMES
+from relay.settings.fingerprint import fingerprint
+from relay.settings.model import Settings
 from relay.settings.model import value as setting
 from relay.supervisor.admin.status_schema import (
     DrainStatus,
     ListenerStatus,
     RelayStatus,
     ScheduledEventsStatus,
+    SettingsSourceStatus,
     UpstreamStatus,
     WorkerStatus,
 )
 from relay.supervisor.drainer import Drainer
 from relay.supervisor.instance import BoundListener, Instance
 from relay.supervisor.reload import FIXED
+from relay.supervisor.settings_source import SettingsSource
 from relay.supervisor.upstreams.monitor import UpstreamMonitor
 from relay.supervisor.worker_pool import WorkerPool
 from relay.supervisor.worker_process import WorkerProcess
@@ -51,8 +55,8 @@ class Status:
     """Reads the instance, its table, the worker pool, the upstream monitor and the drainer.
 
     `http_ports` has host:port of the admin and health ports by name, `reloads` counts reloads by result. `evictions`
-    gives the state of Azure's scheduled events where they are watched; `log_dropped` counts the log lines that the
-    supervisor itself has lost.
+    gives the state of Azure's scheduled events where they are watched, `source` the report on where the settings come
+    from; `log_dropped` counts the log lines that the supervisor itself has lost.
     """
 
     def __init__(
@@ -65,12 +69,15 @@ class Status:
         http_ports: Mapping[str, str],
         reloads: Mapping[str, int],
         evictions: Callable[[], dict[str, Any]] | None,
+        source: SettingsSource,
         log_dropped: Callable[[], int],
     ) -> None:
         self.drainer = drainer
         self.http_ports = http_ports
         self.reloads = reloads
         self._evictions = evictions
+        self._source = source
+        self._hashed: tuple[Settings, str] | None = None
         self._instance = instance
         self._pool = pool
         self._monitor = monitor
@@ -187,6 +194,8 @@ class Status:
             "scheduled_events": self.scheduled_events(),
             "http_ports": dict(self.http_ports),
             "reloads": dict(self.reloads),
+            "settings_hash": self.settings_hash(),
+            "settings_source": self.settings_source(),
             "start_only": {name: setting(instance.settings, name) for name in FIXED},
             "accept_pauses": totals[counters.ACCEPT_PAUSES],
             "log_lines_dropped": totals[counters.LOG_DROPPED],
@@ -207,6 +216,27 @@ class Status:
     def scheduled_events(self) -> ScheduledEventsStatus | None:
         """What Azure's metadata service says; None where it is not asked."""
         return cast(ScheduledEventsStatus, self._evictions()) if self._evictions is not None else None
+
+    def settings_hash(self) -> str:
+        """The hash of the settings in force, computed once for each reload."""
+        settings = self._instance.settings
+        if self._hashed is None or self._hashed[0] is not settings:
+            self._hashed = settings, fingerprint(settings)
+        return self._hashed[1]
+
+    def settings_source(self) -> SettingsSourceStatus | None:
+        """What `relay fetch-settings` says about where the settings come from; None where it has said nothing."""
+        report = self._source.report
+        if report is None:
+            return None
+        error = self._source.error()
+        return {
+            "up": not error,
+            "error": error,
+            "held_back": report.held_back,
+            "checked_at": report.checked_at,
+            "hash": report.hash,
+        }
 
     def _listener(self, name: str, number: int, totals: list[int]) -> ListenerStatus:
         instance, start = self._instance, self._instance.layout.listener(number)

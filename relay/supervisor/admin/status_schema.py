@@ -99,6 +99,16 @@ class ScheduledEventsStatus(TypedDict):
     events: list[EventStatus]
 
 
+class SettingsSourceStatus(TypedDict):
+    """What the last `relay fetch-settings` says about the source of the settings."""
+
+    up: bool
+    error: str  # why it is not up; else empty
+    held_back: str  # why this machine does not take new settings yet; else empty
+    checked_at: str  # RFC 3339
+    hash: str  # of the settings in the file; empty: there are no valid ones
+
+
 class RelayStatus(TypedDict):
     """The whole answer."""
 
@@ -122,6 +132,8 @@ class RelayStatus(TypedDict):
     scheduled_events: ScheduledEventsStatus | None  # None: azure.scheduled_events is off
     http_ports: dict[str, str]  # "admin" and "health", those that are on: host:port
     reloads: dict[str, int]  # "ok" and "failed"
+    settings_hash: str  # of the settings in force
+    settings_source: SettingsSourceStatus | None  # None: nothing fetches settings here
     start_only: dict[str, Any]  # settings that a reload cannot change, by name
     accept_pauses: int
     log_lines_dropped: int

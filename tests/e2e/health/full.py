@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from relay.supervisor.settings_source import Report, now
 from tests.support.observe import Metrics
 from tests.support.relay_toml import listener, settings
 from tests.support.upstreams import Echo
@@ -12,13 +15,18 @@ rate = 1000.0
 [azure]
 scheduled_events = true
 metadata_url = "{url}"
+settings_state = "{state}"
 """
 
 
-def toml(echo: Echo, metadata_url: str) -> str:
-    """A limit of a listener, an upstream by name, a paced dial, Azure's events."""
+def toml(echo: Echo, metadata_url: str, folder: Path) -> str:
+    """A limit of a listener, an upstream by name, a paced dial, Azure's events, a report of `relay fetch-settings`."""
+    state = folder / "state.json"
+    state.write_bytes(Report(up=True, checked_boot=now()).to_json())
     name = f"localhost:{echo.address[1]}"
-    return settings(listener(name, more="max_connections = 100"), tables=TABLES.format(url=metadata_url), checks=0.2)
+    return settings(
+        listener(name, more="max_connections = 100"), tables=TABLES.format(url=metadata_url, state=state), checks=0.2
+    )
 
 
 def labels(metrics: Metrics) -> dict[str, set[str]]:

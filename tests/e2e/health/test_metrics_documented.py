@@ -27,10 +27,10 @@ def documented() -> dict[str, set[str]]:
     return found
 
 
-def test_the_page_has_every_metric_and_its_labels_and_no_other(echo: Echo, start: Start) -> None:
+def test_the_page_has_every_metric_and_its_labels_and_no_other(echo: Echo, start: Start, tmp_path: Path) -> None:
     with MetadataServer() as metadata:
-        relay = start(toml(echo, metadata.url))
-        relay.wait_status(lambda status: status["scheduled_events"]["ok"])
+        relay = start(toml(echo, metadata.url, tmp_path))
+        relay.wait_status(lambda status: status["scheduled_events"]["ok"] and status["settings_source"])
         found = labels(relay.metrics())
     page = documented()
     assert {name: page[name] for name in page if name not in MAY_BE_MISSING - found.keys()} == found
