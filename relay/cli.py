@@ -86,6 +86,35 @@ Make a running relay read its settings again and apply them to new connections;
 established ones stay. If anything is wrong, nothing changes: the command ends
 with 1 and prints a line for each reason.
 """
+FETCH_SETTINGS = """\
+Read this machine's settings from where its fleet's are published, and apply
+them if they have changed: they are checked as `relay check` does (but for
+ports and descriptors), written to FILE in one step, and the running relay
+reloads. If anything is wrong, FILE and the running relay stay as they are.
+
+imds: the user data of an Azure virtual machine, from its metadata service
+(azure.metadata_url). It is the settings as TOML; or, for more than 64 KiB, it
+names a blob that has them, read with the machine's managed identity:
+
+  [settings_source]
+  blob = "https://ACCOUNT.blob.core.windows.net/CONTAINER/relay.toml"
+  client_id = ""              # of the identity, where there are several
+  percentage = 10             # new settings for a tenth of the fleet,
+  canary_tag = "ring:canary"  # and for the machines with this tag
+
+Without blob, the last two stand beside the settings. No secret belongs in any
+of it: every process of the machine can read user data.
+
+What came of it is in azure.settings_state, and the running relay shows that in
+/healthz, /status and its metrics. Needs no systemd; relay-settings.service and
+relay-settings.timer run it once a minute.
+
+exit status:
+  0  FILE has the published settings, or has them later (percentage), and a
+     relay that runs here has them in force
+  1  not fetched, not written, or refused by the running relay
+  2  what is published is wrong
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -157,6 +186,14 @@ def _parser() -> argparse.ArgumentParser:
             metavar="FILE",
             help="settings file of that relay, for its admin port (neither given: RELAY_ADMIN__BIND, or its default)",
         )
+    fetch = add("fetch-settings", "fetch this machine's settings, check them, write them, reload", FETCH_SETTINGS)
+    fetch.add_argument("--from", dest="source", choices=["imds"], required=True, help="where the settings come from")
+    fetch.add_argument(
+        "--to", type=Path, metavar="FILE", required=True, help="settings file of the relay, /etc/relay/relay.toml"
+    )
+    fetch.add_argument("--service", action="store_true", help="as relay-settings.service runs it: while FILE has no "
+                       "valid settings, try on and answer on the health port, Unhealthy with the reason; then start "
+                       "relay.service if it is enabled; print a failure that lasts once")  # fmt: skip
     return parser
 
 
@@ -251,6 +288,12 @@ def _reload(options: argparse.Namespace) -> int:
     return _with_admin_port(options, operate.reload)
 
 
+def _fetch_settings(options: argparse.Namespace) -> int:
+    from relay.commands.fetch_settings import command
+
+    return command.run(options.to, service=options.service)
+
+
 def _with_admin_port(options: argparse.Namespace, command: Callable[[str], int]) -> int:
     """Run `command` with the URL of the admin port that the options name."""
     from relay.commands.admin_client import DEFAULT, NoAdminPort, at_bind
@@ -289,4 +332,5 @@ COMMANDS = {
     "drain": _drain,
     "undrain": _undrain,
     "reload": _reload,
+    "fetch-settings": _fetch_settings,
 }

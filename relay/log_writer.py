@@ -30,7 +30,7 @@ CHUNK, CHUNK_OF_FILE = 4096, 65536  # bytes
 GATHER = 0.01  # seconds for which the thread collects lines before it writes: fewer wake-ups under load
 
 # The priorities of syslog(3) that relay uses.
-CRITICAL, ERROR, WARNING, INFO, DEBUG = 2, 3, 4, 6, 7
+CRITICAL, ERROR, WARNING, NOTICE, INFO, DEBUG = 2, 3, 4, 5, 6, 7
 NEWLINE = "\n"  # the only line separator for the journal; str.splitlines has ten more
 
 
@@ -145,36 +145,39 @@ class _Prefixing(io.TextIOBase):
     """A wrapper of a text stream that puts a priority before each line."""
 
     def __init__(self, stream: TextIO, priority: int) -> None:
-        self._stream = stream
+        self.unmarked = stream
         self._priority = priority
         self._at_line_start = True
 
     def write(self, text: str) -> int:
         if text:
             marked = prefixed(text, self._priority)
-            self._stream.write(marked if self._at_line_start else marked[len(f"<{self._priority}>") :])
+            self.unmarked.write(marked if self._at_line_start else marked[len(f"<{self._priority}>") :])
             self._at_line_start = text.endswith("\n")
         return len(text)
 
     def flush(self) -> None:
-        self._stream.flush()
+        self.unmarked.flush()
 
     def fileno(self) -> int:
-        return self._stream.fileno()
+        return self.unmarked.fileno()
 
     def writable(self) -> bool:
         return True
 
 
-def mark_output() -> None:
-    """Give printed lines a priority if they go to the journal: info on standard output, error on standard error.
+def mark_output(output: int = INFO) -> None:
+    """Give printed lines a priority if they go to the journal: `output` on standard output, error on standard error.
+
+    A further call changes the priority.
 
     This is for text that does not come through a `LogWriter`: mistakes in the settings, a command's answer, the
     traceback of an uncaught exception.
     """
     if sys.stdout is not None and is_journal(1):
-        sys.stdout = _Prefixing(sys.stdout, INFO)
-    if sys.stderr is not None and is_journal(2):
+        stream = sys.stdout.unmarked if isinstance(sys.stdout, _Prefixing) else sys.stdout
+        sys.stdout = _Prefixing(stream, output)
+    if sys.stderr is not None and is_journal(2) and not isinstance(sys.stderr, _Prefixing):
         sys.stderr = _Prefixing(sys.stderr, ERROR)
 
 

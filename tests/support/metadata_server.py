@@ -7,6 +7,7 @@ As a process it prints its URL once it listens, and is controlled by HTTP on the
 
     PUT /control/document    the events document served from now on, unchanged
     PUT /control/events      one answer or an array of answers, each an object with fields of `Answer`, all optional
+    PUT /control/user_data   the text of the user data served from now on, not encoded yet
     PUT /control/compute     the same for the instance's own metadata, and PUT /control/approvals for approvals
     GET /control/requests    the requests: method, path, time on the monotonic clock
     GET /control/approved    ids of the approved events
@@ -17,6 +18,7 @@ Errors are as in learn.microsoft.com, "Azure Instance Metadata Service", and "Sc
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import socket
 import sys
@@ -34,9 +36,18 @@ Json = dict[str, Any]
 
 EVENTS = "/metadata/scheduledevents"
 COMPUTE = "/metadata/instance/compute"
-VERSIONS = {EVENTS: {"2020-07-01", "2019-08-01"}, COMPUTE: {"2021-02-01", "2021-01-01"}}
+USER_DATA = "/metadata/instance/compute/userData"
+TOKEN = "/metadata/identity/oauth2/token"
+VERSIONS = {
+    EVENTS: {"2020-07-01", "2019-08-01"},
+    COMPUTE: {"2021-02-01", "2021-01-01"},
+    USER_DATA: {"2021-01-01"},
+    TOKEN: {"2018-02-01"},
+}
 STARTING = 10.0  # seconds for the server's thread to start and to end
 OWN = "relays_12"
+VM_ID = "13f56399-bd52-4150-9748-7190aae1ff21"
+ACCESS = "eyJ0eXAi.token.of.the.identity"  # the managed identity's access token
 
 
 def http_date(left: float) -> str:
@@ -78,6 +89,7 @@ class Answer:
     document: object = None
     status: int = 200
     body: str | None = None  # replaces the document
+    drip: bool = False  # after it, a byte now and then for ever
     location: str = ""  # Location field, for a redirect
     date: str | None = None
     delay: float = 0.0
@@ -121,7 +133,12 @@ class MetadataServer:
         self.skew = skew
         self.events = Endpoint(Answer(document()))
         self.approvals = Endpoint(Answer({}))
-        self.compute = Endpoint(Answer({"name": name, "vmScaleSetName": name.partition("_")[0], "osType": "Linux"}))
+        self._instance: Json = {
+            "name": name, "vmScaleSetName": name.partition("_")[0], "osType": "Linux", "vmId": VM_ID, "tagsList": [],
+        }  # fmt: skip
+        self.compute = Endpoint(Answer(self._instance))
+        self.user_data = Endpoint(Answer(body=""))
+        self.token = Endpoint(Answer({"access_token": ACCESS, "expires_in": "86399", "token_type": "Bearer"}))
         self.approved: list[str] = []
         self._place = _socket(port)
         self.address: tuple[str, int] = self._place.getsockname()
@@ -144,6 +161,16 @@ class MetadataServer:
         self._loop.close()
         self._place.close()
 
+    def publish(self, text: str | bytes) -> None:
+        """Set this machine's user data."""
+        data = text.encode() if isinstance(text, str) else text
+        self.user_data.play(Answer(body=base64.b64encode(data).decode()))
+
+    def be(self, vm_id: str = VM_ID, **tags: str) -> None:
+        """Give the machine another id, and these tags."""
+        pairs = [{"name": name, "value": value} for name, value in tags.items()]
+        self.compute.play(Answer({**self._instance, "vmId": vm_id, "tagsList": pairs}))
+
     def open(self) -> None:
         """Listen, for the first time or again after `close`."""
         asyncio.run_coroutine_threadsafe(self._open(), self._loop).result(STARTING)
@@ -157,6 +184,8 @@ class MetadataServer:
         app.router.add_get(EVENTS, self._events)
         app.router.add_post(EVENTS, self._approvals)
         app.router.add_get(COMPUTE, self._compute)
+        app.router.add_get(USER_DATA, self._user_data)
+        app.router.add_get(TOKEN, self._token)
         app.router.add_route("*", "/control/{name}", self._control)
         app.on_response_prepare.append(self._leave_out)
         # A client that disconnects during a delay cancels its handler, so `under_way` counts waiting clients only.
@@ -181,6 +210,16 @@ class MetadataServer:
 
     async def _compute(self, request: web.Request) -> web.StreamResponse:
         return await self._answer(self.compute, request)
+
+    async def _user_data(self, request: web.Request) -> web.StreamResponse:
+        if request.query.get("format") != "text":
+            return _bad("Bad request. The user data is text")
+        return await self._answer(self.user_data, request)
+
+    async def _token(self, request: web.Request) -> web.StreamResponse:
+        if request.query.get("resource") != "https://storage.azure.com/":
+            return _bad("invalid_resource")
+        return await self._answer(self.token, request)
 
     async def _approvals(self, request: web.Request) -> web.StreamResponse:
         try:
@@ -214,7 +253,18 @@ class MetadataServer:
         text = answer.body if answer.body is not None else json.dumps(answer.document)
         fields = {"Location": answer.location} if answer.location else {}
         fields["Date"] = http_date(self.skew) if answer.date is None else answer.date
+        if answer.drip:
+            return await self._drip(request, text, fields)
         return web.Response(status=answer.status, text=text, content_type="application/json", headers=fields)
+
+    @staticmethod
+    async def _drip(request: web.Request, text: str, fields: dict[str, str]) -> web.StreamResponse:
+        response = web.StreamResponse(headers=fields)
+        await response.prepare(request)
+        await response.write(text.encode())
+        while True:
+            await asyncio.sleep(0.1)
+            await response.write(b"A")
 
     @staticmethod
     async def _leave_out(_request: web.Request, response: web.StreamResponse) -> None:
@@ -229,11 +279,13 @@ class MetadataServer:
         endpoints = {"events": self.events, "compute": self.compute, "approvals": self.approvals}
         if request.method == "PUT" and name == "document":
             self.events.play(Answer(await request.json()))
+        elif request.method == "PUT" and name == "user_data":
+            self.publish(await request.read())
         elif request.method == "PUT" and name in endpoints:
             told = await request.json()
             endpoints[name].play(*(Answer(**fields) for fields in (told if isinstance(told, list) else [told])))
         elif request.method == "GET" and name == "requests":
-            asked = [*self.events.requests, *self.compute.requests, *self.approvals.requests]
+            asked = [*self.events.requests, *self.compute.requests, *self.approvals.requests, *self.user_data.requests]
             return web.json_response([[one.method, one.path, one.at] for one in asked])
         elif request.method == "GET" and name == "approved":
             return web.json_response(self.approved)
