@@ -51,6 +51,8 @@ TREE = {  # in the package, from the repository
     "etc/relay/relay.toml": "deploy/bundle/relay.toml",
     "usr/lib/systemd/system/relay.service": "deploy/systemd/relay.service",
     "usr/lib/systemd/system/relay.socket": "deploy/systemd/relay.socket",
+    "usr/lib/systemd/system/relay-settings.service": "deploy/systemd/relay-settings.service",
+    "usr/lib/systemd/system/relay-settings.timer": "deploy/systemd/relay-settings.timer",
     "usr/share/doc/relay/examples/relay-sysctl.conf": "deploy/systemd/relay-sysctl.conf",
     "usr/share/doc/relay/examples/relay-journald.conf": "deploy/systemd/relay-journald.conf",
     "usr/share/doc/relay/examples/relay.rules.yml": "deploy/prometheus/relay.rules.yml",

@@ -35,6 +35,8 @@ TREE = {  # in the bundle, from the repository
     "relay.toml": "deploy/bundle/relay.toml",
     "systemd/relay.service": "deploy/systemd/relay.service",
     "systemd/relay.socket": "deploy/systemd/relay.socket",
+    "systemd/relay-settings.service": "deploy/systemd/relay-settings.service",
+    "systemd/relay-settings.timer": "deploy/systemd/relay-settings.timer",
     "systemd/relay-sysctl.conf": "deploy/systemd/relay-sysctl.conf",
     "systemd/relay-journald.conf": "deploy/systemd/relay-journald.conf",
     "LICENSE": "LICENSE",

@@ -4,7 +4,7 @@
 #     /opt/relay/VERSION       one folder for each version, complete or not there at all
 #     /opt/relay/current       the version that the next start takes; /opt/relay/previous: the one before
 #     /usr/bin/relay           leads to /opt/relay/current/bin/relay
-#     /usr/local/lib/systemd/system/relay.service, relay.socket
+#     /usr/local/lib/systemd/system/relay.service, relay.socket, relay-settings.service, relay-settings.timer
 #     /etc/relay/relay.toml    settings; written once, and never touched again
 set -eu
 umask 022
@@ -190,7 +190,11 @@ write_settings() {
 
 place_units() { # VERSION
     mkdir -p $UNITS
-    for unit in relay.service relay.socket; do
+    for unit in relay.service relay.socket relay-settings.service relay-settings.timer; do
+        if [ ! -f "$ROOT/$1/systemd/$unit" ]; then # an older version, which has no such unit
+            rm -f $UNITS/$unit
+            continue
+        fi
         cp "$ROOT/$1/systemd/$unit" $UNITS/$unit.new
         mv -f $UNITS/$unit.new $UNITS/$unit
         [ ! -f /etc/systemd/system/$unit ] || [ -L /etc/systemd/system/$unit ] ||
@@ -312,11 +316,13 @@ uninstall() {
     lock
     if booted; then
         say "stopping relay (it drains first)"
+        systemctl disable --quiet --now relay-settings.timer relay-settings.service 2>/dev/null || :
         systemctl disable --quiet --now relay.socket relay.service 2>/dev/null || :
     elif command -v systemctl >/dev/null; then
-        systemctl disable --quiet relay.socket relay.service 2>/dev/null || :
+        systemctl disable --quiet relay-settings.timer relay-settings.service relay.socket relay.service 2>/dev/null || :
     fi
-    rm -f $UNITS/relay.service $UNITS/relay.socket $SYSCTL $JOURNALD
+    rm -f $UNITS/relay.service $UNITS/relay.socket $UNITS/relay-settings.service $UNITS/relay-settings.timer
+    rm -f $SYSCTL $JOURNALD
     [ "$(readlink $COMMAND 2>/dev/null)" != $ROOT/current/bin/relay ] || rm -f $COMMAND
     if booted; then systemctl daemon-reload; fi
     rm -rf $ROOT

@@ -15,6 +15,7 @@ from tests.support.programs import ROOT
 Json = dict[str, Any]
 
 UNITS = "/etc/systemd/system"
+SETTINGS_UNITS = ("relay-settings.timer", "relay-settings.service")  # in the order in which they are stopped
 PORTS = {"https": 443, "mqtt": 8883, "amqp": 5671}
 PATIENCE = 30.0  # seconds that a start, a stop or a replacement may take
 SETTINGS = """\
@@ -42,7 +43,7 @@ class Installed:
     def __init__(self, machine: Machine, upstream: tuple[str, int]) -> None:
         self.machine = machine
         self._upstream = upstream
-        self._units = {"relay.service", "relay.socket"}
+        self._units = {"relay.service", "relay.socket", *SETTINGS_UNITS}
 
     def __enter__(self) -> Self:
         for name in self._units:
@@ -55,10 +56,11 @@ class Installed:
     ) -> None:
         machine = self.machine
         # At once, whatever state it is in; nobody minds the connections.
+        machine.systemctl("stop", *SETTINGS_UNITS)
         machine.systemctl("kill", "--signal=SIGKILL", "--kill-whom=all", "relay.service", check=False)
         machine.systemctl("stop", *(unit for unit in self._units if unit.endswith(".socket")), "relay.service")
         machine.systemctl("reset-failed", check=False)
-        machine.run("sh", "-c", f"rm -rf {UNITS}/relay* /etc/default/relay")
+        machine.run("sh", "-c", f"rm -rf {UNITS}/relay* {UNITS}/*.wants/relay* /etc/default/relay /run/relay-settings")
         machine.systemctl("daemon-reload")
         machine.run("journalctl", "--rotate", "--vacuum-size=1")  # by time, the last second would stay
 
@@ -66,8 +68,11 @@ class Installed:
 
     def configure(self, more: str = "", *, ports: dict[str, int] = PORTS, upstream: str = "") -> None:
         """Settings; `more` goes in front of the listeners, or is a table with a name that SETTINGS has not."""
-        target = (upstream, 9) if upstream else self._upstream
-        self.machine.write("/etc/relay/relay.toml", SETTINGS + more + listeners(target, ports))
+        self.machine.write("/etc/relay/relay.toml", self.settings(more, ports=ports, upstream=upstream))
+
+    def settings(self, more: str = "", *, ports: dict[str, int] = PORTS, upstream: str = "") -> str:
+        """The text that `configure` writes."""
+        return SETTINGS + more + listeners((upstream, 9) if upstream else self._upstream, ports)
 
     def drop_in(self, text: str, unit: str = "relay.service") -> None:
         """What `systemctl edit` would write."""
@@ -111,11 +116,16 @@ class Installed:
 
     def get(self, path: str) -> str:
         """A page of the admin port. Raises OSError."""
+        return self.request(8414, path)[1]
+
+    def request(self, port: int, path: str, method: str = "GET", body: bytes | None = None) -> tuple[int, str]:
+        """Status and text of an answer from a port on the machine's loopback. Raises OSError."""
         connection = http.client.HTTPConnection("relay")
-        connection.sock = self.machine.connect(("127.0.0.1", 8414))
+        connection.sock = self.machine.connect(("127.0.0.1", port))
         try:
-            connection.request("GET", path)
-            return connection.getresponse().read().decode()
+            connection.request(method, path, body)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
         finally:
             connection.close()
 

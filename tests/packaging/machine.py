@@ -89,7 +89,7 @@ class Machine:
 
     def _boot(self) -> None:
         for group in self._cgroups:
-            group.mkdir()
+            group.mkdir(exist_ok=True)  # one hierarchy may be mounted at several places
         line = [
             "systemd-nspawn", "--quiet", f"--directory={self._root}", "--read-only", "--volatile=overlay",
             f"--machine={self._name}", "--register=no", *([] if self._hosted else ["--keep-unit"]),

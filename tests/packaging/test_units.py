@@ -39,7 +39,7 @@ def test_systemd_finds_no_mistake(tmp_path: Path) -> None:
     program = tmp_path / "relay"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
-    units = [path for path in UNITS.iterdir() if path.suffix in (".service", ".socket")]
+    units = [path for path in UNITS.iterdir() if path.suffix in (".service", ".socket", ".timer")]
     for path in units:
         (tmp_path / path.name).write_text(path.read_text().replace("/usr/bin/relay", str(program)))
     done = analyze("verify", *(tmp_path / path.name for path in units))
@@ -47,8 +47,9 @@ def test_systemd_finds_no_mistake(tmp_path: Path) -> None:
     assert said == []
 
 
-def test_the_service_can_do_little() -> None:
-    done = analyze("security", "--offline=true", f"--threshold={EXPOSURE}", UNITS / "relay.service")
+@pytest.mark.parametrize("name", ["relay.service", "relay-settings.service"])
+def test_the_service_can_do_little(name: str) -> None:
+    done = analyze("security", "--offline=true", f"--threshold={EXPOSURE}", UNITS / name)
     assert done.returncode == 0, done.stdout[-4000:]
 
 
