@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 
 from relay.cli import _parser
+from relay.core import user_data
 from relay.settings import model
 from tests.docs import blocks
 from tests.docs.blocks import PAGES, Block, Command
@@ -32,7 +34,12 @@ def of(program: str) -> list[Command]:
 @pytest.mark.parametrize("block", blocks.settings(), ids=named)
 def test_settings_load(block: Block, tmp_path: Path) -> None:
     file = tmp_path / "relay.toml"
-    file.write_text(block.text)
+    text = block.text.encode()
+    if b"[settings_source]" in text:  # of user data; `relay fetch-settings` takes it out
+        document = user_data.split(text)
+        text = document.settings
+        assert document.source.blob or text
+    file.write_bytes(text)
     model.load(file, {}, require_listeners=False)
 
 
@@ -45,11 +52,14 @@ def test_there_are_settings_and_commands_at_all() -> None:
 
 
 PROCESSES = ("PID", "$MAINPID")  # stand for the number of a process
+NAMES = ("fetch-settings",)  # needs arguments; in a sentence its name alone may stand
 
 
 @pytest.mark.parametrize("command", of("relay"), ids=named)
 def test_commands_of_relay_parse(command: Command) -> None:
     words = ["1" if word in PROCESSES else word for word in command.words[1:]]
+    if command not in blocks.commands() and words in [[name] for name in NAMES]:
+        words.append("--help")
     try:
         options = _parser().parse_args(words)
     except SystemExit as end:
@@ -95,7 +105,19 @@ def test_sample_lines_of_the_log_are_json(block: Block) -> None:
     assert json.loads(block.text)["event"]
 
 
-@pytest.mark.parametrize("block", [block for block in blocks.blocks() if block.language == "yaml"], ids=named)
+CLOUD_CONFIG = "#cloud-config\n"
+YAML = [block for block in blocks.blocks() if block.language == "yaml"]
+
+
+@pytest.mark.parametrize("block", [block for block in YAML if block.text.startswith(CLOUD_CONFIG)], ids=named)
+def test_settings_that_cloud_init_writes_load(block: Block, tmp_path: Path) -> None:
+    (file,) = yaml.safe_load(block.text)["write_files"]
+    assert (file["path"], file["permissions"]) == ("/etc/relay/relay.toml", "0644")
+    (tmp_path / "relay.toml").write_text(file["content"])
+    model.load(tmp_path / "relay.toml", {})
+
+
+@pytest.mark.parametrize("block", [block for block in YAML if not block.text.startswith(CLOUD_CONFIG)], ids=named)
 def test_prometheus_takes_its_configuration(block: Block, tmp_path: Path) -> None:
     if shutil.which("promtool") is None:
         pytest.skip("no promtool (make deps installs it)")

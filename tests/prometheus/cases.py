@@ -87,6 +87,10 @@ CASES = {
         {"relay_scheduled_events_up": "1x3 0x30"},
         ({"relay_scheduled_events_up": "1x30"}, {"relay_scheduled_events_up": "1x15 0x15"}),
     ),
+    "RelaySettingsSourceDown": Case(
+        {"relay_settings_source_up": "1x3 0x30"},
+        ({"relay_settings_source_up": "1x30"}, {"relay_settings_source_up": "1x15 0x15"}),
+    ),
     "RelayLimitReached": Case(
         ended("refused_capacity", "0+3x30"),
         (

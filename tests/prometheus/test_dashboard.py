@@ -79,7 +79,7 @@ def test_every_metric_is_a_documented_one() -> None:
 def test_every_query_finds_something_in_a_real_prometheus(tmp_path: Path) -> None:
     (tmp_path / "relay").mkdir()
     with Echo() as echo, refusing() as dead, MetadataServer() as metadata:
-        settings = toml(echo, metadata.url) + listener(dead, name="dead")
+        settings = toml(echo, metadata.url, tmp_path) + listener(dead, name="dead")
         with (
             Relay(tmp_path / "relay", settings) as relay,
             prometheus(tmp_path / "prometheus", relay) as server,

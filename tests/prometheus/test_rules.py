@@ -111,9 +111,9 @@ def echo() -> Iterator[Echo]:
 
 
 def test_every_metric_of_the_rules_is_one_that_a_relay_has(tmp_path: Path, echo: Echo) -> None:
-    with MetadataServer() as metadata, Relay(tmp_path, toml(echo, metadata.url)) as relay:
+    with MetadataServer() as metadata, Relay(tmp_path, toml(echo, metadata.url, tmp_path)) as relay:
         assert echoes(relay.address())
-        relay.wait_status(lambda status: status["scheduled_events"]["ok"])
+        relay.wait_status(lambda status: status["scheduled_events"]["ok"] and status["settings_source"])
         code, text = relay.get("/metrics")
         assert code == 200
         found = labels(relay.metrics())
@@ -137,10 +137,11 @@ def test_a_real_prometheus_scrapes_a_real_relay_and_every_expression_has_somethi
     (tmp_path / "relay").mkdir()
     with (
         MetadataServer() as metadata,
-        Relay(tmp_path / "relay", toml(echo, metadata.url)) as relay,
+        Relay(tmp_path / "relay", toml(echo, metadata.url, tmp_path)) as relay,
         prometheus(tmp_path / "prometheus", relay) as server,
     ):
         wait_until(lambda: server.query("relay_connections_accepted_total == 0"), START, "a scrape")
+        wait_until(lambda: server.query("relay_settings_source_up == 1"), START, "a report that was read")
         assert echoes(relay.address())
         wait_until(lambda: server.query("rate(relay_connections_accepted_total[5m]) > 0"), START, "another scrape")
         wait_until(
