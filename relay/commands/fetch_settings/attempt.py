@@ -9,10 +9,10 @@ import contextlib
 import hashlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from relay.commands.fetch_settings import blob, place
 from relay.commands.fetch_settings.http import FetchFailed
@@ -74,8 +74,12 @@ class Target:
         or not there.
         """
         table = value(build(Settings), section)
-        for source in (EnvironSource(Settings, self._environ), FileSource(Settings, self.path, read_apart)):
-            found = source.values.get(section, {}).get(name)
+        sources: tuple[Callable[[], dict[str, Any]], ...] = (
+            lambda: EnvironSource(Settings, self._environ).values,
+            lambda: FileSource(Settings, self.path, read_apart).values,  # a process of its own: only where it is needed
+        )
+        for values in sources:
+            found = values().get(section, {}).get(name)
             if isinstance(found, str):
                 with contextlib.suppress(ValueError):
                     table = type(table)(**{name: found})

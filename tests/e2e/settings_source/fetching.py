@@ -15,7 +15,8 @@ from tests.support.programs import RELAY, ROOT, environment, free_port
 from tests.support.relay_toml import listener, settings
 
 Json = dict[str, Any]
-FETCHED = 50.0  # seconds that a command may take: three attempts that each wait for a service
+FETCHED = 120.0  # seconds that a command may take on a busy machine: three attempts that each wait for a service
+LONG = 300  # seconds that a test may take: it runs a fetch, an interpreter with all its imports, several times
 
 
 class Fleet:

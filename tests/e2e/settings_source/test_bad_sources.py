@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.settings_source.fetching import Fleet, wait_source
+from tests.e2e.settings_source.fetching import FETCHED, LONG, Fleet, wait_source
 from tests.support.metadata_server import Answer
 from tests.support.namespace import UNSHARE, needs_mounts
 from tests.support.observe import wait_until
+
+pytestmark = pytest.mark.timeout(LONG)
 
 GOOD = 'upstream = ["hub.example"]\n'
 
@@ -157,7 +159,7 @@ def test_many_at_once_leave_one_whole_file(fleet: Fleet) -> None:
     fleet.metadata.publish(text := fleet.toml())
     ones = [fleet.begin() for _ in range(4)]
     for one in ones:
-        one.communicate(timeout=50)
+        one.communicate(timeout=FETCHED)
     codes = [one.returncode for one in ones]
     assert 0 in codes
     assert set(codes) <= {0, 1}

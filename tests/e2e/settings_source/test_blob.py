@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from relay.settings.file_reader import MAX_FILE
-from tests.e2e.settings_source.fetching import Fleet, wait_source
+from tests.e2e.settings_source.fetching import LONG, Fleet, wait_source
 from tests.support.blob_server import BlobServer
 from tests.support.metadata_server import Answer
 from tests.support.namespace import needs_mounts
 
-pytestmark = needs_mounts
+pytestmark = [needs_mounts, pytest.mark.timeout(LONG)]
 
 CLIENT = "f0a1b2c3-0000-4000-8000-0123456789ab"
 

@@ -10,9 +10,13 @@ import subprocess
 from collections.abc import Iterator
 from typing import Any
 
-from tests.e2e.settings_source.fetching import Fleet
+import pytest
+
+from tests.e2e.settings_source.fetching import FETCHED, LONG, Fleet
 from tests.support.metadata_server import Answer
 from tests.support.observe import wait_until
+
+pytestmark = pytest.mark.timeout(LONG)
 
 Json = dict[str, Any]
 
@@ -68,7 +72,7 @@ def test_it_says_why_until_there_are_settings_and_then_gives_the_port_up(fleet: 
         fleet.metadata.publish("upstream: hub\n")
         wait_reason(fleet, "not TOML")
         fleet.metadata.publish(text := fleet.toml())
-        out, err = one.communicate(timeout=40)
+        out, err = one.communicate(timeout=FETCHED)
         assert one.returncode == 0
         assert fleet.config.read_text() == text
         with socket.create_server(("127.0.0.1", fleet.health)):
@@ -87,7 +91,7 @@ def test_a_service_that_is_not_there_or_silent_is_tried_again(fleet: Fleet) -> N
         wait_reason(fleet, "no answer")
         assert get(fleet, "/livez")[0] == 200  # while a call hangs
         fleet.metadata.publish(fleet.toml())
-        one.communicate(timeout=50)
+        one.communicate(timeout=FETCHED)
         assert one.returncode == 0
 
 
@@ -96,7 +100,7 @@ def test_settings_that_another_program_writes_end_the_wait(fleet: Fleet) -> None
     with waiting(fleet) as one:
         wait_reason(fleet, "user data: empty")
         fleet.config.write_text(fleet.toml())
-        one.communicate(timeout=40)
+        one.communicate(timeout=FETCHED)
         assert one.returncode == 2  # the user data is still no settings
         assert fleet.report()["up"] is False
 
@@ -122,6 +126,6 @@ def test_a_health_port_that_is_taken_stops_nothing(fleet: Fleet) -> None:
     with socket.create_server(("127.0.0.1", fleet.health)), waiting(fleet) as one:
         wait_until(lambda: len(fleet.metadata.user_data.requests) > 1, 30)
         fleet.metadata.publish(fleet.toml())
-        _, err = one.communicate(timeout=40)
+        _, err = one.communicate(timeout=FETCHED)
         assert one.returncode == 0
         assert "health.bind" in err

@@ -6,9 +6,13 @@ import socket
 import stat
 from pathlib import Path
 
-from tests.e2e.settings_source.fetching import Fleet, source, wait_source
+import pytest
+
+from tests.e2e.settings_source.fetching import LONG, Fleet, source, wait_source
 from tests.support.clients import connect, receive
 from tests.support.observe import wait_until
+
+pytestmark = pytest.mark.timeout(LONG)
 
 
 def passes(client: socket.socket, data: bytes) -> bool:
