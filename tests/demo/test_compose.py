@@ -51,12 +51,14 @@ def ended(process: subprocess.Popen[str]) -> int:
     return process.returncode
 
 
-def test_devices_wait_for_the_hub_and_their_messages_arrive(start: Start, tmp_path: Path) -> None:
-    # Started first, so that there is no authority yet: as after `docker compose up`, in no order.
+def test_devices_wait_for_the_hub(start: Start, tmp_path: Path) -> None:
+    """As after `docker compose up`, in no order: there is no authority yet."""
     early = start("devices", tmp_path, "--through", "127.0.0.1")
     assert "No such file" in next_line(early)["waiting"]
     assert ended(early) == 0
 
+
+def test_messages_of_the_devices_arrive(start: Start, tmp_path: Path) -> None:
     hub = start("hub", tmp_path, "--host", "127.0.0.1", *FREE)
     ports = next_line(hub)
     assert (tmp_path / "server.pem").stat().st_mode & 0o077 == 0, "the key is the hub's alone"
@@ -80,10 +82,15 @@ def test_devices_wait_for_the_hub_and_their_messages_arrive(start: Start, tmp_pa
     assert ended(devices) == 0
     assert ended(hub) == 0
 
+
+def test_devices_that_run_on_trust_a_hub_that_is_started_again(start: Start, tmp_path: Path) -> None:
+    hub = start("hub", tmp_path, "--host", "127.0.0.1", *FREE)
+    ports = next_line(hub)
     authority = (tmp_path / "authority.pem").read_bytes()
+    assert ended(hub) == 0
     again = start("hub", tmp_path, "--host", "127.0.0.1", *FREE)
     assert next_line(again).keys() == ports.keys()
-    assert (tmp_path / "authority.pem").read_bytes() == authority, "devices that run on trust it still"
+    assert (tmp_path / "authority.pem").read_bytes() == authority
     assert {file.name for file in tmp_path.iterdir()} == {"authority.pem", "server.pem"}
 
 
