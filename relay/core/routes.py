@@ -1,0 +1,82 @@
+"""Routes by server name: which route a TLS client's connection takes, and which routes can never be taken.
+
+A name of a route is exact, or `*.suffix` for every name that ends in `.suffix`, at any depth; `*.example` does not match
+`example` itself. Of all names that match, the one whose route was written first wins. A look-up hashes the client's name
+once, and once more for each of its labels, so a hundred routes cost what one costs.
+
+Names are lower-case and have no trailing dot. Routes are known by their position, from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+STAR = "*."
+
+
+class Names:
+    """Finds the first of several lists of names that has a match for a client's name."""
+
+    def __init__(self, lists: Iterable[Sequence[str]]) -> None:
+        self._exact: dict[str, int] = {}
+        self._suffixes: dict[str, int] = {}
+        for position, names in enumerate(lists):
+            for name in names:
+                if name.startswith(STAR):
+                    self._suffixes.setdefault(name.removeprefix(STAR), position)
+                else:
+                    self._exact.setdefault(name, position)
+
+    def find(self, name: str) -> int | None:
+        """The position of the first list with a match for `name`; None if there is none, or `name` is empty."""
+        best = self._exact.get(name)
+        suffixes = self._suffixes
+        if suffixes:
+            _, dot, rest = name.partition(".")
+            while dot:
+                found = suffixes.get(rest)
+                if found is not None and (best is None or found < best):
+                    best = found
+                _, dot, rest = rest.partition(".")
+        return best
+
+
+class Shadow(NamedTuple):
+    """A route that no connection can take, and the earlier routes that have all of its names; by their positions."""
+
+    route: int
+    earlier: tuple[int, ...]
+
+
+def shadowed(lists: Sequence[Sequence[str]]) -> list[Shadow]:
+    """The routes that can never be taken, in order. `lists` has the names of each route."""
+    found: list[Shadow] = []
+    exact: dict[str, int] = {}
+    suffixes: dict[str, int] = {}
+    for position, names in enumerate(lists):
+        covers = [_covering(name, exact, suffixes) for name in names]
+        if names and None not in covers:
+            found.append(Shadow(position, tuple(sorted({cover for cover in covers if cover is not None}))))
+        for name in names:
+            if name.startswith(STAR):
+                suffixes.setdefault(name.removeprefix(STAR), position)
+            else:
+                exact.setdefault(name, position)
+    return found
+
+
+def _covering(name: str, exact: dict[str, int], suffixes: dict[str, int]) -> int | None:
+    """The first route with a name that matches everything that `name` matches; None if there is none."""
+    best: int | None = None
+    if name.startswith(STAR):
+        rest, dot = name.removeprefix(STAR), "."  # *.a.b is covered by *.a.b and by *.b
+    else:
+        best = exact.get(name)
+        _, dot, rest = name.partition(".")
+    while dot:
+        found = suffixes.get(rest)
+        if found is not None and (best is None or found < best):
+            best = found
+        _, dot, rest = rest.partition(".")
+    return best
