@@ -22,6 +22,9 @@ MICRO = 1_000_000  # `DURATION_SUM` is in microseconds
 CONNECT_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 DURATION_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 2700.0, 3600.0, 14400.0, 86400.0, 604800.0)
 
+# The most upstreams and routes (of each listener) over the life of a process. Pages that are not used take no memory.
+UPSTREAM_SLOTS, ROUTE_SLOTS = 1024, 2048
+
 # Gauges of the worker.
 HEARTBEAT = 0  # monotonic clock, nanoseconds, written by the worker's own loop
 LAG = 1  # how late the loop's last tick was, nanoseconds

@@ -1,8 +1,8 @@
 """Routes by server name: which route a TLS client's connection takes, and which routes can never be taken.
 
-A name of a route is exact, or `*.suffix` for every name that ends in `.suffix`, at any depth; `*.example` does not match
-`example` itself. Of all names that match, the one whose route was written first wins. A look-up hashes the client's name
-once, and once more for each of its labels, so a hundred routes cost what one costs.
+A name of a route is exact, or `*.suffix` for every name that ends in `.suffix`, at any depth; `*.example` does not
+match `example` itself. Of all names that match, the one whose route was written first wins. A look-up hashes the
+client's name once, and once more for each of its labels, so a hundred routes cost what one costs.
 
 Names are lower-case and have no trailing dot. Routes are known by their position, from 0.
 """

@@ -15,10 +15,13 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from relay.address import format_hostport
 from relay.settings import file_reader
+from relay.settings.listeners import Listener, ShortRoute
 from relay.settings.problems import Whole, as_written, field_problems
 from relay.settings.render import render
+from relay.settings.route_rules import room_problems, route_problems
+from relay.settings.short_form import PORTS as SHORTHAND_PORTS
+from relay.settings.short_form import listeners_of
 from relay.settings.sources import EnvironSource, FileSource, build, show
 from relay.settings.tables import (
     AccessSettings,
@@ -30,7 +33,6 @@ from relay.settings.tables import (
     HealthCheckSettings,
     HealthSettings,
     LimitSettings,
-    Listener,
     LogSettings,
     SupervisionSettings,
     TcpSettings,
@@ -40,14 +42,11 @@ from relay.settings.values import Listed, ShorthandUpstream
 
 __all__ = ["SHORTHAND_PORTS", "Listener", "Settings", "SettingsError", "admin_bind", "load", "names", "render", "value"]
 
-# The listeners that `upstream` stands for, by name and port. The ports are an IoT Hub's (Azure, "Choose a device
-# communication protocol"): HTTPS and both WebSocket flavours 443, MQTT 8883, AMQP 5671.
-SHORTHAND_PORTS: Mapping[str, int] = {"https": 443, "mqtt": 8883, "amqp": 5671}
 MOST_NAMED = 5  # settings that one message lists by name
 
 
 class Settings(BaseSettings):
-    """All settings, validated. Made by `load`, which also replaces the shorthand `upstream` by listeners."""
+    """All settings, validated. Made by `load`, which also replaces the short form by listeners."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -77,9 +76,14 @@ class Settings(BaseSettings):
     health: HealthSettings = HealthSettings()
     azure: AzureSettings = AzureSettings()
     log: LogSettings = LogSettings()
+    routes: Annotated[tuple[ShortRoute, ...], Listed] = Field(
+        default=(),
+        description="one table for each route of the short form; in the environment, a JSON list of objects",
+    )
     listeners: Annotated[tuple[Listener, ...], Listed] = Field(
         default=(),
-        description="one table for each listener, in place of upstream; in the environment, a JSON list of objects",
+        description="one table for each listener, in place of upstream and routes; in the environment, a JSON list of "
+        "objects",
     )
     _deprecated: tuple[str, ...] = PrivateAttr(default=())
 
@@ -151,9 +155,10 @@ def load(
 ) -> Settings:
     """The effective settings from the file `config`, if any, and the RELAY_… variables in `environ`.
 
-    `upstream` is always empty in the result: its listeners are in `listeners`. There is at least one listener, unless
-    `require_listeners` is false (for showing settings, not for running them). `before` are the settings in effect: a
-    file that no longer sets anything is an error if it would change them. `read` returns the content of the file.
+    `upstream` and `routes` are always empty in the result: their listeners are in `listeners`. There is at least one
+    listener, unless `require_listeners` is false (for showing settings, not for running them). `before` are the
+    settings in effect: a file that no longer sets anything is an error if it would change them. `read` returns the
+    content of the file.
     Raises SettingsError with all mistakes at once.
     """
     file, environment = FileSource(Settings, config, read), EnvironSource(Settings, environ)
@@ -166,9 +171,15 @@ def load(
         problems += field_problems(error, Settings, written)
     whole = Whole(Settings, file, environment)
     problems += whole.problems(SHORTHAND_PORTS, require_listeners=require_listeners)
+    problems += route_problems(whole.given, written, SHORTHAND_PORTS)
     if problems or settings is None:
         raise SettingsError(problems, absent=file.absent and problems == file.problems)
-    loaded = _spelled_out(settings)
+    loaded = settings
+    if settings.upstream or settings.routes:
+        listeners = listeners_of(settings.upstream, settings.routes)
+        loaded = settings.model_copy(update={"upstream": (), "routes": (), "listeners": listeners})
+    if problems := list(room_problems(loaded.listeners)):
+        raise SettingsError(problems)
     loaded._deprecated = (*file.deprecated, *environment.deprecated)
     if before is not None and file.silent and (lost := _different(before, loaded)):
         raise SettingsError(
@@ -181,18 +192,3 @@ def _different(before: Settings, after: Settings) -> str:
     """The names of the settings that differ, MOST_NAMED of them, for a message."""
     found = [name for name in names() if value(before, name) != value(after, name)]
     return ", ".join(found[:MOST_NAMED]) + (f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else "")
-
-
-def _spelled_out(settings: Settings) -> Settings:
-    """The settings with the shorthand `upstream` replaced by its listeners."""
-    if not settings.upstream:
-        return settings
-    listeners = tuple(
-        Listener(
-            name=name,
-            bind=(f"0.0.0.0:{port}", f"[::]:{port}"),
-            upstream=tuple(format_hostport(host, port) for host in settings.upstream),
-        )
-        for name, port in SHORTHAND_PORTS.items()
-    )
-    return settings.model_copy(update={"upstream": (), "listeners": listeners})

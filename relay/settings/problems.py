@@ -115,7 +115,8 @@ def _fault(found: ErrorDetails, setting: Setting) -> str:
     if setting.kind is Kind.TABLES:
         if isinstance(found["loc"][-1], int):
             return f"{value} is not a table"
-        return f"{value} is not a list of tables; write [[{setting.name}]] before each"
+        name = ".".join(part for part in found["loc"] if isinstance(part, str))
+        return f"{value} is not a list of tables; write [[{name}]] before each"
     if setting.kind is Kind.TEXTS:
         return f"{value} is not a list of strings"
     return f"{value}: {printable(found['msg'])}"
@@ -153,14 +154,15 @@ class Whole:
 
     def problems(self, shorthand_ports: Mapping[str, int], *, require_listeners: bool) -> Iterator[str]:
         """A line for each broken rule. `shorthand_ports`: the listeners that `upstream` stands for, port by name."""
-        upstream, listeners = self._given("upstream"), self._given("listeners")
+        upstream, listeners = self.given("upstream"), self.given("listeners")
+        routes = self.given("routes")
         variables = self._written
         if upstream and listeners:
             yield (
                 f"{label(('upstream',), variables)} and {label(('listeners',), variables)}: both given; upstream is "
                 f"short for the listeners {', '.join(shorthand_ports)} and nothing else: write one or the other"
             )
-        elif not upstream and not listeners and require_listeners and self._nothing_unread():
+        elif not (upstream or listeners or routes) and require_listeners and self._nothing_unread():
             yield (
                 'upstream: not set, so there is nothing to relay to; set upstream = ["myhub.azure-devices.net"] in the '
                 "file, or RELAY_UPSTREAM=myhub.azure-devices.net, or write [[listeners]]"
@@ -173,7 +175,7 @@ class Whole:
             if isinstance(name, str) and names.setdefault(name, position) != position:
                 where = label(("listeners", position, "name"), variables)
                 yield f"{where}: {show(name)} is also the name of listeners[{names[name]}]; names are unique"
-        least, most = self._given("dns", "min_ttl"), self._given("dns", "max_ttl")
+        least, most = self.given("dns", "min_ttl"), self.given("dns", "max_ttl")
         if isinstance(least, int | float) and isinstance(most, int | float) and least > most:
             yield (
                 f"{label(('dns', 'min_ttl'), variables)}: {show(least)} is more than dns.max_ttl, which is {show(most)}"
@@ -182,12 +184,12 @@ class Whole:
         if addresses > MOST_ADDRESSES:
             where = label(("listeners",), variables)
             yield f"{where}: {addresses} addresses to listen on, over all `bind`; at most {MOST_ADDRESSES}"
-        shorthand = shorthand_ports if upstream and not listeners else {}
+        shorthand = shorthand_ports if (upstream or routes) and not listeners else {}
         binds = list(self._binds(tables, shorthand))
         yield from _collisions(iter(binds))
-        yield from _loops(binds, self._upstreams(tables, upstream, shorthand))
+        yield from _loops(binds, self._upstreams(tables, shorthand))
 
-    def _given(self, *path: str) -> Any:
+    def given(self, *path: str) -> Any:
         """The value at `path`: from the environment, else from the file, else the default."""
         for values in (self._environ.values, self._file.values):
             found: Any = values
@@ -200,22 +202,20 @@ class Whole:
 
     def _nothing_unread(self) -> bool:
         """Whether the file and the variables could be decoded; else a missing setting may be in what could not."""
-        failed = [path for path in (("upstream",), ("listeners",)) if path in self._environ.variables]
+        failed = [path for path in (("upstream",), ("routes",), ("listeners",)) if path in self._environ.variables]
         return self._file.readable and all(path[0] in self._environ.values for path in failed)
 
-    def _upstreams(
-        self, tables: list[dict[str, Any]], upstream: object, shorthand: Mapping[str, int]
-    ) -> Iterator[tuple[str, str, int]]:
-        """The setting, host and port of each upstream that is a literal address."""
+    def _upstreams(self, tables: list[dict[str, Any]], shorthand: Mapping[str, int]) -> Iterator[tuple[str, str, int]]:
+        """The setting, host and port of each upstream that is a literal address, those of routes included."""
         variables = self._written
-        for number, text in enumerate(upstream if shorthand and isinstance(upstream, list) else ()):
-            if isinstance(text, str) and (host := _literal(text)):
-                where = label(("upstream", number), variables)
-                yield from ((where, host, port) for port in shorthand.values())
+        if shorthand:
+            top = {"upstream": self.given("upstream"), "routes": self.given("routes")}
+            for path, text in _destinations(top, ()):
+                if host := _literal(text):
+                    yield from ((label(path, variables), host, port) for port in shorthand.values())
         for position, table in enumerate(tables):
-            texts = table.get("upstream")
-            for number, text in enumerate(texts if isinstance(texts, list) else ()):
-                for bind in _parsed(label(("listeners", position, "upstream", number), variables), text, False):
+            for path, text in _destinations(table, ("listeners", position)):
+                for bind in _parsed(label(path, variables), text, False):
                     yield bind.where, bind.host, bind.port
 
     def _binds(self, tables: list[dict[str, Any]], shorthand: Mapping[str, int]) -> Iterator[_Bind]:
@@ -228,7 +228,7 @@ class Whole:
             for number, text in enumerate(binds if isinstance(binds, list) else ()):
                 yield from _parsed(label(("listeners", position, "bind", number), variables), text, True)
         for section in ("admin", "health"):
-            yield from _parsed(label((section, "bind"), variables), self._given(section, "bind"), False)
+            yield from _parsed(label((section, "bind"), variables), self.given(section, "bind"), False)
 
 
 def _loops(binds: list[_Bind], upstreams: Iterator[tuple[str, str, int]]) -> Iterator[str]:
@@ -249,6 +249,19 @@ def _parsed(where: str, text: object, shared: bool) -> Iterator[_Bind]:
             yield _Bind(where, *parse_hostport(text, allow_name=False), shared)
         except ValueError:
             pass  # field_problems reports it
+
+
+def _destinations(table: Mapping[str, Any], path: Location) -> Iterator[tuple[Location, str]]:
+    """The path and text of each upstream of a table, and of the upstreams and backups of its routes."""
+    for key in ("upstream", "backup"):
+        texts = table.get(key)
+        for number, text in enumerate(texts if isinstance(texts, list) else ()):
+            if isinstance(text, str):
+                yield (*path, key, number), text
+    routes = table.get("routes")
+    for number, route in enumerate(routes if isinstance(routes, list) else ()):
+        if isinstance(route, dict):
+            yield from _destinations({**route, "routes": None}, (*path, "routes", number))
 
 
 def _literal(text: str) -> str:

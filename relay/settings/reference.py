@@ -69,18 +69,43 @@ name = "https"
 bind = ["0.0.0.0:443", "[::]:443"]
 upstream = ["myhub.azure-devices.net:443"]
 
+[[listeners.routes]]
+name = "myhub.device"
+sni = ["myhub.device.azure-devices.net"]
+upstream = ["myhub.device.azure-devices.net:443"]
+optional = true
+
 [[listeners]]
 name = "mqtt"
 bind = ["0.0.0.0:8883", "[::]:8883"]
 upstream = ["myhub.azure-devices.net:8883"]
 
+[[listeners.routes]]
+name = "myhub.device"
+sni = ["myhub.device.azure-devices.net"]
+upstream = ["myhub.device.azure-devices.net:8883"]
+optional = true
+
 [[listeners]]
 name = "amqp"
 bind = ["0.0.0.0:5671", "[::]:5671"]
 upstream = ["myhub.azure-devices.net:5671"]
+
+[[listeners.routes]]
+name = "myhub.device"
+sni = ["myhub.device.azure-devices.net"]
+upstream = ["myhub.device.azure-devices.net:5671"]
+optional = true
 ```
 
-Setting both is a mistake. So is the same bind address twice, `admin.bind` and `health.bind` included; port 0 lets the
+The routes are there for hosts `NAME.azure-devices.net` only: devices with TLS 1.3 ask for a name of their own, at which
+the hub has another address. While that name does not resolve, its route is off, and the listener is as if it had none.
+
+Further hubs, the provisioning service and a storage account are `[[routes]]` beside `upstream`, without ports, or in
+place of it: then other names are refused. See [Several hubs and provisioning on one address](how-to/several-hubs.md).
+
+Setting both `upstream` and `[[listeners]]` is a mistake, and so is `[[routes]]` beside `[[listeners]]`. So is the same
+bind address twice, `admin.bind` and `health.bind` included; port 0 lets the
 kernel choose a free port, and may be given any number of times. All listeners together may have 247 addresses in
 their `bind`.
 
@@ -91,14 +116,15 @@ warning changes neither what relay does nor the exit status.
 
 - The admin port is open to the network: anyone who reaches it can drain and reload this relay. Or the admin port and
   the health port are both off, so that nothing can check relay's health.
-- `timeouts.client_hello = 0` where a listener reads a TLS hello or a PROXY header: a client that sends none holds its
-  connection for ever.
+- `timeouts.client_hello = 0` where a listener reads a TLS hello (`sni`, routes) or a PROXY header: a client that sends
+  none holds its connection for ever.
 - `timeouts.idle` below 1767 s in front of port 8883: an MQTT client may be silent for that long. `timeouts.idle` and
   `tcp.keepalive_idle` both 0: a peer that vanishes holds its connection for ever.
 - A network of `access.allow` lies wholly in `access.deny`, which wins.
 - A source address that is never useful: given twice, unspecified, multicast, of a family that no upstream has, or
   loopback in front of an upstream elsewhere.
 - Two IoT Hubs in one `upstream`: connections go to either, and many devices reach a hub that does not know them.
+- `backup` of a route while `health_check.interval` is 0: nothing finds out that an upstream is down.
 - `send_proxy_protocol` towards an IoT Hub, which refuses it.
 - `limits.max_connections` beyond what the descriptor limit carries.
 - `supervision.hang_timeout` too close to the service manager's watchdog.
@@ -120,10 +146,7 @@ def document(model: type[BaseModel]) -> str:
     settings = fields_of(model)
     lines = ["", "## Top level", "", *_rows([s for s in settings if s.kind is not Kind.SECTION])]
     for setting in settings:
-        if setting.table is not None:
-            heading = f"[[{setting.name}]]" if setting.kind is Kind.TABLES else f"[{setting.name}]"
-            about = " ".join((setting.table.__doc__ or "").split())
-            lines += ["", f"## `{heading}`", "", about, "", *_rows(fields_of(setting.table, setting.path), setting)]
+        lines += _tables(setting, "")
     return _INTRODUCTION + "".join(f"{line}\n" for line in lines) + _deprecated()
 
 
@@ -139,18 +162,32 @@ def _deprecated() -> str:
     return _DEPRECATED + "".join(f"{_row(row)}\n" for row in rows)
 
 
-def _rows(settings: list[Setting] | tuple[Setting, ...], above: Setting | None = None) -> Iterator[str]:
+def _tables(setting: Setting, variable: str) -> Iterator[str]:
+    """The section of a table, and of the lists of tables in it. `variable` has the list that it is in, if any."""
+    if setting.table is None:
+        return
+    if setting.kind is Kind.TABLES:
+        variable = variable or setting.variable
+    heading = f"[[{setting.name}]]" if setting.kind is Kind.TABLES else f"[{setting.name}]"
+    about = " ".join((setting.table.__doc__ or "").split())
+    below = fields_of(setting.table, setting.path)
+    yield from ("", f"## `{heading}`", "", about, "", *_rows(below, variable))
+    for inner in below:
+        yield from _tables(inner, variable)
+
+
+def _rows(settings: list[Setting] | tuple[Setting, ...], variable: str = "") -> Iterator[str]:
+    """A row for each setting. `variable`: the environment's variable for the list of tables that they are in."""
     yield _row(_COLUMNS)
     yield _row(["---"] * len(_COLUMNS))
     for setting in settings:
-        in_tables = above is not None and above.kind is Kind.TABLES
         yield _row(
             [
                 f"`{setting.path[-1]}`",
                 _type(setting),
                 "required" if setting.default is None else f"`{setting.default}`",
                 setting.meaning,
-                f"in `{above.variable}`" if above is not None and in_tables else f"`{setting.variable}`",
+                f"in `{variable}`" if variable else f"`{setting.variable}`",
             ]
         )
 

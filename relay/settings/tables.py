@@ -11,21 +11,17 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from relay.settings.values import (
-    Bind,
     BindOrOff,
     Count,
     Duration,
     HeldBytes,
     HostName,
     Listed,
-    ListenerName,
     Nameserver,
     Network,
     PerSecond,
     Section,
-    ServerName,
     SourceAddress,
-    Upstream,
     Url,
 )
 
@@ -305,43 +301,4 @@ class LogSettings(Section):
     )
     access: bool = Field(
         default=True, description="true = the access log has one line for each connection, when it ends"
-    )
-
-
-class Listener(Section):
-    """One listener: where clients connect, and which upstream their connections are passed on to."""
-
-    name: ListenerName = Field(
-        description="name in logs and metrics, unique among the listeners: 1 to 32 characters of a-z, 0-9, - and _"
-    )
-    bind: Annotated[tuple[Bind, ...], Listed] = Field(
-        min_length=1,
-        description="addresses to listen on, each IPv4:port or [IPv6]:port; port 0 = a free port, which is logged at "
-        "start",
-    )
-    upstream: Annotated[tuple[Upstream, ...], Listed] = Field(
-        min_length=1,
-        description="where to connect, each host:port, IPv4:port or [IPv6]:port; names are resolved, those with a dot "
-        "at the end (hub.example.:443) without the search list",
-    )
-    sni: Annotated[tuple[ServerName, ...], Listed] = Field(
-        default=(),
-        description="server names that a TLS client may ask for in its first hello, each exact or *.suffix; a "
-        "connection that is not TLS, or asks for another name or none, is refused; bytes after the hello are passed on "
-        "unread; empty = no filter, nothing is read",
-    )
-    proxy_protocol: Literal["off", "accept", "require"] = Field(
-        default="off",
-        description='PROXY protocol header from clients: "off" = none is read, "accept" = optional, "require" = '
-        "a connection without one is refused; set it only where none but a trusted proxy can connect, since a header "
-        "may claim any address",
-    )
-    send_proxy_protocol: Literal["off", "v1", "v2"] = Field(
-        default="off",
-        description="PROXY protocol header to the upstream, by version; the upstream must expect it",
-    )
-    max_connections: Count = Field(
-        default=0,
-        description="most connections open at once through this listener, over all workers; 0 = limits.max_connections "
-        "alone applies",
     )

@@ -23,6 +23,7 @@ from relay.core.destinations import why_never
 
 LEAST_HELD = 1 << 20  # least value of `limits.held_bytes`, in bytes
 _NAME = re.compile(r"[a-z0-9_-]{1,32}")
+_ROUTE_NAME = re.compile(r"[a-z0-9._-]{1,64}")
 
 
 def _bind(text: str) -> str:
@@ -98,6 +99,12 @@ def _listener_name(text: str) -> str:
     return text
 
 
+def _route_name(text: str) -> str:
+    if _ROUTE_NAME.fullmatch(text) is None:
+        raise ValueError("is not 1 to 64 of a-z, 0-9, -, _ and .")
+    return text
+
+
 # The upper bounds are far above sensible values and below those that break something: kernel options have 32 bits, and
 # a duration above a year is milliseconds by mistake, or was meant as "never", which is 0.
 Count = Annotated[int, Field(ge=0, le=10_000_000)]
@@ -115,6 +122,7 @@ HostName = Annotated[str, AfterValidator(_host_name)]
 SourceAddress = Annotated[str, AfterValidator(_source_address)]
 Url = Annotated[str, AfterValidator(_url)]
 ListenerName = Annotated[str, AfterValidator(_listener_name)]
+RouteName = Annotated[str, AfterValidator(_route_name)]
 # In strict mode pydantic takes no list for a tuple, and TOML and JSON have only lists. The items stay strict.
 Listed = Strict(False)
 

@@ -35,6 +35,7 @@ def settings_warnings(settings: Settings) -> list[str]:
         *_timeouts(settings),
         *_ports(settings),
         *_hubs(settings),
+        *_backups(settings),
     ]
 
 
@@ -81,7 +82,7 @@ def _covered(allow: list[Network], deny: list[Network]) -> list[Network]:
 def _source_addresses(settings: Settings) -> Iterator[str]:
     sources = [ip_address(text) for text in settings.dial.source_addresses]
     hosts = dict.fromkeys(
-        parse_hostport(text, allow_name=True)[0] for item in settings.listeners for text in item.upstream
+        parse_hostport(text, allow_name=True)[0] for item in settings.listeners for text in item.destinations
     )
     upstreams = [_literal(host) for host in hosts]  # None for a name: its addresses may be of any family
     for position, source in enumerate(sources):
@@ -116,13 +117,13 @@ def _not_loopback(hosts: list[str], version: int) -> str:
 
 def _timeouts(settings: Settings) -> Iterator[str]:
     timeouts, tcp = settings.timeouts, settings.tcp
-    waiting = [item.name for item in settings.listeners if item.sni or item.proxy_protocol != "off"]
+    waiting = [item.name for item in settings.listeners if _preread(item)]
     if not timeouts.client_hello and waiting:
         yield (
             f"timeouts.client_hello: 0, so a client of {_listeners(waiting)} that sends nothing holds its connection "
             "for ever: set a number of seconds"
         )
-    hubs = [item.name for item in settings.listeners if any(_is_mqtt(text) for text in item.upstream)]
+    hubs = [item.name for item in settings.listeners if any(_is_mqtt(text) for text in item.destinations)]
     if 0 < timeouts.idle < LONGEST_KEEP_ALIVE and hubs:
         yield (
             f"timeouts.idle: {timeouts.idle:g} s is less than {LONGEST_KEEP_ALIVE:g}, the longest keep-alive of an "
@@ -130,6 +131,11 @@ def _timeouts(settings: Settings) -> Iterator[str]:
         )
     if not timeouts.idle and not tcp.keepalive_idle:
         yield "timeouts.idle and tcp.keepalive_idle: both 0, so a peer that vanishes holds its connection for ever"
+
+
+def _preread(item: Listener) -> bool:
+    """Whether a client of the listener has to send something before it is connected. Optional routes may be off."""
+    return bool(item.sni or item.proxy_protocol != "off" or any(not route.optional for route in item.routes))
 
 
 def _is_mqtt(upstream: str) -> bool:
@@ -152,15 +158,17 @@ def _hubs(settings: Settings) -> Iterator[str]:
     pairs: dict[tuple[str, ...], list[str]] = {}  # names of the listeners with several hubs, by those hubs
     headers: dict[str, list[str]] = {}  # names of the listeners that send a PROXY header, by hub
     for item in settings.listeners:
-        hubs = _hubs_of(item)
-        if len(hubs) > 1:
-            pairs.setdefault(tuple(hubs.values()), []).append(item.name)
+        for texts in (item.upstream, *(route.upstream for route in item.routes)):
+            hubs = _hubs_of(texts)
+            if len(hubs) > 1:
+                pairs.setdefault(tuple(hubs.values()), []).append(item.name)
+        hubs = _hubs_of(item.destinations)
         if hubs and item.send_proxy_protocol != "off":
             headers.setdefault(next(iter(hubs.values())), []).append(item.name)
     for hosts, names in pairs.items():
         yield (
             f"{_listeners(names)}.upstream: {', '.join(hosts)} are {len(hosts)} IoT Hubs, and a connection goes to any "
-            "of them: many devices reach one that does not know them; give each hub a relay or listeners of its own"
+            "of them: many devices reach one that does not know them; give each hub a route of its own"
         )
     for host, names in headers.items():
         yield (
@@ -169,18 +177,28 @@ def _hubs(settings: Settings) -> Iterator[str]:
         )
 
 
-def _hubs_of(item: Listener) -> dict[str, str]:
-    """The IoT Hubs among a listener's upstreams: one host for each hub, by the hub's name.
+def _hubs_of(texts: Sequence[str]) -> dict[str, str]:
+    """The IoT Hubs among upstreams: one host for each hub, by the hub's name.
 
     A hub is identified by its first label and its cloud: hub.privatelink.azure-devices.net is hub.azure-devices.net.
     """
     found: dict[str, str] = {}
-    for text in item.upstream:
+    for text in texts:
         host = parse_hostport(text, allow_name=True)[0].rstrip(".")
         for domain in HUB_DOMAINS:
             if host.endswith(f".{domain}"):
                 found.setdefault(f"{host.partition('.')[0]}.{domain}", host)
     return found
+
+
+def _backups(settings: Settings) -> Iterator[str]:
+    """Backups that nothing leads to, since no upstream is ever found down."""
+    names = [f"{item.name}.{route.name}" for item in settings.listeners for route in item.routes if route.backup]
+    if names and not settings.health_check.interval:
+        yield (
+            f"health_check.interval: 0, so nothing finds out that an upstream is down, and the backup of {names[0]} is "
+            "used only while no name of its upstream resolves"
+        )
 
 
 def _listeners(names: list[str]) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pytest
 from pydantic import ValidationError
 
+from relay.settings.listeners import Route
 from relay.settings.model import Listener, Settings, load
 from tests.support.programs import ROOT
 
@@ -22,6 +23,7 @@ def test_the_defaults_are_the_documented_ones(load_text: Load) -> None:
     settings = load_text(SHORT)
     assert settings.model_dump(exclude={"listeners"}) == {
         "upstream": (),
+        "routes": (),
         "workers": 0,
         "engine": "auto",
         "limits": {
@@ -74,6 +76,14 @@ def test_upstream_alone_makes_the_three_listeners_of_a_hub(load_text: Load) -> N
             name=name,
             bind=(f"0.0.0.0:{port}", f"[::]:{port}"),
             upstream=(f"myhub.azure-devices.net.:{port}", f"10.0.0.4:{port}", f"[fd00::4]:{port}"),  # it is complete
+            routes=(
+                Route(
+                    name="myhub.device",
+                    sni=("myhub.device.azure-devices.net",),
+                    upstream=(f"myhub.device.azure-devices.net.:{port}",),
+                    optional=True,
+                ),
+            ),
         )
         for name, port in (("https", 443), ("mqtt", 8883), ("amqp", 5671))
     )
@@ -103,7 +113,8 @@ def test_the_environment_wins_over_the_file_setting_by_setting(load_text: Load) 
 
 def test_every_kind_of_value_can_come_from_the_environment(load_text: Load) -> None:
     listeners = [{"name": "x", "bind": ["127.0.0.1:1"], "upstream": ["a:2"], "sni": ["*.b"], "max_connections": 3}]
-    listeners[0] |= {"proxy_protocol": "accept", "send_proxy_protocol": "v2"}
+    route = {"name": "r", "sni": ["a.c"], "upstream": ["c:3"], "backup": ["d:4"], "rate": 2.5, "optional": True}
+    listeners[0] |= {"proxy_protocol": "accept", "send_proxy_protocol": "v2", "routes": [route]}
     settings = load_text(
         None,
         {

@@ -34,6 +34,20 @@ BIND_OFF = st.just("")
 
 
 @st.composite
+def route_lists(draw: st.DrawFn, upstreams: st.SearchStrategy[list[str]]) -> list[dict[str, Any]]:
+    """Up to three routes without a server name in common."""
+    return [
+        {
+            "name": f"{number}.{draw(st.from_regex(r'[a-z0-9._-]{0,20}', fullmatch=True))}",
+            "sni": [f"{draw(st.sampled_from(['', '*.']))}{number}.example"],
+            "upstream": draw(upstreams),
+            "optional": draw(st.booleans()),
+        }
+        for number in range(draw(st.integers(0, 3)))
+    ]
+
+
+@st.composite
 def listener_lists(draw: st.DrawFn) -> list[dict[str, Any]]:
     """One to four listeners without an address in common: each has ports of its own."""
     names = draw(st.lists(st.from_regex(r"[a-z0-9_-]{1,32}", fullmatch=True), min_size=1, max_size=4, unique=True))
@@ -48,6 +62,7 @@ def listener_lists(draw: st.DrawFn) -> list[dict[str, Any]]:
             "max_connections": draw(COUNTS),
             "proxy_protocol": draw(st.sampled_from(["off", "accept", "require"])),
             "send_proxy_protocol": draw(st.sampled_from(["off", "v1", "v2"])),
+            "routes": draw(route_lists(UPSTREAMS)),
         }
         for index, name in enumerate(names)
     ]
@@ -105,6 +120,11 @@ VARIABLES: dict[str, st.SearchStrategy[str]] = {
 }
 TARGETS = st.one_of(
     st.builds(lambda hosts: {"RELAY_UPSTREAM": ",".join(hosts)}, st.lists(HOSTS, min_size=1, max_size=3)),
+    st.builds(
+        lambda hosts, routes: {"RELAY_UPSTREAM": ",".join(hosts), "RELAY_ROUTES": json.dumps(routes)},
+        st.lists(HOSTS, min_size=1, max_size=3),
+        route_lists(st.lists(HOSTS, min_size=1, max_size=3)),
+    ),
     st.builds(lambda tables: {"RELAY_LISTENERS": json.dumps(tables)}, listener_lists()),
 )
 
@@ -126,7 +146,7 @@ def test_rendered_settings_load_to_equal_settings(variables: dict[str, str], tar
 
 
 def test_every_setting_is_a_variable_of_the_property_above() -> None:
-    drawn = {*VARIABLES, "RELAY_UPSTREAM", "RELAY_LISTENERS"}
+    drawn = {*VARIABLES, "RELAY_UPSTREAM", "RELAY_ROUTES", "RELAY_LISTENERS"}
     assert drawn == {setting.variable for setting in leaves_of(Settings)}
 
 

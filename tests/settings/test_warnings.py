@@ -17,6 +17,7 @@ from relay.settings.warnings import settings_warnings
 Load = Callable[..., Settings]
 SHORT = 'upstream = ["hub.example"]\n'
 HUB = '"myhub.azure-devices.net:8883"'
+ROUTE = '[[listeners.routes]]\nname = "r"\nsni = ["r.example"]\nupstream = [{}]\n'
 
 
 def listener(upstream: str, more: str = "", name: str = "x", port: int = 1) -> str:
@@ -37,7 +38,7 @@ IDLE = (
 )
 HUBS = (
     "{}.upstream: {} are {} IoT Hubs, and a connection goes to any of them: many devices reach one that does not know "
-    "them; give each hub a relay or listeners of its own"
+    "them; give each hub a route of its own"
 )
 SOURCES = "[dial]\nsource_addresses = [{}]\n"
 
@@ -142,6 +143,33 @@ SOURCES = "[dial]\nsource_addresses = [{}]\n"
             ],
         ),
         (listener('"proxy.example:1"', 'send_proxy_protocol = "v2"'), []),
+        # routes
+        (listener(HUB, ROUTE.format('"other.azure-devices.net:8883"')), []),
+        (
+            listener('"a.example:1"', ROUTE.format('"a.azure-devices.net:1", "b.azure-devices.net:1"')),
+            [HUBS.format("listeners.x", "a.azure-devices.net, b.azure-devices.net", 2)],
+        ),
+        (
+            listener('"a.example:1"', 'send_proxy_protocol = "v1"\n' + ROUTE.format(HUB)),
+            [
+                "listeners.x.send_proxy_protocol: myhub.azure-devices.net is an IoT Hub, which refuses a PROXY header: "
+                'set it to "off"'
+            ],
+        ),
+        ("timeouts.client_hello = 0.0\n" + listener('"a.example:1"', ROUTE.format('"b.example:1"')), [HELLO]),
+        ("timeouts.client_hello = 0.0\n" + 'upstream = ["myhub.azure-devices.net"]', []),
+        (
+            "timeouts.idle = 60.0\n" + listener('"a.example:1"', ROUTE.format(HUB)),
+            [IDLE.format(60, "x")],
+        ),
+        (
+            "health_check.interval = 0.0\n" + listener('"a.example:1"', ROUTE.format('"b:1"') + 'backup = ["c:1"]'),
+            [
+                "health_check.interval: 0, so nothing finds out that an upstream is down, and the backup of x.r is "
+                "used only while no name of its upstream resolves"
+            ],
+        ),
+        (listener('"a.example:1"', ROUTE.format('"b:1"') + 'backup = ["c:1"]'), []),
     ],
 )
 def test_what_is_warned_of(load_text: Load, toml: str, warnings: list[str]) -> None:
