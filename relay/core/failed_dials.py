@@ -15,7 +15,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator, Sequence
 
-from relay.core.limit_table import Cells, Row
+from relay.core.limit_table import Cells, MutableRow, Row
 
 SLOTS = 16  # addresses of one upstream that a worker counts separately
 KINDS = 3  # counters in a slot
@@ -63,7 +63,7 @@ def claim(block: Cells, start: int, wanted: Key) -> int:
     return start + SLOTS * SLOT + COUNTS
 
 
-def look(block: Row, seen: Cells, start: int) -> None:
+def look(block: Row, seen: MutableRow, start: int) -> None:
     """Update the snapshot `seen`, zeros at first, of an upstream's section from a worker's block."""
     for slot in range(start, start + SLOTS * SLOT, SLOT):
         if not seen[slot + MARK]:
@@ -75,9 +75,10 @@ def look(block: Row, seen: Cells, start: int) -> None:
     _raise(block, seen, start + SLOTS * SLOT)
 
 
-def _raise(block: Row, seen: Cells, slot: int) -> None:
+def _raise(block: Row, seen: MutableRow, slot: int) -> None:
     for cell in range(slot + COUNTS, slot + SLOT):
-        seen[cell] = max(seen[cell], block[cell])
+        if (value := block[cell]) and value > seen[cell]:
+            seen[cell] = value
 
 
 def counted(block: Row, start: int) -> Iterator[tuple[Key, Sequence[int]]]:

@@ -20,14 +20,19 @@ class Row(Protocol):
     def __getitem__(self, index: int, /) -> int: ...
 
 
-class Cells(Row, Protocol):
+class MutableRow(Row, Protocol):
+    """A row whose numbers can be changed one by one."""
+
+    def __setitem__(self, index: int, value: int, /) -> None: ...
+
+
+class Cells(MutableRow, Protocol):
     """A mutable sequence of unsigned integers: a `memoryview` over shared memory, or a plain list in tests."""
 
     @overload
     def __getitem__(self, index: int, /) -> int: ...
     @overload
     def __getitem__(self, index: slice, /) -> Iterable[int]: ...
-    def __setitem__(self, index: int, value: int, /) -> None: ...
     def __len__(self) -> int: ...
 
 

@@ -22,7 +22,9 @@ Numbers = memoryview | list[int]  # a memoryview over shared memory, or a list i
 
 SETS = 16_384  # of WAYS slots of 16 bytes: 4 MiB, of which only used pages take memory; 262,144 sources at once
 WAYS = 16
-ACCEPT, DIAL, SINGLES = 0, 1, 2  # the two single buckets and their lock numbers; SINGLES is how many there are
+ACCEPT, DIAL, ROUTES = 0, 1, 2  # the single buckets and their lock numbers; those of routes begin at ROUTES
+ROUTE_BUCKETS = 2048  # routes (by name) with a rate, over the life of a process
+SINGLES = ROUTES + ROUTE_BUCKETS
 NANO = 1_000_000_000
 
 
@@ -46,14 +48,17 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class RatePlan:
-    """The rates. `queue` and `queue_seconds` bound the dial queue, where connections wait for a token of `dial`.
+    """The rates. `queue` and `queue_seconds` bound each dial queue, where connections wait for a token.
 
+    `routes` has the rates of routes by the number of their bucket. Connections of a route with a rate take a token
+    there and none of `dial`.
     `may_limit_sources`: the table of sources exists even while `source` is unlimited, since a reload may limit it.
     """
 
     accept: Rate = Rate(0.0, 1.0)
     source: Rate = Rate(0.0, 1.0)
     dial: Rate = Rate(0.0, 1.0)
+    routes: tuple[Rate, ...] = ()
     queue: int = 0
     queue_seconds: float = 0.0
     may_limit_sources: bool = False
@@ -106,6 +111,7 @@ class Rates:
         self._accept = (plan.accept.interval, plan.accept.tolerance) if plan.accept.per_second else None
         self._source = (plan.source.interval, plan.source.tolerance) if self.by_source else (0, 0)
         self._dial = (plan.dial.interval, plan.dial.tolerance) if plan.dial.per_second else (0, 0)
+        self._routes = [(rate.interval, rate.tolerance) if rate.per_second else (0, 0) for rate in plan.routes]
         self._queue = plan.queue
         self._longest = int(plan.queue_seconds * NANO)
 
@@ -156,19 +162,25 @@ class Rates:
 
     def dial(self) -> int | Late:
         """Reserve the next token for a dial. Returns the time at which it may begin, in nanoseconds: now or later."""
-        interval, tolerance = self._dial
-        if self._lock is not None and not self._lock.acquire(DIAL):
+        return self._reserve(DIAL, *self._dial)
+
+    def dial_on_route(self, bucket: int) -> int | Late:
+        """The same for a dial on a route with a rate of its own, which has this bucket."""
+        return self._reserve(ROUTES + bucket, *self._routes[bucket])
+
+    def _reserve(self, number: int, interval: int, tolerance: int) -> int | Late:
+        if self._lock is not None and not self._lock.acquire(number):
             return Late(full=False)
         try:
-            now, time = self._clock(), self._singles[DIAL]
+            now, time = self._clock(), self._singles[number]
             wait = time - tolerance - now
             if wait > 0:
                 if wait > self._longest:
                     return Late(full=False)
                 if -(-wait // interval) > self._queue:
                     return Late(full=True)
-            self._singles[DIAL] = max(time, now) + interval
+            self._singles[number] = max(time, now) + interval
             return now + max(0, wait)
         finally:
             if self._lock is not None:
-                self._lock.release(DIAL)
+                self._lock.release(number)

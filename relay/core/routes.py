@@ -42,6 +42,31 @@ class Names:
         return best
 
 
+OWN = -1  # the listener's own upstream
+
+
+class Router:
+    """Decides where the connections of one listener go.
+
+    `routes` has the names of each route. `further` are names that are let through to the listener's own upstream, and
+    `own` says whether it has one. Without `further`, everything that no route matches goes there: other names, no name,
+    and what is no TLS (`others`).
+    """
+
+    def __init__(self, routes: Sequence[Sequence[str]], further: Sequence[str] = (), *, own: bool = True) -> None:
+        self._routes = Names(routes)
+        self._further = Names([further] if own else [])
+        self.others = own and not further
+        self.reads = bool(routes) or not self.others  # whether a connection's hello has to be read
+
+    def decide(self, name: str) -> int | None:
+        """The position of the route for a client that asks for `name` ("": for none), or OWN; None: it is refused."""
+        position = self._routes.find(name)
+        if position is not None:
+            return position
+        return OWN if self.others or self._further.find(name) is not None else None
+
+
 class Shadow(NamedTuple):
     """A route that no connection can take, and the earlier routes that have all of its names; by their positions."""
 

@@ -16,6 +16,7 @@ from relay.core.rates import SINGLES, RatePlan, Rates
 from relay.ipc import memory
 
 PAGE = 4096
+HEAD = -(-8 * SINGLES // PAGE) * PAGE  # bytes of the single buckets, whole pages
 PATIENCE = 0.05  # seconds to try for a lock: several time slices of a busy machine
 EXCLUSIVE = fcntl.LOCK_EX | fcntl.LOCK_NB
 
@@ -63,8 +64,8 @@ class RateTable:
         view = memoryview(mmap.mmap(descriptor, _size(plan)))
         cells = plan.source_cells
         self._singles = view[: 8 * SINGLES].cast("Q")
-        self._hashes = view[PAGE : PAGE + 8 * cells].cast("Q")
-        self._times = view[PAGE + 8 * cells : PAGE + 16 * cells].cast("Q")
+        self._hashes = view[HEAD : HEAD + 8 * cells].cast("Q")
+        self._times = view[HEAD + 8 * cells : HEAD + 16 * cells].cast("Q")
 
     @classmethod
     def create(cls, plan: RatePlan) -> RateTable:
@@ -78,4 +79,4 @@ class RateTable:
 
 
 def _size(plan: RatePlan) -> int:
-    return PAGE + 16 * plan.source_cells
+    return HEAD + 16 * plan.source_cells

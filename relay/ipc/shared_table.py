@@ -27,17 +27,24 @@ class Table:
         counts, hashes, sources, blocks, size = _offsets(plan, layout)
         self._map = mmap.mmap(descriptor, size)
         view = memoryview(self._map)
+        self._blocks_at, self._block_bytes = blocks, PAGE * _pages(8 * layout.size)
         self.counts = view[counts : counts + 4 * plan.count_cells].cast("I")
         self.hashes = view[hashes : hashes + 8 * plan.source_cells].cast("Q")
         self.sources = view[sources : sources + 4 * plan.source_cells].cast("I")
-        self._blocks = [view[blocks + PAGE * _pages(8 * layout.size) * i :] for i in range(plan.workers)]
         # Each worker's block has its own pages: two workers never write to the same cache line.
-        self.blocks = [block[: 8 * layout.size].cast("Q") for block in self._blocks]
+        starts = [blocks + self._block_bytes * index for index in range(plan.workers)]
+        self.blocks = [view[start : start + 8 * layout.size].cast("Q") for start in starts]
 
     @classmethod
     def create(cls, plan: LimitPlan, layout: Layout) -> Table:
         """Make a new table, all cells zero. Raises OSError."""
         return cls(memory.shared("relay-table", _offsets(plan, layout)[-1]), plan, layout)
+
+    def clear_block(self, index: int) -> None:
+        """Set all cells of a worker's block to zero, by giving its pages back. For the supervisor, after its end."""
+        # MADV_REMOVE, madvise(2): the cells between those in use may have been written by a compromised worker, and
+        # a walk over all of them would take memory for each page.
+        self._map.madvise(mmap.MADV_REMOVE, self._blocks_at + self._block_bytes * index, self._block_bytes)
 
     def limits(self, column: int, plan: LimitPlan | None = None) -> Limits:
         """The limits of the worker with this column. `plan`: other limits than at the start, of the same sizes."""

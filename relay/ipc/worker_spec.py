@@ -7,6 +7,7 @@ starts without the libraries for that.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -18,17 +19,37 @@ from relay.ipc import memory
 ProxyProtocol = Literal["off", "accept", "require"]
 
 
+Destinations = Sequence[tuple[int, str, int]]  # (number of the upstream, host, port)
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSpec:
+    """The configuration of one route of a listener in a worker."""
+
+    number: int
+    name: str
+    sni: tuple[str, ...]
+    upstreams: Destinations
+    backup: Destinations
+    bucket: int  # of the route's rate; NO_BUCKET: dial.rate applies
+    optional: bool  # off while no upstream resolves
+
+
+NO_BUCKET = -1
+
+
 @dataclass(frozen=True, slots=True)
 class ListenerSpec:
     """The configuration of one listener in a worker."""
 
     number: int
     name: str
-    upstreams: tuple[tuple[int, str, int], ...]  # (number of the upstream, host, port)
+    upstreams: Destinations  # empty: what no route matches is refused
     addresses: tuple[tuple[str, bool], ...]  # (address, whether other processes accept from the same queue)
-    sni: tuple[str, ...]  # names that are let through; empty: no hello is read
+    sni: tuple[str, ...]  # names besides those of routes that are let through; empty: any, and what is no TLS
     proxy_protocol: ProxyProtocol
     send_proxy: int  # version of the PROXY protocol towards the upstream, 0: none
+    routes: tuple[RouteSpec, ...] = ()  # in the order in which they are tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +58,7 @@ class WorkerSpec:
 
     index: int
     engine: str
-    slots: tuple[int, int]  # how many listeners and upstreams the shared table has room for
+    slots: tuple[int, int, int]  # how many listeners, upstreams and routes the shared table has room for
     listeners: tuple[ListenerSpec, ...]
     upstreams: tuple[str, ...]  # host:port by number
     limits: LimitPlan
@@ -89,11 +110,23 @@ class WorkerSpec:
                 ListenerSpec(
                     item["number"],
                     item["name"],
-                    tuple((n, host, port) for n, host, port in item["upstreams"]),
+                    _destinations(item["upstreams"]),
                     tuple((address, shared) for address, shared in item["addresses"]),
                     tuple(item["sni"]),
                     item["proxy_protocol"],
                     item["send_proxy"],
+                    tuple(
+                        RouteSpec(
+                            route["number"],
+                            route["name"],
+                            tuple(route["sni"]),
+                            _destinations(route["upstreams"]),
+                            _destinations(route["backup"]),
+                            route["bucket"],
+                            route["optional"],
+                        )
+                        for route in item["routes"]
+                    ),
                 )
                 for item in raw.pop("listeners")
             ),
@@ -103,10 +136,18 @@ class WorkerSpec:
             access_deny=tuple(raw.pop("access_deny")),
             limits=LimitPlan(**limits),
             rates=RatePlan(
-                Rate(**rates.pop("accept")), Rate(**rates.pop("source")), Rate(**rates.pop("dial")), **rates
+                Rate(**rates.pop("accept")),
+                Rate(**rates.pop("source")),
+                Rate(**rates.pop("dial")),
+                tuple(Rate(**rate) for rate in rates.pop("routes")),
+                **rates,
             ),
             source_addresses=tuple(raw.pop("source_addresses")),
             timeouts=Timeouts(**raw.pop("timeouts")),
             tcp=TcpOptions(**raw.pop("tcp")),
             **raw,
         )
+
+
+def _destinations(items: Iterable[tuple[int, str, int]]) -> Destinations:
+    return tuple((number, host, port) for number, host, port in items)

@@ -12,20 +12,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from relay.address import is_complete, parse_hostport
-from relay.core.counters import Layout
+from relay.core.counters import Layout, Used
 from relay.core.limit_table import LimitPlan, source_buckets
 from relay.core.rates import Rate, RatePlan
 from relay.engines.acceptor import LINGER, answer_again, answer_no_more
 from relay.engines.contract import TcpOptions, Timeouts
 from relay.ipc.shared_rates import RateTable
 from relay.ipc.shared_table import Table
-from relay.ipc.worker_spec import ListenerSpec, ProxyProtocol, WorkerSpec
+from relay.ipc.worker_spec import Destinations, ListenerSpec, ProxyProtocol, RouteSpec, WorkerSpec
 from relay.own_addresses import Endpoint, endpoint, written
 from relay.settings.model import Settings
 
 EJECT_SECONDS = 10.0  # without health checks: seconds that an address is not dialled after failures
-# Listeners and upstreams that reloads may add to those of the start, over the life of the process.
-SPARE_LISTENERS, SPARE_UPSTREAMS = 16, 48
+SPARE_LISTENERS = 16  # that reloads may add to those of the start, over the life of the process
 # Seconds from `unlisten` until this process closes its copies of the sockets: as long as a worker takes to close its
 # own, including its tick. Until then the same sockets can listen again.
 CLOSE_DELAY = LINGER + 0.6
@@ -63,17 +62,32 @@ class Binding:
 
 
 @dataclass(slots=True)
+class Numbers:
+    """The numbers of everything that has counters, by name, in order; what a reload has removed is included."""
+
+    listeners: dict[str, int] = field(default_factory=dict)  # by name
+    upstreams: dict[str, int] = field(default_factory=dict)  # by host:port
+    routes: dict[tuple[str, str], int] = field(default_factory=dict)  # by the names of listener and route
+    buckets: dict[str, int] = field(default_factory=dict)  # of rates, by the name of their routes
+
+    def copy(self) -> Numbers:
+        """The same numbers, for a reload to add to."""
+        return Numbers(dict(self.listeners), dict(self.upstreams), dict(self.routes), dict(self.buckets))
+
+
+@dataclass(slots=True)
 class BoundListener:
     """A listener of the settings with its sockets."""
 
     number: int
     name: str
     bindings: list[Binding]
-    upstreams: tuple[tuple[int, str, int], ...]  # (number, host, port)
+    upstreams: Destinations  # its own
     max_connections: int
     sni: tuple[str, ...]
     proxy_protocol: ProxyProtocol
     send_proxy: int
+    routes: tuple[RouteSpec, ...]
 
     @property
     def addresses(self) -> list[str]:
@@ -87,8 +101,7 @@ class Instance:
     settings: Settings
     workers: int
     listeners: list[BoundListener]
-    listener_numbers: dict[str, int]  # by name; removed listeners included
-    upstream_numbers: dict[str, int]  # by host:port; removed upstreams included
+    numbers: Numbers
     limits: LimitPlan
     layout: Layout
     table: Table
@@ -108,12 +121,32 @@ class Instance:
     @property
     def upstreams(self) -> list[str]:
         """host:port by number; removed upstreams included."""
-        return list(self.upstream_numbers)
+        return list(self.numbers.upstreams)
+
+    @property
+    def used(self) -> Used:
+        """How many numbers have counters in the shared table."""
+        return Used(len(self.numbers.listeners), len(self.numbers.upstreams), len(self.numbers.routes))
 
     @property
     def current_upstreams(self) -> list[int]:
-        """The numbers of the upstreams that a listener has now."""
-        return sorted({number for bound in self.listeners for number, _, _ in bound.upstreams})
+        """The numbers of the upstreams that a listener or a route has now."""
+        found = {number for bound in self.listeners for number, _, _ in bound.upstreams}
+        for bound in self.listeners:
+            for route in bound.routes:
+                found.update(number for number, _, _ in (*route.upstreams, *route.backup))
+        return sorted(found)
+
+    @property
+    def optional_upstreams(self) -> frozenset[int]:
+        """The numbers of the upstreams that optional routes have and nothing else."""
+        optional: set[int] = set()
+        needed = {number for bound in self.listeners for number, _, _ in bound.upstreams}
+        for bound in self.listeners:
+            for route in bound.routes:
+                numbers = [number for number, _, _ in (*route.upstreams, *route.backup)]
+                (optional if route.optional else needed).update(numbers)
+        return frozenset(optional - needed)
 
     def bindings(self) -> list[Binding]:
         """The bindings of all listeners, in their order."""
@@ -129,7 +162,7 @@ class Instance:
         return WorkerSpec(
             index=index,
             engine=self.engine,
-            slots=(self.layout.listeners, self.layout.upstreams),
+            slots=self.layout.all,
             listeners=tuple(
                 ListenerSpec(
                     bound.number,
@@ -139,6 +172,7 @@ class Instance:
                     bound.sni,
                     bound.proxy_protocol,
                     bound.send_proxy,
+                    bound.routes,
                 )
                 for bound in self.listeners
             ),
@@ -178,16 +212,15 @@ class Instance:
         self,
         settings: Settings,
         listeners: list[BoundListener],
-        listener_numbers: dict[str, int],
-        upstream_numbers: dict[str, int],
+        numbers: Numbers,
         limits: LimitPlan,
         notes: list[str],
     ) -> None:
         """Replace what a reload may change; the table of rates follows the settings."""
         self.settings = settings
-        self.listeners, self.listener_numbers, self.upstream_numbers = listeners, listener_numbers, upstream_numbers
+        self.listeners, self.numbers = listeners, numbers
         self.limits = limits
-        self.rates.plan = rate_plan(settings)
+        self.rates.plan = rate_plan(settings, numbers)
         self.notes = notes
 
     def unlisten(self, bindings: Iterable[Binding]) -> None:
@@ -256,21 +289,27 @@ def limit_plan(settings: Settings, plan: LimitPlan | None, workers: int, capacit
     )
 
 
-def rate_plan(settings: Settings) -> RatePlan:
+def rate_plan(settings: Settings, numbers: Numbers) -> RatePlan:
     """The token buckets of the settings.
 
-    The accept rate has a burst of one second's worth, for clients do not come evenly. The dial rate has a tenth of
-    that, for early dials can wait in the dial queue.
+    The accept rate has a burst of one second's worth, for clients do not come evenly. The rates of dials have a tenth
+    of that, for early dials can wait in the dial queue.
     """
     limits, dial = settings.limits, settings.dial
+    rates = {route.name: route.rate for item in settings.listeners for route in item.routes}
     return RatePlan(
         accept=Rate(limits.accept_rate, limits.accept_rate),
         source=Rate(limits.connect_rate_per_source, limits.connect_burst_per_source),
-        dial=Rate(dial.rate, max(1.0, dial.rate / 10)),
+        dial=_dial_rate(dial.rate),
+        routes=tuple(_dial_rate(rates.get(name, 0.0)) for name in numbers.buckets),
         queue=dial.queue,
         queue_seconds=dial.queue_timeout,
         may_limit_sources=True,
     )
+
+
+def _dial_rate(per_second: float) -> Rate:
+    return Rate(per_second, max(1.0, per_second / 10))
 
 
 def tcp_options(settings: Settings) -> TcpOptions:
@@ -281,7 +320,7 @@ def tcp_options(settings: Settings) -> TcpOptions:
 
 def complete_names(settings: Settings) -> frozenset[str]:
     """The upstream names configured with a trailing dot: no search list applies to them."""
-    texts = [text for item in settings.listeners for text in item.upstream if is_complete(text)]
+    texts = [text for item in settings.listeners for text in item.destinations if is_complete(text)]
     return frozenset(parse_hostport(text, allow_name=True)[0] for text in texts)
 
 

@@ -11,22 +11,24 @@ import secrets
 from collections.abc import Collection, Sequence
 
 from relay.address import format_hostport, literal, parse_hostport
-from relay.core.counters import Layout
+from relay.core.counters import ROUTE_SLOTS, UPSTREAM_SLOTS, Layout
 from relay.core.limit_table import LimitPlan
 from relay.engines.choice import Choice, choose
 from relay.ipc.shared_rates import RateTable
 from relay.ipc.shared_table import Table
+from relay.ipc.worker_spec import NO_BUCKET, Destinations, RouteSpec
 from relay.outcome import OUTCOMES
 from relay.own_addresses import OWN, Endpoint, is_own, written
+from relay.settings.listeners import Route
 from relay.settings.model import Settings
 from relay.settings.warnings import settings_warnings
 from relay.supervisor.cpus import usable_cpus
 from relay.supervisor.host import most_in_use, raise_descriptor_limit, source_ports, source_problems
 from relay.supervisor.instance import (
     SPARE_LISTENERS,
-    SPARE_UPSTREAMS,
     BoundListener,
     Instance,
+    Numbers,
     StartError,
     endpoints,
     limit_plan,
@@ -64,10 +66,8 @@ def prepare(
     engine = choose(settings.engine, workers)
     if settings.engine == "ring" and engine.problem:
         problems.append(ring_problem(engine))
-    listener_numbers: dict[str, int] = {}
-    upstream_numbers: dict[str, int] = {}
-    bound = bind_all(settings, workers, listener_numbers, upstream_numbers, inherited or {}, problems, notes,
-                     listen=listen, ours=ours)  # fmt: skip
+    numbers = Numbers()
+    bound = bind_all(settings, workers, numbers, inherited or {}, problems, notes, listen=listen, ours=ours)
     own = max(sum(len(item.bindings) for item in bound), 1)
     problems += source_problems(settings.dial.source_addresses)
     capacity = (descriptors - RESERVED_DESCRIPTORS - own) // 2
@@ -86,14 +86,15 @@ def prepare(
         raise StartError(problems)
     layout = Layout(
         len(bound) + SPARE_LISTENERS,
-        len(upstream_numbers) + SPARE_UPSTREAMS,
+        UPSTREAM_SLOTS,
         len(OUTCOMES),
         len(settings.dial.source_addresses) + 1,
+        ROUTE_SLOTS,
     )
     limits = limit_plan(settings, None, workers, capacity, listener_limits(bound, layout.listeners))
     notes += settings_warnings(settings) + limit_notes(settings, descriptors, limits)
     try:
-        table, rates = Table.create(limits, layout), RateTable.create(rate_plan(settings))
+        table, rates = Table.create(limits, layout), RateTable.create(rate_plan(settings, numbers))
     except (OSError, ValueError) as error:  # ValueError: too large for mmap
         _close(bound)
         reason = os.strerror(error.errno).lower() if isinstance(error, OSError) and error.errno else str(error)
@@ -102,8 +103,7 @@ def prepare(
         settings=settings,
         workers=workers,
         listeners=bound,
-        listener_numbers=listener_numbers,
-        upstream_numbers=upstream_numbers,
+        numbers=numbers,
         limits=limits,
         layout=layout,
         table=table,
@@ -123,8 +123,7 @@ def prepare(
 def bind_all(
     settings: Settings,
     workers: int,
-    listener_numbers: dict[str, int],
-    upstream_numbers: dict[str, int],
+    numbers: Numbers,
     existing: ExistingBindings,
     problems: list[str],
     notes: list[str],
@@ -132,21 +131,22 @@ def bind_all(
     listen: bool = True,
     ours: Collection[str] = (),
 ) -> list[BoundListener]:
-    """Bind every listener of the settings; new listeners and upstreams get the next numbers.
+    """Bind every listener of the settings; new listeners, upstreams and routes get the next numbers.
 
-    Appends to `problems` and `notes`, and adds the new numbers to the two dictionaries.
+    Appends to `problems` and `notes`, and adds the new numbers to `numbers`.
     """
     tcp = tcp_options(settings)
     bound = [
         BoundListener(
-            listener_numbers.setdefault(item.name, len(listener_numbers)),
+            numbers.listeners.setdefault(item.name, len(numbers.listeners)),
             item.name,
             bind(item, workers, tcp, existing, problems, notes, listen=listen, ours=ours),
-            tuple(_number(upstream_numbers, text) for text in item.upstream),
+            _destinations(numbers, item.upstream),
             item.max_connections,
             item.sni,
             item.proxy_protocol,
             SEND_PROXY[item.send_proxy_protocol],
+            tuple(_route(numbers, item.name, route) for route in item.routes),
         )
         for item in settings.listeners
     ]
@@ -154,7 +154,7 @@ def bind_all(
     problems += [
         f"listeners.{item.name}.upstream: {text}: {OWN}: each connection would lead to another one"
         for item in settings.listeners
-        for text in item.upstream
+        for text in item.destinations
         if is_literal_own(text, listening)
     ]
     return bound
@@ -217,7 +217,24 @@ def ring_problem(engine: Choice) -> str:
     return f'engine: "ring" does not work here: {engine.problem}; "auto" or "stream" does'
 
 
-def _number(numbers: dict[str, int], upstream: str) -> tuple[int, str, int]:
-    """(number, host, port) of an upstream; the same host and port in two listeners is one upstream."""
-    host, port = parse_hostport(upstream, allow_name=True)
-    return numbers.setdefault(format_hostport(host, port), len(numbers)), host, port
+def _destinations(numbers: Numbers, texts: Sequence[str]) -> Destinations:
+    """(number, host, port) of each upstream; the same host and port in two listeners or routes is one upstream."""
+    found = []
+    for text in texts:
+        host, port = parse_hostport(text, allow_name=True)
+        number = numbers.upstreams.setdefault(format_hostport(host, port), len(numbers.upstreams))
+        found.append((number, host, port))
+    return tuple(found)
+
+
+def _route(numbers: Numbers, listener: str, route: Route) -> RouteSpec:
+    bucket = numbers.buckets.setdefault(route.name, len(numbers.buckets)) if route.rate else NO_BUCKET
+    return RouteSpec(
+        number=numbers.routes.setdefault((listener, route.name), len(numbers.routes)),
+        name=route.name,
+        sni=route.sni,
+        upstreams=_destinations(numbers, route.upstream),
+        backup=_destinations(numbers, route.backup),
+        bucket=bucket,
+        optional=route.optional,
+    )

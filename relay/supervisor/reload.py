@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 
 from relay import process
+from relay.core.rates import ROUTE_BUCKETS
 from relay.engines.options import set_inherited
 from relay.settings.file_reader import READ_SECONDS
 from relay.settings.model import Settings, SettingsError, names, value
@@ -171,10 +172,10 @@ class Reloader:
         instance = self._instance
         here: dict[str, Binding] = {**instance.inherited, **{binding.asked: binding for binding in instance.bindings()}}
         existing = {**{asked: binding for asked, (binding, _) in instance.unlistened.items()}, **here}
-        listeners, upstreams = dict(instance.listener_numbers), dict(instance.upstream_numbers)
+        numbers = instance.numbers.copy()
         problems: list[str] = []
         notes: list[str] = []
-        bound = bind_all(settings, instance.workers, listeners, upstreams, existing, problems, notes)
+        bound = bind_all(settings, instance.workers, numbers, existing, problems, notes)
         new = [binding for item in bound for binding in item.bindings if binding.asked not in here]
         used = {binding.asked for item in bound for binding in item.bindings}
         problems += [
@@ -184,8 +185,10 @@ class Reloader:
             if binding.asked not in used
         ]
         for what, count, room in (
-            ("listeners", len(listeners), instance.layout.listeners),
-            ("upstreams", len(upstreams), instance.layout.upstreams),
+            ("listeners", len(numbers.listeners), instance.layout.listeners),
+            ("upstreams", len(numbers.upstreams), instance.layout.upstreams),
+            ("routes", len(numbers.routes), instance.layout.routes),
+            ("routes with a rate", len(numbers.buckets), ROUTE_BUCKETS),
         ):
             if count > room:
                 problems.append(f"{what}: {count} different ones since the start, room for {room}; restart relay")
@@ -201,7 +204,7 @@ class Reloader:
         limits = limit_plan(settings, instance.limits, instance.workers, instance.limits.capacity, own_limits)
         notes += settings_warnings(settings) + limit_notes(settings, instance.descriptors, limits)
         notes += watchdog_notes(settings, instance.watchdog)
-        instance.reconfigure(settings, bound, listeners, upstreams, limits, notes)
+        instance.reconfigure(settings, bound, numbers, limits, notes)
         for binding in new:
             instance.listen_again(binding)
         if other_tcp:
@@ -215,7 +218,9 @@ class Reloader:
 def changes(before: Settings, after: Settings) -> list[str]:
     """The names of the settings that differ; listeners by their own name."""
     found = [
-        name for name in names() if name not in ("listeners", "upstream") and value(before, name) != value(after, name)
+        name
+        for name in names()
+        if name not in ("listeners", "routes", "upstream") and value(before, name) != value(after, name)
     ]
     old, new = ({item.name: item for item in settings.listeners} for settings in (before, after))
     return found + [f"listeners.{name}" for name in {**old, **new} if old.get(name) != new.get(name)]
@@ -232,7 +237,10 @@ def restrictions(settings: Settings) -> dict[str, object]:
             "limits.connect_rate_per_source",
         )
     }
-    found |= {f"listeners.{item.name}.sni": item.sni for item in settings.listeners}
+    for item in settings.listeners:
+        # Without an upstream of its own, a listener lets the names of its routes through and no others.
+        routed = tuple(name for route in item.routes for name in route.sni)
+        found[f"listeners.{item.name}.sni"] = item.sni if item.upstream else routed
     return {name: setting for name, setting in found.items() if setting}
 
 

@@ -24,7 +24,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 import relay
 from relay import process
-from relay.address import format_hostport
+from relay.address import format_hostport, parse_hostport
 from relay.core.drain import Order, Phase
 from relay.ipc.messages import Message
 from relay.log_writer import LogWriter
@@ -42,6 +42,7 @@ from relay.supervisor.drainer import Drainer
 from relay.supervisor.instance import Instance, nameservers
 from relay.supervisor.orphans import Reaper
 from relay.supervisor.reload import Reloader
+from relay.supervisor.routes import Routes
 from relay.supervisor.service_log import ServiceLog
 from relay.supervisor.settings_source import SettingsSource
 from relay.supervisor.systemd.notify import Notifier, Reporter, ServiceStatus
@@ -78,7 +79,9 @@ class Supervisor:
             self._changed,
             log,
             self._is_own,
+            self._optional_names(),
         )
+        self._routes = Routes(instance, self._monitor.state, log)
         self._pool = WorkerPool(instance, log, self._changed, self._monitor.greeting, self._monitor.failing)
         self._drainer = Drainer(self._pool, self._pool.active, self._ended, self._drained, log)
         self._evictions: Evictions | None = None
@@ -93,6 +96,7 @@ class Supervisor:
             self._pool,
             self._monitor,
             self._drainer,
+            self._routes,
             http_ports={name: format_hostport(*sock.getsockname()[:2]) for name, sock in http.items()},
             reloads=self._reloader.results,
             evictions=self._evictions.snapshot if self._evictions is not None else None,
@@ -107,7 +111,7 @@ class Supervisor:
     async def run(self) -> None:
         """Run until a drain or a signal ends the process."""
         registry = CollectorRegistry()
-        registry.register(RelayCollector(self._instance, self._pool, self._status, self._monitor))
+        registry.register(RelayCollector(self._instance, self._pool, self._status, self._monitor, self._routes))
         registry.register(WorkerCollector(self._instance, self._pool))
         ProcessCollector(registry=registry)  # of this process
         servers = []
@@ -223,7 +227,7 @@ class Supervisor:
         """Put a changed instance into effect; `addresses` are those with new listening sockets."""
         settings = self._instance.settings
         service_log.set_level(settings.log.level)
-        self._monitor.configure(settings, self._upstreams(), nameservers(settings))
+        self._monitor.configure(settings, self._upstreams(), nameservers(settings), self._optional_names())
         self._pool.apply(addresses)
         self._changed()
 
@@ -244,7 +248,15 @@ class Supervisor:
         # Not /readyz: a unit's start must not fail because an upstream is down.
         return ServiceStatus(ready == len(workers), self._status.live().ok, ends_in, text)
 
+    def _optional_names(self) -> set[str]:
+        """The hosts that only optional routes have."""
+        optional = self._instance.optional_upstreams
+        hosts = [parse_hostport(text, allow_name=True)[0] for text in self._instance.upstreams]
+        needed = {hosts[number] for number in self._instance.current_upstreams if number not in optional}
+        return {hosts[number] for number in optional} - needed
+
     def _changed(self) -> None:
+        self._routes.update()
         self._reporter.update()
         if not self._announced and self._status.ready().ok:
             self._announced = True
@@ -265,7 +277,8 @@ class Supervisor:
         )
         for bound in instance.listeners:
             upstream = [instance.upstreams[number] for number, _, _ in bound.upstreams]
-            self._log.info("listening", listener=bound.name, bind=bound.addresses, upstream=upstream)
+            routes = {"routes": [route.name for route in bound.routes]} if bound.routes else {}
+            self._log.info("listening", listener=bound.name, bind=bound.addresses, upstream=upstream, **routes)
         for name, address in self._status.http_ports.items():
             self._log.info("listening", listener=name, bind=[address])
         for note in instance.notes:

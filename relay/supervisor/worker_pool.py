@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from relay.core import counters, failed_dials
-from relay.core.limit_table import clear_column
+from relay.core.limit_table import Row, clear_column
 from relay.ipc.channel import Channel, ChannelFull
 from relay.ipc.messages import Apply, Drain, Message, Stop
 from relay.ipc.outbox import Outbox
@@ -56,9 +56,9 @@ class WorkerPool:
         self._changed = changed
         self._stopping = asyncio.Event()
         self._drain: Drain | None = None  # the message to every worker while the instance does not accept
-        self.retired = [0] * instance.layout.size  # counters of workers that have ended
+        self.retired = counters.SparseRow()  # counters of workers that have ended
         self.retired_dials: failed_dials.Counts = {}  # their failed dials by address
-        self._seen = [[0] * instance.layout.size for _ in range(instance.workers)]  # rows of `snapshot`
+        self._seen = [counters.SparseRow() for _ in range(instance.workers)]  # rows of `snapshot`
         self.workers = [WorkerProcess(index) for index in range(instance.workers)]
         self._hang_detector = HangDetector(instance, self.workers, self._kill, log)
         self._detecting: asyncio.Task[None] | None = None
@@ -71,18 +71,17 @@ class WorkerPool:
                 self._keep_filled(worker)
         self._detecting = asyncio.create_task(keep_running("hang detector", self._hang_detector.watch, self._log))
 
-    def snapshot(self) -> list[list[int]]:
+    def snapshot(self) -> Sequence[Row]:
         """The plausible values of each worker's block, one row a worker. The next call overwrites the rows."""
-        for block, seen in zip(self._instance.table.blocks, self._seen, strict=True):
-            counters.look(self._instance.layout, block, seen, self._instance.descriptors)
+        instance, used = self._instance, self._instance.used
+        for block, seen in zip(instance.table.blocks, self._seen, strict=True):
+            counters.look(instance.layout, block, seen, instance.descriptors, used)
         return self._seen
 
     def active(self) -> int:
         """Connections of all workers that have not ended."""
-        layout = self._instance.layout
-        return sum(
-            counters.unfinished(layout, row, number) for row in self.snapshot() for number in range(layout.listeners)
-        )
+        layout, numbers = self._instance.layout, range(self._instance.used.listeners)
+        return sum(counters.unfinished(layout, row, number) for row in self.snapshot() for number in numbers)
 
     def hung(self, worker: WorkerProcess, now: float) -> bool:
         """Whether the worker's event loop has not answered for too long (`hang_detector.HANG`)."""
@@ -295,12 +294,12 @@ class WorkerPool:
 
     def _retire_counters(self, index: int) -> int:
         """Add an ended worker's counters to the retired ones; returns how many connections were lost with it."""
-        instance, seen = self._instance, self.snapshot()[index]
-        counters.fold_failed(instance.layout, seen, self.retired_dials)
-        lost = counters.fold(instance.layout, seen, self.retired, Outcome.WORKER_DIED.index)
-        block = instance.table.blocks[index]
-        for cell in range(instance.layout.size):
-            block[cell] = 0
+        instance, used = self._instance, self._instance.used
+        self.snapshot()
+        seen = self._seen[index]
+        counters.fold_failed(instance.layout, seen, self.retired_dials, used)
+        lost = counters.fold(instance.layout, seen, self.retired, Outcome.WORKER_DIED.index, used)
+        instance.table.clear_block(index)
         return lost
 
 

@@ -46,7 +46,7 @@ class ChannelHandler(logging.Handler):
 
 async def serve(channel: Channel, spec: WorkerSpec, addresses: Sequence[str], descriptors: list[int]) -> None:
     """Run a worker until it ends."""
-    layout = Layout(*spec.slots, len(OUTCOMES), len(spec.source_addresses) + 1)
+    layout = Layout(*spec.slots[:2], len(OUTCOMES), len(spec.source_addresses) + 1, spec.slots[2])
     table = Table(descriptors[0], spec.limits, layout)
     rates = RateTable(descriptors[1], spec.rates)
     sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors[2:]]

@@ -7,6 +7,7 @@ accounting, the limits and the source ports that they started with.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import logging
 import random
@@ -22,17 +23,17 @@ from relay.engines.choice import make_engine
 from relay.engines.contract import Action, Engine
 from relay.ipc.shared_rates import RateTable
 from relay.ipc.shared_table import Table
-from relay.ipc.worker_spec import ListenerSpec, WorkerSpec
+from relay.ipc.worker_spec import NO_BUCKET, ListenerSpec, RouteSpec, WorkerSpec
 from relay.worker.connection.access_log import AccessLog
 from relay.worker.connection.accounting import Accounting
 from relay.worker.connection.admission import Admission, SourceHash
 from relay.worker.connection.dial_queue import DialQueue
-from relay.worker.connection.preread import PrereadFilter
+from relay.worker.connection.preread import PrereadFilter, RouteChoice
 from relay.worker.connection.record import ConnectionRecord, Found, Frontend
 from relay.worker.connection.refusal_log import RefusalLog
 from relay.worker.connection.source_ports import SourcePorts
 from relay.worker.connection.transitions import Connection, accept, resume
-from relay.worker.connection.upstreams import Upstreams
+from relay.worker.connection.upstreams import Route, Upstreams
 
 
 class DataPlane:
@@ -75,14 +76,14 @@ class DataPlane:
         )
         self._balance = Balance(spec.eject_after, spec.eject_seconds)
         self.upstreams = Upstreams(self._balance, self._source_ports, _first_timeout(spec), report)
-        self._dial_queue: DialQueue[ConnectionRecord] | None = None
+        self._dial_queues: dict[int, DialQueue[ConnectionRecord]] = {}  # by bucket; NO_BUCKET: that of dial.rate
         self._listening: dict[str, _ListeningAddress] = {}  # by address
         self.lifetime: Callable[[], float] | None = None  # draws the seconds that a connection may live
 
     @property
     def queued(self) -> int:
-        """The number of connections in the dial queue."""
-        return len(self._dial_queue) if self._dial_queue is not None else 0
+        """The number of connections in the dial queues."""
+        return sum(map(len, self._dial_queues.values()))
 
     def apply(self, spec: WorkerSpec, addresses: Sequence[str], sockets: list[socket.socket]) -> None:
         """Serve new connections as `spec` says; established ones stay as they are.
@@ -97,11 +98,11 @@ class DataPlane:
         self.upstreams.configure(_first_timeout(spec))
         self.lifetime = _lifetime(spec.max_age, spec.max_age_jitter) if spec.max_age else None
         buckets = self._rates.rates(alone=spec.limits.workers == 1, plan=spec.rates)
-        admission, dial_queue = self._admission(spec, buckets), self._queue_for_dials(spec, buckets)
+        admission = self._admission(spec, buckets)
         new = dict(zip(addresses, sockets, strict=True))
         previous, self._listening = self._listening, {}
         for listener in spec.listeners:
-            frontend = self._frontend(listener, admission, dial_queue)
+            frontend = self._frontend(listener, admission, buckets)
             for address, shared in listener.addresses:
                 listening = previous.pop(address, None)
                 if listening is not None:
@@ -116,29 +117,54 @@ class DataPlane:
         for listening in previous.values():
             self.engine.unlisten(listening.sock)
 
-    def _frontend(
-        self, listener: ListenerSpec, admission: Admission, dial_queue: DialQueue[ConnectionRecord] | None
-    ) -> Frontend:
-        preread = None
-        if listener.sni or listener.proxy_protocol != "off":
-            preread = PrereadFilter(listener.sni, self._spec.client_hello_timeout, listener.proxy_protocol)
-        return Frontend(
+    def _frontend(self, listener: ListenerSpec, admission: Admission, buckets: Rates) -> Frontend:
+        frontend = Frontend(
             index=listener.number,
             name=listener.name,
             admission=admission,
-            preread=preread,
+            preread=None,
             send_proxy=listener.send_proxy,
             local_address=self.engine.local_address,
-            route=self.upstreams.route(listener.upstreams),
+            route=self.upstreams.route(listener.upstreams) if listener.upstreams else None,
             balance=self._balance,
             source_ports=self._source_ports,
-            dial_queue=dial_queue,
+            dial_queue=self._dial_queue(buckets),
             resume=resume,
             perform=self.engine.perform,
             accounting=self._accounting,
             clock=self._clock,
             dial_timeout=self._spec.dial_timeout,
             lifetime=self.lifetime,
+        )
+        if listener.sni or listener.routes or listener.proxy_protocol != "off":
+            frontend.preread = self._preread(listener, frontend, buckets)
+        return frontend
+
+    def _preread(self, listener: ListenerSpec, frontend: Frontend, buckets: Rates) -> PrereadFilter[Frontend]:
+        """The preread filter of a listener, with a frontend for each of its routes."""
+        routes = [self.upstreams.route(spec.upstreams, spec.backup) for spec in listener.routes]
+        preread = PrereadFilter(
+            listener.sni,
+            self._spec.client_hello_timeout,
+            listener.proxy_protocol,
+            [
+                RouteChoice(spec.sni, _is_on(spec, route), self._route_frontend(spec, route, frontend, buckets))
+                for spec, route in zip(listener.routes, routes, strict=True)
+            ],
+            own=frontend.route is not None,
+        )
+        for spec, route in zip(listener.routes, routes, strict=True):
+            if spec.optional:
+                route.changed = preread.refresh
+        return preread
+
+    def _route_frontend(self, spec: RouteSpec, route: Route, frontend: Frontend, buckets: Rates) -> Frontend:
+        return dataclasses.replace(
+            frontend,
+            route=route,
+            route_name=spec.name,
+            accounting=self._accounting.of_route(spec.number),
+            dial_queue=self._dial_queue(buckets, spec.bucket),
         )
 
     def _admission(self, spec: WorkerSpec, buckets: Rates) -> Admission:
@@ -153,15 +179,20 @@ class DataPlane:
         limits = self._table.limits(spec.index, spec.limits)
         return Admission(limits, source_hash, access, buckets if limited else None)
 
-    def _queue_for_dials(self, spec: WorkerSpec, buckets: Rates) -> DialQueue[ConnectionRecord] | None:
-        """The dial queue, or None without a rate. Connections already in it keep the turns that they have reserved."""
-        if not spec.rates.dial.per_second:
+    def _dial_queue(self, buckets: Rates, bucket: int = NO_BUCKET) -> DialQueue[ConnectionRecord] | None:
+        """The dial queue of a route's rate, or that of dial.rate; None without a rate.
+
+        Connections already in it keep the turns that they have reserved.
+        """
+        if bucket == NO_BUCKET and not self._spec.rates.dial.per_second:
             return None
-        if self._dial_queue is None:
+        reserve = buckets.dial if bucket == NO_BUCKET else functools.partial(buckets.dial_on_route, bucket)
+        dial_queue = self._dial_queues.get(bucket)
+        if dial_queue is None:
             turn = functools.partial(resume, found=Found.TURN)
-            self._dial_queue = DialQueue(buckets, self._loop, time.monotonic_ns, turn)
-        self._dial_queue.set_rates(buckets)
-        return self._dial_queue
+            dial_queue = self._dial_queues[bucket] = DialQueue(reserve, self._loop, time.monotonic_ns, turn)
+        dial_queue.reserve_by(reserve)
+        return dial_queue
 
 
 class _ListeningAddress:
@@ -175,6 +206,11 @@ class _ListeningAddress:
 
     def __call__(self, client: Address) -> tuple[Connection, Action]:
         return accept(self.frontend, client)
+
+
+def _is_on(spec: RouteSpec, route: Route) -> Callable[[], bool]:
+    """Whether a route is on: always, or for an optional one, while it has an address to dial."""
+    return (lambda: route.resolved) if spec.optional else (lambda: True)
 
 
 def _first_timeout(spec: WorkerSpec) -> float:

@@ -7,9 +7,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core import counters, failed_dials
-from relay.core.counters import CONNECT_BUCKETS, DURATION_BUCKETS, Layout, bucket, fold, look, unfinished
+from relay.core.counters import (
+    CONNECT_BUCKETS,
+    DURATION_BUCKETS,
+    Layout,
+    SparseRow,
+    Used,
+    bucket,
+    fold,
+    look,
+    on_route,
+    unfinished,
+)
 
-LAYOUTS = st.builds(Layout, st.integers(0, 6), st.integers(0, 6), st.integers(1, 30))
+LAYOUTS = st.builds(
+    Layout, st.integers(0, 6), st.integers(0, 6), st.integers(1, 30), st.integers(1, 3), st.integers(0, 6)
+)
 
 
 def listener_cells(layout: Layout, index: int) -> list[int]:
@@ -32,6 +45,10 @@ def test_every_cell_is_one_number_and_every_number_has_a_cell(layout: Layout) ->
     cells += [counters.LOG_DROPPED, counters.ACCEPT_PAUSES]
     for index in range(layout.listeners):
         cells += listener_cells(layout, index)
+    for index in range(layout.routes):
+        start = layout.route(index)
+        cells += [start + counters.ROUTED, start + counters.ROUTE_BYTES_UP, start + counters.ROUTE_BYTES_DOWN]
+        cells += [start + counters.ROUTE_OUTCOME + number for number in range(layout.outcomes)]
     for index in range(layout.upstreams):
         cells += upstream_cells(layout, index)
         cells += [layout.ports(index, source) for source in range(layout.sources)]
@@ -53,13 +70,14 @@ def test_a_bound_belongs_to_its_bucket() -> None:
         assert bucket(bounds, float("inf")) == len(bounds)
 
 
-LAYOUT = Layout(2, 2, 3, 2)
+LAYOUT = Layout(2, 2, 3, 2, 2)
 LOST = 2  # which outcome open connections of a dead worker get
 EVENTS = st.lists(
     st.one_of(
         st.tuples(st.just("accept"), st.integers(0, 1), st.integers(0, 1)),
         st.tuples(st.just("end"), st.integers(0, 1), st.integers(0, 1)),
         st.tuples(st.just("bytes"), st.integers(0, 1), st.integers(0, 1)),
+        st.tuples(st.just("route"), st.integers(0, 1), st.integers(0, 1)),
         st.tuples(st.just("connect"), st.integers(0, 1), st.integers(0, 1)),
         st.tuples(st.just("die"), st.integers(0, 1), st.just(0)),
     ),
@@ -88,6 +106,8 @@ def test_no_counter_goes_back_when_workers_die_and_every_connection_ends(events:
             opened[worker][index] -= 1
         elif kind == "bytes":
             block[start + counters.BYTES_UP] += 1000
+        elif kind == "route":
+            block[LAYOUT.route(index) + counters.ROUTED] += 1
         elif kind == "connect":
             block[LAYOUT.upstream(index)] += 17
         elif kind == "die":
@@ -109,6 +129,9 @@ def test_no_counter_goes_back_when_workers_die_and_every_connection_ends(events:
     ]
     assert sum(ended) == accepted
     assert ended[LOST] >= lost
+    for route in range(LAYOUT.routes):
+        start = LAYOUT.route(route)
+        assert retired[start + counters.ROUTED] == retired[start + counters.ROUTE_OUTCOME + LOST]
     assert retired[: counters.GAUGES] == [0] * counters.GAUGES, "gauges of the dead are worth nothing"
 
 
@@ -119,6 +142,9 @@ def test_fold_keeps_every_sum(values: list[int]) -> None:
     for listener in range(LAYOUT.listeners):  # a block as a worker writes it: no more ends than beginnings
         start = LAYOUT.listener(listener)
         block[start + counters.ACCEPTED] += sum(block[start + counters.OUTCOME :][: LAYOUT.outcomes])
+    for route in range(LAYOUT.routes):
+        start = LAYOUT.route(route)
+        block[start + counters.ROUTED] += sum(block[start + counters.ROUTE_OUTCOME :][: LAYOUT.outcomes])
     written = list(block)
     gained = [0] * LAYOUT.size
     lost = fold(LAYOUT, block, gained, LOST)
@@ -128,6 +154,11 @@ def test_fold_keeps_every_sum(values: list[int]) -> None:
         lost -= gained[cell] - written[cell]
         gained[cell] = written[cell]
     assert lost == 0
+    for route in range(LAYOUT.routes):
+        assert on_route(LAYOUT, gained, route) == 0
+        cell = LAYOUT.route(route) + counters.ROUTE_OUTCOME + LOST
+        assert gained[cell] == written[cell] + on_route(LAYOUT, written, route)
+        gained[cell] = written[cell]
     counted = slice(counters.GAUGES, LAYOUT.gauges)
     assert gained[counted] == written[counted]
     assert not any(gained[: counters.GAUGES] + gained[LAYOUT.gauges :]), "neither gauges nor failed dials"
@@ -162,6 +193,7 @@ def test_whatever_a_worker_writes_no_counter_goes_back_and_the_accounts_are_righ
         assert seen[: counters.GAUGES] + seen[gauges] == block[: counters.GAUGES] + block[gauges]
         assert all(failed(seen).get(key, 0) >= count for key, count in failed(before).items())
         assert all(0 <= unfinished(LAYOUT, seen, listener) <= MOST for listener in range(LAYOUT.listeners))
+        assert all(0 <= on_route(LAYOUT, seen, route) <= MOST for route in range(LAYOUT.routes))
     last = list(seen)
     lost = fold(LAYOUT, seen, retired, LOST)
     assert 0 <= lost <= MOST * LAYOUT.listeners
@@ -182,3 +214,34 @@ def test_what_a_worker_counts_rightly_is_believed(events: list[tuple[bool, int]]
             block[start + counters.OUTCOME] += 1
         look(LAYOUT, block, seen, MOST)
         assert seen == block
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_walks_keep_to_the_numbers_in_use(data: st.DataObject) -> None:
+    """Whatever a worker writes elsewhere; and a row that keeps only what is not zero gives the same."""
+    layout = Layout(3, 3, 2, 1, 3)
+    used = Used(data.draw(st.integers(0, 3)), data.draw(st.integers(0, 3)), data.draw(st.integers(0, 3)))
+    block = data.draw(st.lists(CELL, min_size=layout.size, max_size=layout.size))
+    inside = {cell for start, end in layout.runs(used) for cell in range(start, end)}
+    touched: set[int] = set()
+
+    class Block(list[int]):
+        def __getitem__(self, cell: object) -> int:  # type: ignore[override]  # the walks take single cells only
+            assert isinstance(cell, int)
+            touched.add(cell)
+            return list.__getitem__(self, cell)
+
+    plain, sparse = [0] * layout.size, SparseRow()
+    look(layout, Block(block), plain, MOST, used)
+    look(layout, block, sparse, MOST, used)
+    assert touched <= inside
+    assert [sparse[cell] for cell in range(layout.size)] == plain
+    assert not any(plain[cell] for cell in range(layout.size) if cell not in inside)
+    sums = counters.totals(layout, used, [plain, sparse])
+    assert sums == [2 * value for value in plain[: layout.gauges]]
+    retired, kept = [0] * layout.size, SparseRow()
+    assert fold(layout, plain, retired, 1, used) == fold(layout, sparse, kept, 1, used)
+    assert [kept[cell] for cell in range(layout.size)] == retired
+    assert not any(plain)
+    assert not any(sparse.values())

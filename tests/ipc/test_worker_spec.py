@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from relay.core.limit_table import LimitPlan
 from relay.core.rates import Rate, RatePlan
 from relay.engines.contract import TcpOptions, Timeouts
-from relay.ipc.worker_spec import ListenerSpec, WorkerSpec
+from relay.ipc.worker_spec import NO_BUCKET, ListenerSpec, RouteSpec, WorkerSpec
 
 NUMBERS = st.integers(0, 1 << 40)
 SECONDS = st.floats(0, 1e9)
 UPSTREAMS = st.lists(st.tuples(NUMBERS, st.text(), st.integers(1, 65535)), max_size=4).map(tuple)
 RATE = st.builds(Rate, SECONDS, SECONDS)
+NAMES = st.lists(st.text(), max_size=3).map(tuple)
+ROUTES = st.builds(RouteSpec, NUMBERS, st.text(), NAMES, UPSTREAMS, UPSTREAMS, st.integers(NO_BUCKET, 9), st.booleans())
 SPECS = st.builds(
     WorkerSpec,
     listeners=st.lists(
@@ -30,15 +32,16 @@ SPECS = st.builds(
             st.lists(st.text(), max_size=3).map(tuple),
             st.sampled_from(["off", "accept", "require"]),
             st.sampled_from([0, 1, 2]),
+            st.lists(ROUTES, max_size=3).map(tuple),
         ),
         max_size=4,
     ).map(tuple),
-    slots=st.tuples(NUMBERS, NUMBERS),
+    slots=st.tuples(NUMBERS, NUMBERS, NUMBERS),
     upstreams=st.lists(st.text(), max_size=4).map(tuple),
     access_allow=st.lists(st.text(), max_size=4).map(tuple),
     access_deny=st.lists(st.text(), max_size=4).map(tuple),
     limits=st.builds(LimitPlan, listeners=st.lists(NUMBERS, max_size=4).map(tuple)),
-    rates=st.builds(RatePlan, RATE, RATE, RATE, NUMBERS, SECONDS),
+    rates=st.builds(RatePlan, RATE, RATE, RATE, st.lists(RATE, max_size=3).map(tuple), NUMBERS, SECONDS),
     source_addresses=st.lists(st.text(), max_size=4).map(tuple),
     source_ports=NUMBERS,
     eject_after=NUMBERS,

@@ -15,12 +15,14 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 import relay
+from relay.address import parse_hostport
 from relay.core import counters
 from relay.core.counters import CONNECT_BUCKETS, DURATION_BUCKETS, MICRO, OUTCOME
 from relay.core.drain import Phase
 from relay.outcome import DIAL_FAILURES, OUTCOMES
 from relay.supervisor.admin.status import NANO, Status
 from relay.supervisor.instance import Instance
+from relay.supervisor.routes import Routes, RouteState
 from relay.supervisor.upstreams.monitor import UpstreamMonitor
 from relay.supervisor.worker_pool import WorkerPool
 
@@ -28,15 +30,19 @@ from relay.supervisor.worker_pool import WorkerPool
 class RelayCollector(Collector):
     """Collects the metrics of the instance at each scrape."""
 
-    def __init__(self, instance: Instance, pool: WorkerPool, status: Status, monitor: UpstreamMonitor) -> None:
+    def __init__(
+        self, instance: Instance, pool: WorkerPool, status: Status, monitor: UpstreamMonitor, routes: Routes
+    ) -> None:
         self._instance = instance
         self._monitor = monitor
         self._pool = pool
         self._status = status
+        self._routes = routes
 
     def collect(self) -> Iterable[Metric]:
         totals = self._status.totals()
         yield from self._listeners(totals)
+        yield from self._of_routes(totals)
         yield from self._upstreams(totals)
         yield from self._workers(totals)
         info = InfoMetricFamily("relay_build", "What runs here.")
@@ -107,8 +113,9 @@ class RelayCollector(Collector):
                 value=instance.settings.dial.queue,
             )
         for kind, used, most in (
-            ("listener", len(instance.listener_numbers), instance.layout.listeners),
-            ("upstream", len(instance.upstream_numbers), instance.layout.upstreams),
+            ("listener", len(instance.numbers.listeners), instance.layout.listeners),
+            ("upstream", len(instance.numbers.upstreams), instance.layout.upstreams),
+            ("route", len(instance.numbers.routes), instance.layout.routes),
         ):
             yield GaugeMetricFamily(
                 f"relay_{kind}_slots_in_use", f"Places for {kind}s that are taken, by former ones too.", value=used
@@ -131,7 +138,7 @@ class RelayCollector(Collector):
             "relay_connection_seconds", "How long ended connections lasted.", labels=["listener"]
         )
         # Removed listeners too: counters must not vanish.
-        for name, index in self._instance.listener_numbers.items():
+        for name, index in self._instance.numbers.listeners.items():
             start = layout.listener(index)
             active.add_metric([name], counters.unfinished(layout, totals, index))
             accepted.add_metric([name], totals[start + counters.ACCEPTED])
@@ -145,11 +152,57 @@ class RelayCollector(Collector):
             )
         yield from (active, accepted, ended, moved, lasted)
 
+    def _of_routes(self, totals: Sequence[int]) -> Iterable[Metric]:
+        """The metrics of routes. One that has always been off has none; outcomes are shown once they have occurred."""
+        layout, labels = self._instance.layout, ["listener", "route"]
+        active = GaugeMetricFamily(
+            "relay_route_connections_active", "Connections of the route that have not ended.", labels=labels
+        )
+        taken = CounterMetricFamily("relay_route_connections_routed", "Connections that took the route.", labels=labels)
+        ended = CounterMetricFamily(
+            "relay_route_connections", "Connections of the route that ended, by outcome.", labels=[*labels, "outcome"]
+        )
+        moved = CounterMetricFamily(
+            "relay_route_bytes", "Bytes received: up from clients, down from upstreams.", labels=[*labels, "direction"]
+        )
+        hidden = self._routes.hidden_routes()
+        for names, index in self._instance.numbers.routes.items():  # removed ones too: counters must not vanish
+            if index in hidden:
+                continue
+            start = layout.route(index)
+            active.add_metric(names, counters.on_route(layout, totals, index))
+            taken.add_metric(names, totals[start + counters.ROUTED])
+            for outcome in OUTCOMES:
+                if count := totals[start + counters.ROUTE_OUTCOME + outcome.index]:
+                    ended.add_metric([*names, outcome.label], count)
+            moved.add_metric([*names, "up"], totals[start + counters.ROUTE_BYTES_UP])
+            moved.add_metric([*names, "down"], totals[start + counters.ROUTE_BYTES_DOWN])
+        yield from (active, taken, ended, moved)
+        up = GaugeMetricFamily(
+            "relay_route_up", "1 while an upstream of the route is up, or its backup is, else 0.", labels=labels
+        )
+        backup = GaugeMetricFamily(
+            "relay_route_backup", "1 while connections of the route go to its backup, else 0.", labels=labels
+        )
+        for bound in self._instance.listeners:
+            for route in bound.routes:
+                state = self._routes.state(route)
+                if state is RouteState.OFF or route.number in hidden:
+                    continue
+                up.add_metric([bound.name, route.name], float(state in (RouteState.UP, RouteState.BACKUP)))
+                if route.backup:
+                    backup.add_metric([bound.name, route.name], float(state is RouteState.BACKUP))
+        yield from (up, backup)
+
     def _upstreams(self, totals: Sequence[int]) -> Iterable[Metric]:
         family = HistogramMetricFamily(
             "relay_connect_seconds", "Time to connect to an upstream, successful dials only.", labels=["upstream"]
         )
+        never = self._routes.hidden_upstreams(ever=True)
+        off = self._routes.hidden_upstreams(ever=False)
         for index, name in enumerate(self._instance.upstreams):
+            if index in never:
+                continue
             start = self._instance.layout.upstream(index)
             cells = totals[start + 1 :][: len(CONNECT_BUCKETS) + 1]
             family.add_metric([name], _histogram(CONNECT_BUCKETS, cells), totals[start] / NANO)
@@ -170,6 +223,8 @@ class RelayCollector(Collector):
             "relay_upstream_address_up", "The same for each of its addresses.", labels=["upstream", "address"]
         )
         for index in self._instance.current_upstreams:
+            if index in off:
+                continue
             name, state = self._instance.upstreams[index], self._monitor.state(index)
             up.add_metric([name], float(state.up))
             for address, is_up in state.addresses:
@@ -178,10 +233,19 @@ class RelayCollector(Collector):
         age = GaugeMetricFamily(
             "relay_dns_answer_age_seconds", "Seconds since the last good answer for the name.", labels=["name"]
         )
+        shown = {
+            parse_hostport(self._instance.upstreams[index], allow_name=True)[0]
+            for index in self._instance.current_upstreams
+            if index not in off
+        }
         for name, seconds in self._monitor.ages().items():
+            if name not in shown:
+                continue
             age.add_metric([name], seconds)
         yield age
-        yield GaugeMetricFamily("relay_dial_queue", "Connections that wait for dial.rate.", value=self._status.queued())
+        yield GaugeMetricFamily(
+            "relay_dial_queue", "Connections that wait for dial.rate or a route's rate.", value=self._status.queued()
+        )
         in_use = GaugeMetricFamily(
             "relay_source_ports_in_use", "Local ports in use towards the upstream.", labels=["source", "upstream"]
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,7 +15,8 @@ import relay
 from relay.address import format_hostport
 from relay.core import counters, failed_dials
 from relay.core.counters import OUTCOME
-from relay.core.limit_table import total_held
+from relay.core.limit_table import Row, total_held
+from relay.ipc.worker_spec import Destinations
 from relay.outcome import OUTCOMES
 from relay.settings.fingerprint import fingerprint
 from relay.settings.model import Settings
@@ -24,6 +25,7 @@ from relay.supervisor.admin.status_schema import (
     DrainStatus,
     ListenerStatus,
     RelayStatus,
+    RouteStatus,
     ScheduledEventsStatus,
     SettingsSourceStatus,
     UpstreamStatus,
@@ -32,6 +34,7 @@ from relay.supervisor.admin.status_schema import (
 from relay.supervisor.drainer import Drainer
 from relay.supervisor.instance import BoundListener, Instance
 from relay.supervisor.reload import FIXED
+from relay.supervisor.routes import Routes, RouteState
 from relay.supervisor.settings_source import SettingsSource
 from relay.supervisor.upstreams.monitor import UpstreamMonitor
 from relay.supervisor.worker_pool import WorkerPool
@@ -52,7 +55,7 @@ class Health:
 
 
 class Status:
-    """Reads the instance, its table, the worker pool, the upstream monitor and the drainer.
+    """Reads the instance, its table, the worker pool, the upstream monitor, the drainer and the routes' states.
 
     `http_ports` has host:port of the admin and health ports by name, `reloads` counts reloads by result. `evictions`
     gives the state of Azure's scheduled events where they are watched, `source` the report on where the settings come
@@ -65,6 +68,7 @@ class Status:
         pool: WorkerPool,
         monitor: UpstreamMonitor,
         drainer: Drainer,
+        routes: Routes,
         *,
         http_ports: Mapping[str, str],
         reloads: Mapping[str, int],
@@ -81,6 +85,7 @@ class Status:
         self._instance = instance
         self._pool = pool
         self._monitor = monitor
+        self._routes = routes
         self._log_dropped = log_dropped
         self._started = time.monotonic()
         self._was_ready = False
@@ -96,9 +101,8 @@ class Status:
         """
         return self._added(self._pool.snapshot())
 
-    def _added(self, rows: list[list[int]]) -> list[int]:
-        end = self._instance.layout.gauges
-        totals = list(map(sum, zip(self._pool.retired[:end], *(row[:end] for row in rows), strict=True)))
+    def _added(self, rows: Sequence[Row]) -> list[int]:
+        totals = counters.totals(self._instance.layout, self._instance.used, [self._pool.retired, *rows])
         totals[counters.LOG_DROPPED] += self._log_dropped()
         return totals
 
@@ -121,10 +125,7 @@ class Status:
             if not self._was_ready and self._monitor.unresolved():
                 return Health(False, "starting")
             self._was_ready = True
-            unserved = self._without_upstream()
-            # Ready while one listener has an upstream: the load balancer would take away the others' traffic as well.
-            reason = f"no upstream: {', '.join(map(self._unserved, unserved))}" if unserved else ""
-            return Health(len(unserved) < len(self._instance.listeners), reason)
+            return self._served()
         if not self._was_ready:
             return Health(False, "starting")
         gone = [str(worker.index) for worker in missing if now - worker.unready_since > UNREADY_GRACE]
@@ -132,18 +133,33 @@ class Status:
             return Health(False, f"worker {', '.join(gone) or 'processes'}: not running")
         return Health(True)
 
-    def _without_upstream(self) -> list[BoundListener]:
-        """The listeners with no upstream address that is up. Their connections are dialled nevertheless."""
-        up = {number: self._monitor.state(number).up for number in self._instance.current_upstreams}
-        return [bound for bound in self._instance.listeners if not any(up[number] for number, _, _ in bound.upstreams)]
+    def _served(self) -> Health:
+        """Whether connections have an upstream that is up. They are dialled in any case.
 
-    def _unserved(self, bound: BoundListener) -> str:
-        """The listener's name, and in brackets its upstream addresses that are never dialled, with the reasons."""
+        Ready while one listener or route has one: the load balancer would take away the others' traffic as well.
+        """
+        without: list[str] = []
+        on_backup: list[str] = []
+        served = False
+        for bound in self._instance.listeners:
+            states = [(f"{bound.name}.{route.name}", route, self._routes.state(route)) for route in bound.routes]
+            own_up = any(self._monitor.state(number).up for number, _, _ in bound.upstreams)
+            served = served or own_up or any(state in (RouteState.UP, RouteState.BACKUP) for _, _, state in states)
+            if not own_up and (bound.upstreams or all(state is RouteState.OFF for _, _, state in states)):
+                without.append(self._unserved(bound.name, bound.upstreams))
+            without += [self._unserved(name, route.upstreams) for name, route, s in states if s is RouteState.DOWN]
+            on_backup += [name for name, _, state in states if state is RouteState.BACKUP]
+        reasons = [f"no upstream: {', '.join(without)}"] if without else []
+        reasons += [f"on backup: {', '.join(on_backup)}"] if on_backup else []
+        return Health(served, "; ".join(reasons))
+
+    def _unserved(self, name: str, upstreams: Destinations) -> str:
+        """The name of a listener or route, and in brackets its addresses that are never dialled, with the reasons."""
         barred: dict[str, str] = {}
-        for number, _, _ in bound.upstreams:
+        for number, _, _ in upstreams:
             barred |= self._monitor.state(number).barred
         reasons = ", ".join(f"{address} is {why}" for address, why in barred.items())
-        return f"{bound.name} ({reasons})" if reasons else bound.name
+        return f"{name} ({reasons})" if reasons else name
 
     def state(self) -> str:
         """starting, ready, unready or draining."""
@@ -157,7 +173,8 @@ class Status:
         instance, rows = self._instance, self._pool.snapshot()  # once: it reads all workers' cells
         totals = self._added(rows)
         ready = self.ready()
-        listeners = [self._listener(name, number, totals) for name, number in instance.listener_numbers.items()]
+        listeners = [self._listener(name, number, totals) for name, number in instance.numbers.listeners.items()]
+        hidden = self._routes.hidden_upstreams(ever=False)
         current = {bound.name for bound in instance.listeners}
         outcomes = {outcome.label: 0 for outcome in OUTCOMES}
         for listener in listeners:
@@ -188,7 +205,11 @@ class Status:
             },
             # A listener that a reload has removed is shown while it has connections.
             "listeners": [listener for listener in listeners if listener["name"] in current or listener["active"]],
-            "upstreams": [self._upstream(number, instance.upstreams[number]) for number in instance.current_upstreams],
+            "upstreams": [
+                self._upstream(number, instance.upstreams[number])
+                for number in instance.current_upstreams
+                if number not in hidden
+            ],
             "dial_queue": self.queued(),
             "workers": [self._worker(worker, rows[worker.index], now) for worker in self._pool.workers],
             "scheduled_events": self.scheduled_events(),
@@ -251,10 +272,40 @@ class Status:
             "bytes_up": totals[start + counters.BYTES_UP],
             "bytes_down": totals[start + counters.BYTES_DOWN],
             "outcomes": {o.label: n for o in OUTCOMES if (n := totals[start + OUTCOME + o.index])},
+            "routes": self._routes_of(name, bound, totals),
         }
 
+    def _routes_of(self, listener: str, bound: BoundListener | None, totals: list[int]) -> list[RouteStatus]:
+        """The routes of a listener in their order, then removed ones that have connections."""
+        instance = self._instance
+        specs = {route.number: route for route in bound.routes} if bound is not None else {}
+        numbers = {n: name for (of, name), n in instance.numbers.routes.items() if of == listener}
+        found: list[RouteStatus] = []
+        for number in dict.fromkeys([*specs, *numbers]):
+            spec, start = specs.get(number), instance.layout.route(number)
+            active = counters.on_route(instance.layout, totals, number)
+            if spec is None and not active:
+                continue
+            found.append(
+                {
+                    "name": numbers[number],
+                    "sni": list(spec.sni) if spec is not None else [],
+                    "upstream": [instance.upstreams[n] for n, _, _ in spec.upstreams] if spec is not None else [],
+                    "backup": [instance.upstreams[n] for n, _, _ in spec.backup] if spec is not None else [],
+                    "state": self._routes.state(spec).value if spec is not None else "removed",
+                    "active": active,
+                    "accepted": totals[start + counters.ROUTED],
+                    "bytes_up": totals[start + counters.ROUTE_BYTES_UP],
+                    "bytes_down": totals[start + counters.ROUTE_BYTES_DOWN],
+                    "outcomes": {
+                        o.label: n for o in OUTCOMES if (n := totals[start + counters.ROUTE_OUTCOME + o.index])
+                    },
+                }
+            )
+        return found
+
     def queued(self) -> int:
-        """Connections in the dial queue."""
+        """Connections in the dial queues."""
         return sum(block[counters.QUEUED] for block in self._instance.table.blocks)
 
     def failed_dials(self) -> dict[tuple[int, str], list[int]]:
@@ -273,9 +324,11 @@ class Status:
             for number in numbers:
                 for key, more in failed_dials.counted(seen, instance.layout.failed(number)):
                     failed_dials.add(counts, number, key, more)
+        hidden = self._routes.hidden_upstreams(ever=False)
         found = {
             (number, address): [0] * failed_dials.KINDS
             for number in instance.current_upstreams
+            if number not in hidden
             for address, _ in self._monitor.state(number).addresses
         }
         for (number, key), values in counts.items():
@@ -296,7 +349,10 @@ class Status:
         instance = self._instance
         names = [*instance.settings.dial.source_addresses, ANY_SOURCE]
         found = []
+        hidden = self._routes.hidden_upstreams(ever=False)
         for number in instance.current_upstreams:
+            if number in hidden:
+                continue
             state = self._monitor.state(number)
             addresses = max(1, len(state.addresses) - len(state.barred))
             for source, name in enumerate(names):
@@ -318,7 +374,7 @@ class Status:
             "answer_age_seconds": None if state.answer_age is None else round(state.answer_age, 3),
         }
 
-    def _worker(self, worker: WorkerProcess, block: list[int], now: float) -> WorkerStatus:
+    def _worker(self, worker: WorkerProcess, block: Row, now: float) -> WorkerStatus:
         instance = self._instance
         beat = block[counters.HEARTBEAT]
         return {
@@ -328,7 +384,7 @@ class Status:
             "hung": self._pool.hung(worker, now),
             "heartbeat_age_seconds": round(max(0.0, now - beat / NANO), 3) if beat else None,
             "loop_lag_seconds": block[counters.LAG] / NANO,
-            "active": sum(counters.unfinished(instance.layout, block, i) for i in range(instance.layout.listeners)),
+            "active": sum(counters.unfinished(instance.layout, block, i) for i in range(instance.used.listeners)),
             "held_bytes": block[counters.HELD],
             "restarts": worker.restarts,
         }

@@ -33,6 +33,21 @@ class Bytes(TypedDict):
     down: int
 
 
+class RouteStatus(TypedDict):
+    """One route of a listener. One that a reload has removed has no upstream, and is shown while it has connections."""
+
+    name: str
+    sni: list[str]
+    upstream: list[str]
+    backup: list[str]
+    state: str  # a value of supervisor.routes.RouteState, or "removed"
+    active: int
+    accepted: int  # connections that took the route
+    bytes_up: int
+    bytes_down: int
+    outcomes: dict[str, int]  # those that occurred
+
+
 class ListenerStatus(TypedDict):
     """One listener. One that a reload has removed has no addresses, and is shown while it has connections."""
 
@@ -45,6 +60,7 @@ class ListenerStatus(TypedDict):
     bytes_up: int
     bytes_down: int
     outcomes: dict[str, int]  # those that occurred
+    routes: list[RouteStatus]
 
 
 class AddressStatus(TypedDict):

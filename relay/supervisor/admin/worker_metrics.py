@@ -96,7 +96,7 @@ class WorkerCollector(Collector):
                 if used.descriptors:
                     in_use.add_metric(name, used.descriptors)
             most.add_metric(name, instance.descriptors)
-            numbers = range(instance.layout.listeners)
+            numbers = range(instance.used.listeners)
             active.add_metric(name, sum(counters.unfinished(instance.layout, block, number) for number in numbers))
             limit.add_metric(name, instance.limits.capacity)
             if instance.settings.limits.held_bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from relay.address import Address, format_hostport, literal, parse_hostport
@@ -30,6 +30,7 @@ class UpstreamState(NamedTuple):
     error: str  # why the upstream has no addresses
     answer_age: float | None  # seconds since the name's last good answer; None: no good answer yet, or no name
     barred: Mapping[str, str] = {}  # addresses (host:port) that are never dialled, each with the reason
+    known: bool = True  # False: the first look-up of the name has not ended yet
 
     @property
     def up(self) -> bool:
@@ -41,7 +42,7 @@ class UpstreamMonitor:
 
     `broadcast` sends a message to every worker; `changed` is called after each change of state. `own(host, port)` is
     True if that address is this relay itself. Such an address is barred: neither dialled nor checked. `own` is called
-    again each time a check of the address is due.
+    again each time a check of the address is due. Names of `optional` need not resolve.
     """
 
     def __init__(
@@ -53,7 +54,9 @@ class UpstreamMonitor:
         changed: Callable[[], None],
         log: ServiceLog,
         own: Callable[[str, int], bool] = lambda _host, _port: False,
+        optional: Collection[str] = (),
     ) -> None:
+        self._optional = frozenset(optional)
         self._own = own
         self._barred: set[Address] = set()  # as last sent to the workers
         self._broadcast = broadcast
@@ -74,7 +77,11 @@ class UpstreamMonitor:
         self._update_addresses()
 
     def configure(
-        self, settings: Settings, upstreams: Mapping[int, str], nameservers: tuple[tuple[str, int], ...]
+        self,
+        settings: Settings,
+        upstreams: Mapping[int, str],
+        nameservers: tuple[tuple[str, int], ...],
+        optional: Collection[str] = (),
     ) -> None:
         """Switch to these upstreams and settings; answers and health of upstreams that stay are kept.
 
@@ -83,6 +90,7 @@ class UpstreamMonitor:
         """
         self._end_in_background(self._stop_resolving())
         self._upstreams = _parsed(upstreams)
+        self._optional = frozenset(optional)
         self._names = self._make_name_cache(settings, nameservers, self._names)
         if self._check_parameters != _check_parameters(settings):
             self._end_in_background(self._checker.stop())
@@ -111,6 +119,7 @@ class UpstreamMonitor:
             changed=self._on_answer,
             log=self._log,
             before=before,
+            optional=self._optional,
         )
 
     def _make_health_checker(self) -> HealthChecker:
@@ -167,11 +176,11 @@ class UpstreamMonitor:
                     self._checker.check_now(address)
 
     def unresolved(self) -> list[str]:
-        """Names whose first look-up has not ended yet."""
+        """Names that have to resolve, and whose first look-up has not ended yet."""
         return [
             host
             for host, port in self._upstreams.values()
-            if literal(host, port) is None and not self._names.answer(host)
+            if literal(host, port) is None and host not in self._optional and not self._names.answer(host)
         ]
 
     def state(self, number: int) -> UpstreamState:
@@ -191,7 +200,7 @@ class UpstreamMonitor:
             addresses[text], barred[text] = False, why
         answer = self._names.answer(host)
         error = answer.error if answer is not None else ""
-        return UpstreamState(tuple(addresses.items()), error, self._names.age(host), barred)
+        return UpstreamState(tuple(addresses.items()), error, self._names.age(host), barred, answer is not None)
 
     def ages(self) -> dict[str, float]:
         """Seconds since each name's last good answer."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 from relay.core.backoff import delay
@@ -48,7 +48,8 @@ class NameCache:
     answer is served while look-ups fail. `clock` is the event loop's clock, in monotonic seconds.
     `changed(name, answer)` is called from the event loop, in order, when the set of addresses served changes or becomes
     empty or non-empty; another order (round robin) or another reason is no change. `log` is the service log. Answers of
-    names that are in `before`, the cache of an earlier configuration, are taken over.
+    names that are in `before`, the cache of an earlier configuration, are taken over. Names of `optional` need not
+    resolve: until one of them does, its failures are logged at level debug.
     """
 
     def __init__(
@@ -63,7 +64,9 @@ class NameCache:
         changed: Callable[[str, Answer], None],
         log: ServiceLog,
         before: NameCache | None = None,
+        optional: Collection[str] = (),
     ) -> None:
+        self._optional = frozenset(optional)
         self._resolver = resolver
         self._min_ttl = min_ttl
         self._max_ttl = max_ttl
@@ -176,7 +179,8 @@ class NameCache:
         old, new = entry.good, self._with_stale_family(entry, lookup, now)
         if not lookup.unanswered:
             entry.complete_until = now + ttl
-        if entry.failures or (entry.served is not None and entry.served.error):
+        missed = entry.failures or (entry.served is not None and entry.served.error)
+        if missed and (entry.good or entry.name not in self._optional):
             self._log.warning("resolves again", name=entry.name, addresses=list(new))
         if old and set(old) != set(new):
             self._log.info("addresses changed", name=entry.name, old=list(old), new=list(new))
@@ -221,7 +225,8 @@ class NameCache:
             return
         entry.timer = None
         if entry.served is None or not entry.served.error:
-            self._log.warning("cannot resolve", name=entry.name, error=entry.error)
+            log = self._log.debug if entry.name in self._optional and not entry.good else self._log.warning
+            log("cannot resolve", name=entry.name, error=entry.error)
         self._serve(entry, Answer((), entry.error))
 
     def _serve(self, entry: _Entry, answer: Answer) -> None:

@@ -18,6 +18,7 @@ class Listener(Protocol):
 
     index: int
     name: str
+    route_name: str
 
 
 class Target(Protocol):
@@ -80,7 +81,7 @@ class AccessLog:
         self._upstreams = upstreams
         self._json = log_format == "json"
         # Cached parts that many lines have in common, already formatted.
-        self._heads: dict[str, str] = {}
+        self._heads: dict[tuple[str, str], str] = {}
         self._targets: dict[tuple[int, Address | None], str] = {}
 
     def __call__(self, connection: Record, outcome: Outcome, seconds: float) -> None:
@@ -93,10 +94,13 @@ class AccessLog:
         Names of listeners and upstreams are quoted by json.dumps; addresses, labels and numbers need no escaping.
         """
         client, source, target = connection.client, connection.source, connection.target
-        name = connection.frontend.name
-        head = self._heads.get(name)
+        frontend = connection.frontend
+        key = frontend.name, frontend.route_name
+        head = self._heads.get(key)
         if head is None:
-            head = self._heads[name] = f'"event": "connection", "listener": {json.dumps(name)}, "client": "'
+            name, route = map(json.dumps, key)
+            head = f'"event": "connection", "listener": {name}, "route": {route}, "client": "'
+            self._heads[key] = head
         # IPv4 is formatted inline, which saves a call.
         client_text = f"{client[0]}:{client[1]}" if len(client) == 2 else format_address(client)
         source_text = ""
@@ -135,12 +139,14 @@ class AccessLog:
         target, connected = connection.target, connection.connected
         upstream = self._upstreams[target.upstream] if target is not None else "-"
         connect = span(connected - connection.dialed) if connected else "-"
+        route = connection.frontend.route_name
         name = json.dumps(connection.hello.server_name)[1:-1] if connection.hello is not None else ""
         link_id = connection.header.link_id if connection.header is not None else None
         error = f" {error_name(connection.error)}" if connection.error else ""
         return (
             f"{local_timestamp(time.time())} {connection.frontend.name}: "
             f"{format_address(connection.client)} -> {upstream} "
+            f"{f'route {route} ' if route else ''}"
             f"{f'sni {name} ' if name else ''}{f'link {link_id} ' if link_id is not None else ''}"
             f"{outcome.label} ({outcome.state}){error} up {connection.bytes_up} B down {connection.bytes_down} B "
             f"connect {connect} total {span(seconds)}\n"

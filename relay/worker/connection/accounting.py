@@ -34,17 +34,24 @@ class Accounting:
         self._block = block
         self._accepted = [layout.listener(i) + counters.ACCEPTED for i in range(layout.listeners)]
         self._cells = [_ListenerCells.of(layout, i) for i in range(layout.listeners)]
-        self._upstreams = [layout.upstream(i) for i in range(layout.upstreams)]
+        self._first_upstream, self._upstream_size = layout.upstream(0), layout.upstream_size
         self._layout = layout
         self._failed: dict[tuple[int, Address], int] = {}  # cells of the shared table, by upstream and address
         self._clock = clock
         self._log = log
 
+    def of_route(self, route: int) -> RouteAccounting:
+        """The accounting of the connections that take a route, by its number."""
+        return RouteAccounting(self, self._block, self._layout, route)
+
+    def routed(self, up: int) -> None:
+        """Count a connection that took a route; the listener's own upstream is none."""
+
     def accepted(self, listener: int) -> None:
         self._block[self._accepted[listener]] += 1
 
     def connected(self, upstream: int, seconds: float) -> None:
-        block, start = self._block, self._upstreams[upstream]
+        block, start = self._block, self._first_upstream + upstream * self._upstream_size
         block[start] += int(seconds * NANO)
         block[start + 1 + bisect_left(CONNECT_BUCKETS, seconds)] += 1
 
@@ -80,6 +87,42 @@ class Accounting:
         block[outcomes + outcome.index] += 1
         if self._log is not None:
             self._log(connection, outcome, seconds)
+
+
+class RouteAccounting:
+    """The accounting of one route's connections, which count for the route besides the listener."""
+
+    def __init__(self, listeners: Accounting, block: Cells, layout: Layout, route: int) -> None:
+        self._listeners = listeners
+        self.accepted, self.connected, self.dial_failed = (
+            listeners.accepted,
+            listeners.connected,
+            listeners.dial_failed,
+        )
+        start = layout.route(route)
+        self._block = block
+        self._routed = start + counters.ROUTED
+        self._up, self._down = start + counters.ROUTE_BYTES_UP, start + counters.ROUTE_BYTES_DOWN
+        self._outcomes = start + counters.ROUTE_OUTCOME
+
+    def routed(self, up: int) -> None:
+        """Count a connection that took the route, and the `up` bytes received from the client before."""
+        self._block[self._routed] += 1
+        self._block[self._up] += up
+
+    def moved(self, listener: int, up: int, down: int) -> None:
+        """Count bytes, as `Accounting` does."""
+        self._listeners.moved(listener, up, down)
+        self._block[self._up] += up
+        self._block[self._down] += down
+
+    def closed(self, connection: Record, outcome: Outcome, up: int, down: int) -> None:
+        """Count an ended connection, as `Accounting` does."""
+        self._listeners.closed(connection, outcome, up, down)
+        block = self._block
+        block[self._up] += up
+        block[self._down] += down
+        block[self._outcomes + outcome.index] += 1
 
 
 class _ListenerCells(NamedTuple):

@@ -1,4 +1,4 @@
-"""The dial queue: where `dial.rate` limits dials, connections wait here for their turn, first come, first served.
+"""The dial queue: where `dial.rate` or a route's rate limits dials, connections wait here for their turn, in order.
 
 Turns are reserved in the token bucket that all workers share (`core.rates`), so the order holds across workers and the
 reserved turns add up to the rate. When a connection leaves the queue, everyone behind it moves up one turn. A turn
@@ -12,21 +12,26 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from relay.core.rates import NANO, Late, Rates
+from relay.core.rates import NANO, Late
 
 T = TypeVar("T")
 
 
 class DialQueue(Generic[T]):
-    """The dial queue of one worker. At each queued connection's turn the event loop calls `ready` with it.
+    """A dial queue of one worker. At each queued connection's turn the event loop calls `ready` with it.
 
-    `clock` returns monotonic nanoseconds; it is the clock of `rates`.
+    `reserve` reserves the next turn (`Rates.dial`, `Rates.dial_on_route`) and returns its time; `clock` is the clock
+    of that time, in monotonic nanoseconds.
     """
 
     def __init__(
-        self, rates: Rates, loop: asyncio.AbstractEventLoop, clock: Callable[[], int], ready: Callable[[T], None]
+        self,
+        reserve: Callable[[], int | Late],
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], int],
+        ready: Callable[[T], None],
     ) -> None:
-        self._rates = rates
+        self._reserve = reserve
         self._loop = loop
         self._clock = clock
         self._ready = ready
@@ -34,9 +39,9 @@ class DialQueue(Generic[T]):
         self._turns: deque[int] = deque()  # times of the reserved turns, in order, nanoseconds
         self._timer: asyncio.TimerHandle | None = None
 
-    def set_rates(self, rates: Rates) -> None:
-        """Reserve further turns with these rates."""
-        self._rates = rates
+    def reserve_by(self, reserve: Callable[[], int | Late]) -> None:
+        """Reserve further turns in this way, after a reload."""
+        self._reserve = reserve
 
     def __len__(self) -> int:
         """The number of queued connections."""
@@ -47,7 +52,7 @@ class DialQueue(Generic[T]):
         if len(self._turns) > len(self._queue):
             self._queue[connection] = None  # takes the turn of a connection that has left
             return False
-        turn = self._rates.dial()
+        turn = self._reserve()
         if isinstance(turn, Late):
             return turn
         if not self._queue and turn <= self._clock():

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # the stages; most of them refer to this record
     from relay.core.proxy_header import ProxyHeader
     from relay.engines.contract import Action, Handler, Linked
     from relay.outcome import Outcome
-    from relay.worker.connection.accounting import Accounting
+    from relay.worker.connection.accounting import Accounting, RouteAccounting
     from relay.worker.connection.admission import Admission
     from relay.worker.connection.dial_queue import DialQueue
     from relay.worker.connection.preread import PrereadFilter
@@ -63,24 +63,28 @@ _ROUTING, _RESOLVING, _QUEUED = State.ROUTING, State.RESOLVING, State.QUEUED
 
 @dataclass(slots=True)
 class Frontend:
-    """What all connections of one listener have in common."""
+    """What all connections of one listener, or of one of its routes, have in common.
+
+    A connection begins with its listener's; the preread may give it that of a route.
+    """
 
     index: int
     name: str
     admission: Admission
-    preread: PrereadFilter | None  # None: nothing is read before the dial
+    preread: PrereadFilter[Frontend] | None  # None: nothing is read before the dial
     send_proxy: int  # version of the PROXY protocol towards the upstream, 0: none
     local_address: Callable[[Linked], Address | None]  # the engine's method: the address that the client connected to
-    route: Route
+    route: Route | None  # None: the listener has no upstream of its own
     balance: Balance
     source_ports: SourcePorts
     dial_queue: DialQueue[ConnectionRecord] | None  # None: dials are not rate-limited
     resume: Callable[[ConnectionRecord, Found], None]  # `transitions.resume`, for the end of a wait
     perform: Callable[[Handler, Action], None]  # the engine's method, for the action after a wait
-    accounting: Accounting
+    accounting: Accounting | RouteAccounting
     clock: Callable[[], float]  # monotonic seconds
     dial_timeout: float = 0.0  # seconds for all dials of one connection together; 0: no limit
     lifetime: Callable[[], float] | None = None  # draws the seconds that a connection may live; None: no limit
+    route_name: str = ""  # for the access log; "": the listener's own
 
 
 class ConnectionRecord:

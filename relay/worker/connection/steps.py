@@ -18,7 +18,7 @@ from relay.engines.contract import NEVER, Action, Close, Dial, Pump, Refuse, Wai
 from relay.outcome import DIAL_OUTCOMES, OWN_FAULTS, Outcome
 from relay.worker.connection.admission import REFUSAL_OUTCOMES
 from relay.worker.connection.preread import PrereadFilter
-from relay.worker.connection.record import ConnectionRecord, Found
+from relay.worker.connection.record import ConnectionRecord, Found, Frontend
 from relay.worker.connection.target import Attempts
 
 # Looked up once: on Python 3.11 each access to an enumeration's member goes through its metaclass.
@@ -55,23 +55,46 @@ def read_first(connection: ConnectionRecord, value: bytes, _outcome: Outcome | N
         try:
             hello = client_hello.read(data)
         except (client_hello.NotTls, client_hello.Malformed):
-            connection.failure = Outcome.REFUSED_TLS
-            return _REFUSED
+            return _without_hello(connection, data, Outcome.REFUSED_TLS)
         if type(hello) is int:
             if len(data) < client_hello.LIMIT:
                 return preread.action._replace(least=offset + hello)
-            connection.failure = Outcome.REFUSED_TLS
-            return _REFUSED
+            return _without_hello(connection, data, Outcome.REFUSED_TLS)
         assert type(hello) is client_hello.ClientHello
         connection.hello = hello
-        if not preread.allows(hello):
+        own = connection.frontend
+        frontend = preread.choose(hello.server_name, own)
+        if frontend is None:
             connection.failure = Outcome.REFUSED_SNI
             return _REFUSED
+        if frontend is not own:
+            connection.frontend = frontend
+            frontend.accounting.routed(connection.bytes_up)
     connection.first = data
     return _READ
 
 
-def _read_proxy_header(connection: ConnectionRecord, preread: PrereadFilter, value: bytes) -> bool | None:
+def end_preread(connection: ConnectionRecord, value: bytes, outcome: Outcome | None) -> Found:
+    """Go on without a hello, after the client's FIN or a silence, to an upstream that takes what is no TLS."""
+    assert outcome is not None
+    if connection.offset is None:  # a PROXY header may be missing
+        connection.failure = outcome
+        return _REFUSED
+    return _without_hello(connection, value[connection.offset :], outcome)
+
+
+def _without_hello(connection: ConnectionRecord, data: bytes, refusal: Outcome) -> Found:
+    """Pass `data`, which is no hello, to the listener's own upstream, or refuse the connection where none takes it."""
+    preread = connection.frontend.preread
+    assert preread is not None
+    if not preread.passes_others:
+        connection.failure = refusal
+        return _REFUSED
+    connection.first = data
+    return _READ
+
+
+def _read_proxy_header(connection: ConnectionRecord, preread: PrereadFilter[Frontend], value: bytes) -> bool | None:
     """Take the client's address from its PROXY header, and admit it; False: refused. None: the header is incomplete."""
     try:
         header = proxy_header.parse(value)
@@ -109,12 +132,14 @@ def route(connection: ConnectionRecord, _value: object, _outcome: Outcome | None
     targets = connection.targets
     if targets is None:
         frontend = connection.frontend
-        targets = frontend.route.targets(frontend.clock())
+        route = frontend.route
+        assert route is not None  # a listener without an upstream of its own lets nothing through but to its routes
+        targets = route.targets(frontend.clock())
         if targets is None:
             return _UNRESOLVED
         connection.targets = targets
         if not targets:
-            connection.target = frontend.route.no_address
+            connection.target = route.no_address
             connection.failure = Outcome.RESOLVE_FAILED
     if targets:
         connection.target = targets.pop()
@@ -134,6 +159,7 @@ def next_target(connection: ConnectionRecord, _value: object, _outcome: Outcome 
 def wait(connection: ConnectionRecord, _value: object, _outcome: Outcome | None) -> Action:
     """Wait until the upstream's addresses are known."""
     frontend = connection.frontend
+    assert frontend.route is not None
     frontend.route.wait(partial(frontend.resume, connection, _RESOLVED))
     return WAIT
 
@@ -200,7 +226,7 @@ def try_next(connection: ConnectionRecord, value: object, outcome: Outcome | Non
         outcome = DIAL_OUTCOMES.get(value if isinstance(value, int) else errno.EIO, Outcome.DIAL_FAILED)
     connection.failure, connection.error = outcome, value
     frontend, target, source = connection.frontend, connection.target, connection.source_number
-    assert target is not None and connection.targets is not None
+    assert target is not None and connection.targets is not None and frontend.route is not None
     connection.source_number = -1
     frontend.source_ports.give_back(target, source)
     now = frontend.clock()

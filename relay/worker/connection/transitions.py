@@ -35,6 +35,9 @@ _REFUSED, _READ, _ADDRESS = Found.REFUSED, Found.READ, Found.ADDRESS
 STEPS: dict[tuple[State, Event | Found], tuple[State, Step, Outcome | None]] = {
     # state, event or result → next state, step, outcome for the step
     (_PREREADING, Event.PREREAD): (_PREREADING, steps.read_first, None),
+    # Without a whole hello; the outcome is for a connection that is refused for it.
+    (_PREREADING, Event.PREREAD_ENDED): (_PREREADING, steps.end_preread, Outcome.CLIENT_HELLO_ABORT),
+    (_PREREADING, Event.PREREAD_TIMEOUT): (_PREREADING, steps.end_preread, Outcome.CLIENT_HELLO_TIMEOUT),
     (_PREREADING, Found.READ): (_ROUTING, steps.route, None),
     (_ROUTING, Found.ADDRESS): (_DIALING, steps.dial, None),
     (_ROUTING, Found.UNRESOLVED): (_RESOLVING, steps.wait, None),
@@ -52,8 +55,6 @@ ENDS: dict[tuple[State, Event | Found], tuple[Refuse | Close, Outcome | None]] =
     # state, event or result → last action, outcome (None: the record's `failure`); the next state is CLOSED
     (_ROUTING, Found.REFUSED): (REFUSE, None),
     (_PREREADING, Found.REFUSED): (RESET_BOTH, None),
-    (_PREREADING, Event.PREREAD_ENDED): (RESET_BOTH, Outcome.CLIENT_HELLO_ABORT),
-    (_PREREADING, Event.PREREAD_TIMEOUT): (RESET_BOTH, Outcome.CLIENT_HELLO_TIMEOUT),
     (_ROUTING, Found.EXHAUSTED): (RESET_BOTH, None),
     (_DIALING, Found.EXHAUSTED): (RESET_BOTH, None),  # no turn in the dial queue, or dial.timeout has ended
     # Data was flowing.
@@ -162,6 +163,8 @@ def accept(frontend: Frontend, client: Address) -> tuple[Connection, Action]:
     connection = Connection(frontend, client)
     try:
         preread = frontend.preread
+        if preread is not None and not preread.active:  # its routes are off
+            preread = None
         if preread is not None and preread.reads_proxy:
             connection.offset = None
             result: Lease | Refusal | Denied = frontend.admission.admit_unknown(frontend.index)

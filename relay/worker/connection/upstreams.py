@@ -6,11 +6,12 @@ effect for new connections; established ones stay where they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from relay.address import Address, literal
 from relay.core.balance import Balance
 from relay.engines.contract import Dial
+from relay.ipc.worker_spec import Destinations
 from relay.worker.connection.source_ports import SourcePorts
 from relay.worker.connection.target import Target
 
@@ -39,9 +40,9 @@ class Upstreams:
         self._answers: dict[str, tuple[str, ...]] = {}
         self.barred: frozenset[tuple[str, int]] = frozenset()
 
-    def route(self, upstreams: Sequence[tuple[int, str, int]]) -> Route:
-        """Make the route of one listener; `upstreams` are (number, host, port), at least one."""
-        route = Route(self, upstreams)
+    def route(self, upstreams: Destinations, backup: Destinations = ()) -> Route:
+        """Make a route, of a listener or its own; `upstreams` and `backup` are (number, host, port), one at least."""
+        route = BackedRoute(self, upstreams, backup) if backup else Route(self, upstreams)
         self.add(route)
         return route
 
@@ -65,16 +66,18 @@ class Upstreams:
     def resolved(self, host: str, addresses: tuple[str, ...]) -> None:
         """Take the supervisor's answer for a name: literal addresses; empty if the name cannot be resolved."""
         self._answers[host] = addresses
-        self._update()
+        self._update(host)
 
     def bar(self, addresses: Iterable[tuple[str, int]]) -> None:
         """Replace the set of barred addresses: they are never dialled, even if no other address is left."""
         self.barred = frozenset(addresses)
         self._update()
 
-    def _update(self) -> None:
+    def _update(self, host: str | None = None) -> None:
+        """Rebuild the routes to `host`, or all."""
         for route in self._routes:
-            route.update(self._answers)
+            if host is None or host in route.hosts:
+                route.update(self._answers)
         current = {id(target) for route in self._routes for target in route.current()}
         for key, target in list(self._targets.items()):
             if id(target) not in current and not target.active:
@@ -119,9 +122,9 @@ class Upstreams:
 
 
 class Route:
-    """The upstreams of one listener, and the targets that its new connections try in turn."""
+    """The upstreams of one route, or those of a listener itself, and the targets that new connections try in turn."""
 
-    def __init__(self, upstreams: Upstreams, wanted: Sequence[tuple[int, str, int]]) -> None:
+    def __init__(self, upstreams: Upstreams, wanted: Destinations) -> None:
         if not wanted:
             raise ValueError("a route needs an upstream")
         self._upstreams = upstreams
@@ -132,6 +135,7 @@ class Route:
         # Stands for the upstream in the access log if there is no address to dial.
         self.no_address = Target((wanted[0][1], wanted[0][2]), upstream=wanted[0][0])
         self.hosts = [host for _, host, _ in wanted]
+        self.changed: Callable[[], None] | None = None  # called when `resolved` changes
 
     def targets(self, now: float) -> list[Target] | None:
         """The targets of a new connection, the first one last, to be popped; None: not known yet, see `wait`."""
@@ -146,6 +150,11 @@ class Route:
         """The targets of new connections, in no order."""
         return self._targets or []
 
+    @property
+    def resolved(self) -> bool:
+        """Whether there is an address to dial."""
+        return bool(self._targets)
+
     def wait(self, done: Callable[[], None]) -> None:
         """Call `done` once, as soon as the targets are known, or known to be none."""
         self._waiting.append(done)
@@ -155,11 +164,23 @@ class Route:
     def has_waiting(self) -> bool:
         return bool(self._waiting)
 
-    def update(self, answers: dict[str, tuple[str, ...]]) -> None:
+    def update(self, answers: Mapping[str, tuple[str, ...]]) -> None:
         """Rebuild the targets from `answers`, the addresses of every name resolved so far."""
+        found = self._found(self._wanted, answers)
+        if found is None:
+            return
+        before, self._targets = self.resolved, found
+        if self.changed is not None and before is not self.resolved:
+            self.changed()
+        waiting, self._waiting = self._waiting, []
+        for done in waiting:
+            done()
+
+    def _found(self, wanted: Destinations, answers: Mapping[str, tuple[str, ...]]) -> list[Target] | None:
+        """The targets for the addresses of `wanted`; None if there is no answer yet."""
         found: list[Target] = []
         known = False
-        for number, host, port in self._wanted:
+        for number, host, port in wanted:
             addresses: tuple[str, ...] | None = (host,) if literal(host, port) else answers.get(host)
             if addresses is None:
                 continue
@@ -173,13 +194,41 @@ class Route:
             self._upstreams.sources.spread_over(number, len(allowed))
             found += [target for address in allowed if (target := self._upstreams.target(number, address)) not in found]
         # Another name may still be looked up for the first time: one name's failure alone is no answer.
-        if not known or (not found and any(not literal(h, p) and h not in answers for _, h, p in self._wanted)):
-            return
-        self._targets = found
-        waiting, self._waiting = self._waiting, []
-        for done in waiting:
-            done()
+        if not known or (not found and any(not literal(h, p) and h not in answers for _, h, p in wanted)):
+            return None
+        return found
 
     def failing(self, now: float) -> None:
         """Report that a connection's dials to all of its targets failed, or that it reached dial.timeout."""
         self._upstreams.failing(self.hosts, now)
+
+
+class BackedRoute(Route):
+    """A route with a backup: upstreams that new connections try only while all of the route's own are down.
+
+    Down are addresses by their health checks, and names without an address. If the backup is down as well, the route's
+    own upstreams are tried.
+    """
+
+    def __init__(self, upstreams: Upstreams, wanted: Destinations, backup: Destinations) -> None:
+        super().__init__(upstreams, wanted)
+        self._backup = backup
+        self._backup_targets: list[Target] = []
+        self.hosts += [host for _, host, _ in backup]
+
+    def targets(self, now: float) -> list[Target] | None:
+        targets = self._targets
+        if targets is None or any(target.up for target in targets):
+            return super().targets(now)
+        if any(target.up for target in self._backup_targets):
+            return self._balance.order(self._backup_targets, now)[::-1]  # type: ignore[return-value]  # as above
+        return super().targets(now)
+
+    def current(self) -> list[Target]:
+        return [*super().current(), *self._backup_targets]
+
+    def update(self, answers: Mapping[str, tuple[str, ...]]) -> None:
+        found = self._found(self._backup, answers)
+        if found is not None:
+            self._backup_targets = found
+        super().update(answers)

@@ -89,6 +89,7 @@ class Stage:
         steps: dict[str, list[Step]] | list[Step],
         before: NameCache | None = None,
         complete: tuple[str, ...] = (),
+        optional: tuple[str, ...] = (),
         **options: float,
     ):
         self.script = Script(steps if isinstance(steps, dict) else {HUB: steps}, complete)
@@ -98,11 +99,14 @@ class Stage:
         self.service = NameCache(
             self.script,
             self.script.begun,
-            **{"min_ttl": 5.0, "max_ttl": 300.0, "hold": 3600.0, **options},
+            min_ttl=options.get("min_ttl", 5.0),
+            max_ttl=options.get("max_ttl", 300.0),
+            hold=options.get("hold", 3600.0),
             clock=loop.time,
             changed=lambda name, answer: self.told.append((loop.time() - BEGIN, name, answer)),
             log=self.log,
             before=before,
+            optional=optional,
         )
         self._task = loop.create_task(self.service.run())
 

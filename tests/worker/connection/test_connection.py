@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core import counters, proxy_header
-from relay.core.counters import unfinished
+from relay.core.counters import on_route, unfinished
 from relay.core.limit_table import LimitPlan
 from relay.core.rates import Rate, RatePlan
 from relay.engines.contract import Close, Dial, Event, Preread, Pump, Wait
-from relay.ipc.worker_spec import ProxyProtocol
+from relay.ipc.worker_spec import NO_BUCKET, ProxyProtocol, RouteSpec
 from relay.outcome import DIAL_OUTCOMES, Outcome
 from relay.worker.connection import steps
 from relay.worker.connection.record import Found, State
@@ -32,8 +32,14 @@ PREREAD = [
     *[PROXIED, PROXIED[:14], PROXIED + HELLO, PROXIED[:-1] + b"!", b"PROXY TCP9 "],
     *[HELLO, HELLO[:20], records(hello(server_name(b"other.example"))), records(hello(None)), b"GET / HTTP/1.1"],
 ]
+ROUTES = (
+    RouteSpec(0, "other", ("other.example",), ((3, "203.0.113.9", 1),), (OTHER_NAME,), NO_BUCKET, False),
+    RouteSpec(1, "rest", ("*.example",), ((4, "rest.example", 1),), (), NO_BUCKET, True),
+)
 VALUES: dict[Event, list[object]] = {
     Event.PREREAD: [*PREREAD],
+    Event.PREREAD_ENDED: [b"", PROXIED, HELLO[:20]],
+    Event.PREREAD_TIMEOUT: [b"", PROXIED, HELLO[:20]],
     Event.CONNECTED: [None, ("10.0.0.4", 50000), ("fd00::4", 50000, 0, 0)],
     Event.DIAL_FAILED: [*DIAL_OUTCOMES, errno.ENETUNREACH, errno.EACCES, None],
 }
@@ -43,7 +49,8 @@ VALUES: dict[Event, list[object]] = {
 @given(data=st.data(), room=st.integers(1, 4), steps=st.integers(0, 40))
 def test_every_connection_has_one_outcome_whatever_happens(data: st.DataObject, room: int, steps: int) -> None:
     addresses = st.sampled_from([(), ("203.0.113.1",), ("203.0.113.1", "203.0.113.2", "2001:db8::1")])
-    upstreams = data.draw(st.lists(st.sampled_from([LITERAL, NAME, OTHER_NAME]), min_size=1, unique=True))
+    routes = data.draw(st.sampled_from([(), ROUTES[:1], ROUTES[1:], ROUTES]))
+    upstreams = data.draw(st.lists(st.sampled_from([LITERAL, NAME, OTHER_NAME]), min_size=not routes, unique=True))
     known = data.draw(st.dictionaries(st.sampled_from([NAME[1], OTHER_NAME[1]]), addresses))
     sni = data.draw(st.sampled_from([(), ("hub.example",)]))
     proxy: ProxyProtocol = data.draw(st.sampled_from(["off", "accept", "require"]))
@@ -59,6 +66,7 @@ def test_every_connection_has_one_outcome_whatever_happens(data: st.DataObject, 
         rates=rates,
         sources=data.draw(st.sampled_from([(), ("192.0.2.1", "192.0.2.2")])),
         ports=data.draw(st.sampled_from([2, 1000])),
+        routes=routes,
     )
     for _ in range(steps):
         alive = [connection for connection, action in world.last.items() if LEGAL[type(action)]]
@@ -91,6 +99,11 @@ def test_every_connection_has_one_outcome_whatever_happens(data: st.DataObject, 
     assert world.counted() == Counter(outcome for _, outcome in world.ended)
     assert world.block[world.layout.listener(0) + counters.ACCEPTED] == len(world.last)
     assert world.limits.held() == 0
+    for route in routes:
+        start = world.layout.route(route.number)
+        taken = [connection for connection in world.last if connection.frontend.route_name == route.name]
+        assert world.block[start + counters.ROUTED] == len(taken)
+        assert on_route(world.layout, world.block, route.number) == 0
 
 
 # --- the table -------------------------------------------------------------------------------------------------------

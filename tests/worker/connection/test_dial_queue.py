@@ -19,7 +19,7 @@ class Line:
         self.changed = asyncio.Event()
         self.plan = plan
         self.rates = Rates(plan, [0] * SINGLES, [], [], None, self.clock)
-        self.dial_queue = DialQueue(self.rates, loop, self.clock, self.ready)
+        self.dial_queue = DialQueue(self.rates.dial, loop, self.clock, self.ready)
 
     @staticmethod
     def clock() -> int:

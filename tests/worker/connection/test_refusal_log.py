@@ -30,7 +30,11 @@ class Desk:
 
     def refuse(self, outcome: Outcome, host: str = "192.0.2.1", listener: str = "mqtt") -> None:
         fields: dict[str, Any] = dict.fromkeys(("target", "hello", "header", "source", "error"))
-        fields |= {"client": (host, 4711), "frontend": SimpleNamespace(index=0, name=listener), "bytes_up": 3}
+        fields |= {
+            "client": (host, 4711),
+            "frontend": SimpleNamespace(index=0, name=listener, route_name=""),
+            "bytes_up": 3,
+        }
         fields |= {"bytes_down": 0, "started": 0.0, "dialed": 0.0, "connected": 0.0}
         self.log(cast(Record, SimpleNamespace(**fields)), outcome, 0.001)
 

@@ -6,6 +6,9 @@ The events that an engine may send depend on the last action that it was answere
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import count
 
 from relay.address import Address, literal
@@ -16,17 +19,17 @@ from relay.core.limit_table import LimitPlan
 from relay.core.limits import Limits
 from relay.core.rates import NANO, SINGLES, Late, RatePlan, Rates
 from relay.engines.contract import Action, Close, Dial, Event, Handler, Preread, Pump, Refuse, Wait
-from relay.ipc.worker_spec import ProxyProtocol
+from relay.ipc.worker_spec import ProxyProtocol, RouteSpec
 from relay.outcome import OUTCOMES, Outcome
 from relay.supervisor.host import most_in_use
 from relay.worker.connection.access_log import Record
 from relay.worker.connection.accounting import Accounting
 from relay.worker.connection.admission import Admission
-from relay.worker.connection.preread import PrereadFilter
+from relay.worker.connection.preread import PrereadFilter, RouteChoice
 from relay.worker.connection.record import Found, Frontend
 from relay.worker.connection.source_ports import SourcePorts
 from relay.worker.connection.transitions import Connection, accept, resume
-from relay.worker.connection.upstreams import Upstreams
+from relay.worker.connection.upstreams import Route, Upstreams
 
 ALWAYS = (Event.CLIENT_RESET, Event.CLIENT_LOST, Event.STOP, Event.DEFECT)
 LEGAL: dict[type[Action], tuple[Event, ...]] = {
@@ -52,6 +55,10 @@ SERVED: Address = ("192.0.2.200", 8883)
 LITERAL = (0, "198.51.100.1", 8883)
 NAME = (1, "hub.example", 8883)
 OTHER_NAME = (2, "hub-2.example", 8883)
+
+
+def is_on(spec: RouteSpec, route: Route) -> bool:
+    return route.resolved or not spec.optional
 
 
 class Queue:
@@ -93,10 +100,11 @@ class World:
         sources: tuple[str, ...] = (),
         ports: int = 1000,
         dial_timeout: float = 0.0,
+        routes: Sequence[RouteSpec] = (),
     ) -> None:
         self.last: dict[Connection, Action] = {}
         self.ended: list[tuple[Connection, Outcome]] = []
-        self.layout = Layout(1, 3, len(OUTCOMES), len(sources) + 1)
+        self.layout = Layout(1, 6, len(OUTCOMES), len(sources) + 1, len(routes))
         self.block = [0] * self.layout.size
         plan = plan or LimitPlan(1, 100, 100, (0,))
         cells = [0] * plan.count_cells
@@ -112,7 +120,9 @@ class World:
         self.upstreams = Upstreams(Balance(1000, 1.0), self.sources, 5.0, self.reported.append)
         for host, addresses in (known or {}).items():
             self.upstreams.resolved(host, addresses)
-        self.unanswered = [host for _, host, port in upstreams if not literal(host, port) and host not in (known or {})]
+        wanted = [*upstreams, *(item for spec in routes for item in (*spec.upstreams, *spec.backup))]
+        names = dict.fromkeys(host for _, host, port in wanted if not literal(host, port))
+        self.unanswered = [host for host in names if host not in (known or {})]
         self.turns: deque[Connection] = deque()
         rates = rates or RatePlan()
         buckets = Rates(rates, [0] * SINGLES, [0] * rates.source_cells, [0] * rates.source_cells, None, lambda: NANO)
@@ -121,10 +131,10 @@ class World:
             index=0,
             name="mqtt",
             admission=Admission(self.limits, None, rates=buckets),
-            preread=PrereadFilter(sni, 5.0, proxy) if sni or proxy != "off" else None,
+            preread=None,
             send_proxy=send_proxy,
             local_address=lambda _: SERVED,
-            route=self.upstreams.route(upstreams),
+            route=self.upstreams.route(upstreams) if upstreams else None,
             balance=self.upstreams.balance,
             source_ports=self.sources,
             dial_queue=dial_queue if rates.dial.per_second else None,  # type: ignore[arg-type]  # what a connection uses
@@ -134,6 +144,25 @@ class World:
             clock=clock,
             dial_timeout=dial_timeout,
         )
+        if sni or routes or proxy != "off":
+            made = [self.upstreams.route(spec.upstreams, spec.backup) for spec in routes]
+            preread = self.frontend.preread = PrereadFilter(
+                sni,
+                5.0,
+                proxy,
+                [
+                    RouteChoice(spec.sni, partial(is_on, spec, route), self.of_route(spec, route))
+                    for spec, route in zip(routes, made, strict=True)
+                ],
+                own=bool(upstreams),
+            )
+            for route in made:
+                route.changed = preread.refresh
+
+    def of_route(self, spec: RouteSpec, route: Route) -> Frontend:
+        accounting = self.frontend.accounting
+        assert isinstance(accounting, Accounting)
+        return replace(self.frontend, route=route, route_name=spec.name, accounting=accounting.of_route(spec.number))
 
     def answer(self, *addresses: str) -> None:
         """Answer the first name that has no answer yet."""
