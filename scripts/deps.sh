@@ -10,6 +10,7 @@ wanted='
 haproxy:haproxy
 openssl:openssl
 curl:curl
+go:golang-go
 nft:nftables
 ip:iproute2
 systemd-nspawn:systemd-container
