@@ -164,6 +164,8 @@ def _parser() -> argparse.ArgumentParser:
     add("run", "start relay in the foreground", RUN, config=True)
     check = add("check", "check the settings, and whether a start would succeed here", CHECK, config=True)
     check.add_argument("--connect", action="store_true", help="also resolve and dial every upstream")
+    check.add_argument("--sni", type=_server_name, metavar="NAME", help="only tell which route a TLS client that asks "
+                       "for this name takes on each listener (an empty NAME: a client that asks for none)")  # fmt: skip
     check.add_argument("--running", type=_pid, metavar="PID", help="also fail if a reload of the relay with this "
                        "process number would not apply these settings, because a variable or setting has changed that "
                        "only a restart applies; in ExecReload= of a unit: --running $MAINPID")  # fmt: skip
@@ -204,7 +206,20 @@ def _pid(text: str) -> int:
     return int(text)
 
 
-_pid.__name__ = "process number"  # how argparse names the type in its message
+def _server_name(text: str) -> str:
+    """Parse a server name as a client may send it; empty: none. Raises ValueError."""
+    from relay.address import parse_server_name
+
+    if not text:
+        return ""
+    if text.startswith("*"):
+        raise ValueError(text)
+    return parse_server_name(text)
+
+
+# How argparse names the types in its messages.
+_pid.__name__ = "process number"
+_server_name.__name__ = "server name"
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -234,6 +249,7 @@ def _check(options: argparse.Namespace) -> int:
             lambda environ: model.load(options.config, environ, read=read_apart),
             connect=options.connect,
             pid=options.running,
+            sni=options.sni,
         )
     except model.SettingsError as error:
         return _complain(error.problems, 1 if error.absent else 2)

@@ -11,11 +11,15 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from relay.address import format_hostport, literal, parse_hostport
 from relay.commands.running import Running, find, inspect, reload_problems
-from relay.own_addresses import OWN, Endpoint, is_own, written
+from relay.core.routes import OWN, Router
+from relay.outcome import Outcome
+from relay.own_addresses import OWN as OWN_ADDRESS
+from relay.own_addresses import Endpoint, is_own, written
+from relay.settings.listeners import Listener, Route
 from relay.settings.model import Settings
 from relay.supervisor.host import IN_USE
 from relay.supervisor.instance import Instance, StartError, complete_names, nameservers
@@ -27,9 +31,12 @@ from relay.supervisor.systemd.socket_activation import listen_fds
 from relay.supervisor.upstreams.resolver import Resolver
 
 
-def run(load: Callable[[Mapping[str, str]], Settings], *, connect: bool, pid: int | None = None) -> int:
+def run(
+    load: Callable[[Mapping[str, str]], Settings], *, connect: bool, pid: int | None = None, sni: str | None = None
+) -> int:
     """Print what a start would do, and the warnings; with `connect`, also dial each upstream.
 
+    With `sni`, print only what becomes of a TLS client that asks for that name ("": for none), and start nothing.
     With `pid`, the process number of a running relay, a reload of that relay must put the same settings into effect.
     Returns 0, or 1 with a line for each reason: this machine lacks what a start needs, a reload would not apply the
     settings, an upstream cannot be reached. `load` reads the settings with the variables that it is given, and raises
@@ -37,6 +44,10 @@ def run(load: Callable[[Mapping[str, str]], Settings], *, connect: bool, pid: in
     """
     environ = dict(os.environ)
     settings = load(environ)
+    if sni is not None:
+        for line in verdicts(settings, sni):
+            print(line)
+        return 0
     problems: list[str] = []
     running: Running | None
     if pid is None:
@@ -72,7 +83,7 @@ def _reached(settings: Settings, problems: list[str]) -> bool:
 
     If no upstream could be dialled at all, `problems` gets the reason.
     """
-    upstreams = dict.fromkeys(upstream for item in settings.listeners for upstream in item.upstream)
+    upstreams = dict.fromkeys(upstream for item in settings.listeners for upstream in item.destinations)
     listening = [*(written(text) for item in settings.listeners for text in item.bind), *http_endpoints(settings)]
     try:
         return all(asyncio.run(_connect_all(settings, list(upstreams), listening)))
@@ -120,12 +131,56 @@ def _show(settings: Settings, instance: Instance) -> None:
         ports = instance.source_ports
         print(f"dialled from: {', '.join(dial.source_addresses)}; {ports} connections from each to each address")
     for item in settings.listeners:
-        names = f", TLS for {', '.join(item.sni)} only" if item.sni else ""
+        names = ""
+        if item.sni or not item.upstream:
+            further = ", ".join([*item.sni, *(["the names of its routes"] if item.routes else [])])
+            names = f", TLS for {further} only"
         if item.proxy_protocol != "off":
             names += f", PROXY protocol from clients: {item.proxy_protocol}"
         if item.send_proxy_protocol != "off":
             names += f", PROXY protocol {item.send_proxy_protocol} to the upstream"
-        print(f"listener {item.name}: {', '.join(item.bind)} -> {', '.join(item.upstream)}{names}")
+        print(f"listener {item.name}: {', '.join(item.bind)} -> {', '.join(item.upstream) or 'routes'}{names}")
+        for route in item.routes:
+            print(f"route {item.name}.{route.name}: {', '.join(route.sni)} -> {_to(route)}")
+
+
+def _to(route: Route) -> str:
+    """Where a route leads to, and under which conditions."""
+    text = ", ".join(route.upstream)
+    if route.backup:
+        text += f"; while all are down: {', '.join(route.backup)}"
+    if route.rate:
+        text += f"; {route.rate:g}/s"
+    return text + ("; off while that does not resolve" if route.optional else "")
+
+
+def verdicts(settings: Settings, sni: str) -> Iterator[str]:
+    """For each listener a line: what becomes of a TLS client that asks for the name `sni` ("": for none).
+
+    `Router` decides, as it does in a worker. An optional route is taken as on, and what would be while it is off is
+    said as well.
+    """
+    asked = f"a client that asks for {sni}" if sni else "a client that asks for no name"
+    for item in settings.listeners:
+        on = list(item.routes)
+        text = _decided(item, on, sni)
+        while (
+            position := Router([route.sni for route in on], item.sni, own=bool(item.upstream)).decide(sni)
+        ) is not None:
+            if position == OWN or not on[position].optional:
+                break
+            del on[position]
+            text += f"; while that is off, {_decided(item, on, sni)}"
+        yield f"listener {item.name}: {asked}: {text}"
+
+
+def _decided(item: Listener, routes: Sequence[Route], sni: str) -> str:
+    position = Router([route.sni for route in routes], item.sni, own=bool(item.upstream)).decide(sni)
+    if position is None:
+        return f"refused ({Outcome.REFUSED_SNI.label})"
+    if position == OWN:
+        return f"no route, to {', '.join(item.upstream)}"
+    return f"route {routes[position].name}, to {_to(routes[position])}"
 
 
 async def _connect_all(settings: Settings, upstreams: list[str], listening: list[Endpoint]) -> list[bool]:
@@ -137,11 +192,17 @@ async def _connect_all(settings: Settings, upstreams: list[str], listening: list
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
     resolver = Resolver(nameservers(settings), complete=complete_names(settings))
-    return [await _connect(resolver, text, settings.dial.connect_timeout, listening) for text in upstreams]
+    needed = {text for item in settings.listeners for text in item.upstream}
+    needed.update(text for x in settings.listeners for r in x.routes if not r.optional for text in r.destinations)
+    timeout = settings.dial.connect_timeout
+    return [await _connect(resolver, text, timeout, listening, optional=text not in needed) for text in upstreams]
 
 
-async def _connect(resolver: Resolver, text: str, timeout: float, listening: list[Endpoint]) -> bool:
-    """Resolve one upstream and dial every address of it; True if one of them answers."""
+async def _connect(resolver: Resolver, text: str, timeout: float, listening: list[Endpoint], *, optional: bool) -> bool:
+    """Resolve one upstream and dial every address of it; True if one of them answers.
+
+    True as well if the name does not resolve, and the upstream is that of an optional route only.
+    """
     host, port = parse_hostport(text, allow_name=True)
     if literal(host, port) is not None:
         addresses: tuple[str, ...] = (host,)
@@ -150,13 +211,14 @@ async def _connect(resolver: Resolver, text: str, timeout: float, listening: lis
         for refused, why in found.refused:
             print(f"upstream {text}: {format_hostport(refused, port)}: never an upstream: {why}")
         if not found.addresses:
-            print(f"upstream {text}: cannot be resolved: {found.error}")
-            return False
+            off = ", and its route is optional: it would be off" if optional else ""
+            print(f"upstream {text}: cannot be resolved: {found.error}{off}")
+            return optional
         addresses = found.addresses
     reached = False
     for address in addresses:
         if is_own(address, port, listening):
-            print(f"upstream {text}: {format_hostport(address, port)}: never an upstream: {OWN}")
+            print(f"upstream {text}: {format_hostport(address, port)}: never an upstream: {OWN_ADDRESS}")
             continue
         destination = literal(address, port)
         assert destination is not None

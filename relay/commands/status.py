@@ -85,6 +85,7 @@ def render(status: RelayStatus, width: int) -> list[str | Text | Table]:
     return [
         head,
         *_listeners(status["listeners"], width),
+        *_routes(status["listeners"]),
         *_upstreams(status["upstreams"], width),
         _outcomes(connections["outcomes"]),
         _workers(status["workers"]),
@@ -105,6 +106,17 @@ def _listeners(listeners: list[ListenerStatus], width: int) -> list[Text | Table
         lines += [Text(text) for text in ([line] if len(line) <= width else separate)]
         lines += [Text(f"  -> {upstream}") for upstream in item["upstream"]]
     return [whole] if _width(whole) <= width else [numbers, *lines]
+
+
+def _routes(listeners: list[ListenerStatus]) -> list[Text | Table]:
+    """A row per route, below those of the listeners; nothing without routes, or from a relay that knows none."""
+    table = _table("route", "state", right=NUMBERS)
+    for item in listeners:
+        for route in item.get("routes", ()):
+            colour = {"up": "green", "down": "red", "backup": "yellow"}.get(route["state"], "")
+            counts = [str(route["active"]), str(route["accepted"]), size(route["bytes_up"]), size(route["bytes_down"])]
+            table.add_row(Text(f"{item['name']}.{route['name']}"), Text(route["state"], colour), *counts)
+    return [table] if table.row_count else []
 
 
 def _upstreams(upstreams: list[UpstreamStatus], width: int) -> list[Text | Table]:

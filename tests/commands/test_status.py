@@ -296,3 +296,19 @@ def test_what_is_not_there_has_no_tables(capsys: pytest.CaptureFixture[str]) -> 
     error = capsys.readouterr().err
     assert error.startswith("relay: no relay answers at http://127.0.0.1:1/status: ")
     assert "admin.bind" in error
+
+
+def test_routes_have_a_table_of_their_own() -> None:
+    """Not in the answer of an older relay."""
+    status = sample()
+    counted = {"active": 1, "accepted": 22, "bytes_up": 3000, "bytes_down": 4}
+    status["listeners"][0]["routes"] = [
+        {"name": "dps", "state": "backup", **counted},
+        {"name": "myhub.device", "state": "off", **counted},
+    ]
+    rows = [line.split() for line in shown(status).splitlines() if line.startswith("mqtt.")]
+    assert rows == [
+        ["mqtt.dps", "backup", "1", "22", "3.0", "kB", "4", "B"],
+        ["mqtt.myhub.device", "off", "1", "22", "3.0", "kB", "4", "B"],
+    ]
+    assert "route" not in shown(sample())

@@ -172,3 +172,14 @@ def test_the_slowest_rate_with_the_largest_burst_fits_into_its_cell() -> None:
     cell[0] = clock.now + rate.tolerance
     assert rates.accept()
     assert not rates.accept()
+
+
+def test_each_route_has_a_bucket_of_its_own_and_takes_none_of_the_dial_rate() -> None:
+    clock = Clock()
+    rate = Rate(1.0, 1.0)
+    rates = make(RatePlan(dial=rate, routes=(rate, Rate(10.0, 1.0)), queue=9, queue_seconds=99.0), clock)
+    first = clock.now
+    assert [rates.dial_on_route(0) for _ in range(3)] == [first, first + NANO, first + 2 * NANO]
+    assert [rates.dial_on_route(1) for _ in range(2)] == [first, first + NANO // 10]
+    assert rates.dial() == first
+    assert rates.dial_on_route(0) == first + 3 * NANO

@@ -10,7 +10,7 @@ import threading
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.core.counters import Layout
+from relay.core.counters import ROUTE_SLOTS, UPSTREAM_SLOTS, Layout
 from relay.core.limit_table import LimitPlan, clear_column
 from relay.core.limits import Lease, Refusal
 from relay.ipc.shared_table import PAGE, Fence, Table
@@ -113,3 +113,23 @@ def test_a_fence_never_waits() -> None:
     for thread in threads:
         thread.join(30)
         assert not thread.is_alive()
+
+
+def test_a_block_is_cleared_by_giving_its_pages_back() -> None:
+    """Also the cells that nobody uses; the other processes see zeros, and the neighbours keep theirs."""
+    layout = Layout(4, UPSTREAM_SLOTS, 20, 2, ROUTE_SLOTS)
+    table = Table.create(LimitPlan(3, 10, 10, (0,)), layout)
+    before = os.fstat(table.descriptor).st_blocks
+    for block in table.blocks:
+        for cell in (0, layout.route(7), layout.size - 1):
+            block[cell] = 1 << 63
+    peer = Table(table.descriptor, table.plan, layout)
+    full = os.fstat(table.descriptor).st_blocks
+    assert 0 < full - before <= 3 * 3 * 8, "a page for each cell, of 512-byte blocks"
+    table.clear_block(1)
+    assert os.fstat(table.descriptor).st_blocks < full
+    assert not any(peer.blocks[1])
+    for index in (0, 2):
+        assert peer.blocks[index][0] == peer.blocks[index][layout.size - 1] == 1 << 63
+    table.blocks[1][5] = 4
+    assert peer.blocks[1][5] == 4

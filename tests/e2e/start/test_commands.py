@@ -69,6 +69,69 @@ def test_check_and_run_have_the_same_warnings(tmp_path: Path, echo: Echo, start:
     wait_until(lambda: logged() == warnings * 2)
 
 
+ROUTES = """\
+[[listeners.routes]]
+name = "a"
+sni = ["*.a.example"]
+upstream = ["{own}"]
+backup = ["127.0.0.1:9"]
+rate = 2.5
+[[listeners.routes]]
+name = "b"
+sni = ["b.example"]
+upstream = ["nowhere.invalid:1"]
+optional = true
+"""
+
+
+def test_check_says_where_routes_lead(tmp_path: Path, echo: Echo) -> None:
+    own = "{}:{}".format(*echo.address)
+    path = write(tmp_path / "relay.toml", settings(listener(own, more=ROUTES.format(own=own))))
+    result = command("check", "--config", path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"route main.a: *.a.example -> {own}; while all are down: 127.0.0.1:9; 2.5/s\n" in result.stdout
+    assert "route main.b: b.example -> nowhere.invalid:1; off while that does not resolve\n" in result.stdout
+    result = command("check", "--config", path, "--connect")
+    assert result.returncode == 1, "the backup does not answer"
+    assert "upstream 127.0.0.1:9: 127.0.0.1:9: connection refused" in result.stdout
+    assert "upstream nowhere.invalid:1: cannot be resolved: " in result.stdout
+    assert ", and its route is optional: it would be off\n" in result.stdout
+    write(path, path.read_text().replace('backup = ["127.0.0.1:9"]', ""))
+    assert command("check", "--config", path, "--connect").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict"),
+    [
+        (
+            "X.A.example.",
+            "a client that asks for x.a.example: route a, to {own}; while all are down: 127.0.0.1:9; 2.5/s",
+        ),
+        (
+            "b.example",
+            "a client that asks for b.example: route b, to nowhere.invalid:1; off while that does not resolve; while "
+            "that is off, refused (refused_sni)",
+        ),
+        ("c.example", "a client that asks for c.example: no route, to {own}"),
+        ("d.example", "a client that asks for d.example: refused (refused_sni)"),
+        ("", "a client that asks for no name: refused (refused_sni)"),
+    ],
+)
+def test_check_of_a_server_name(tmp_path: Path, echo: Echo, name: str, verdict: str) -> None:
+    own = "{}:{}".format(*echo.address)
+    toml = settings(listener(own, more='sni = ["c.example"]\n' + ROUTES.format(own=own)))
+    result = command("check", "--config", write(tmp_path / "relay.toml", toml), "--sni", name)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == f"listener main: {verdict.format(own=own)}\n"
+
+
+def test_check_of_what_is_no_server_name(tmp_path: Path, echo: Echo) -> None:
+    path = write(tmp_path / "relay.toml", settings(listener(echo.address)))
+    result = command("check", "--config", path, "--sni", "a:1")
+    assert result.returncode == 2
+    assert "argument --sni: invalid server name value: 'a:1'" in result.stderr
+
+
 def test_check_of_wrong_settings(tmp_path: Path) -> None:
     path = write(tmp_path / "relay.toml", settings(listener("127.0.0.1:9"), tables="[tcp]\nkeepalive_count = 0"))
     result = command("check", "--config", path)

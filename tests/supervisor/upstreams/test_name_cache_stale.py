@@ -160,3 +160,15 @@ async def test_a_family_that_fails_is_held_no_longer_than_a_whole_answer() -> No
     assert stage.answers()[1:] == [Answer((ONE,))]
     assert stage.told[-1][0] == pytest.approx(152, abs=2.1)
     await stage.end()
+
+
+@staged
+async def test_a_name_that_need_not_resolve_is_not_told_of_before_it_does() -> None:
+    stage = Stage([bad("NXDOMAIN"), bad("NXDOMAIN"), good(ONE), bad("NXDOMAIN")], hold=0.0, optional=(HUB,))
+    await stage.until(50)
+    assert stage.answers() == [Answer((), "NXDOMAIN"), Answer((ONE,))]
+    assert stage.log.lines == []
+    await stage.until(200)
+    assert stage.answers()[2:] == [Answer((), "NXDOMAIN")]
+    assert [event for event in stage.log.events() if event == "cannot resolve"] == ["cannot resolve"]
+    await stage.end()
