@@ -18,7 +18,10 @@ from typing import Any
 
 import pytest
 
+from relay.settings.model import load, render
 from tests.docs import blocks
+from tests.e2e.routes.places import Places
+from tests.support.dns_server import NameServer
 from tests.support.harness import Relay
 from tests.support.programs import RELAY, ROOT, environment
 from tests.support.tls import NAME, Tls
@@ -93,7 +96,7 @@ def page_commands(page: str, program: str) -> list[str]:
     return [command.line for command in blocks.commands() if command.page == page and command.words[0] == program]
 
 
-def tried(line: str, changes: dict[str, str], tls: Tls, admin: str = "") -> subprocess.CompletedProcess[str]:
+def tried(line: str, changes: dict[str, str], tls: Tls | Places, admin: str = "") -> subprocess.CompletedProcess[str]:
     """A line as a shell has it, with other names and ports, and this test's authority for the world's."""
     for old, new in changes.items():
         line = line.replace(old, new)
@@ -161,3 +164,48 @@ def test_private_link_s_header(tmp_path: Path, tls: Tls, upstream: str) -> None:
         (without,) = page_commands(page, "openssl")
         assert tried(without, changes, tls).returncode != 0
         relay.wait_outcomes({"ok": 1, "refused_proxy": 1})
+
+
+def test_one_address_for_several_hubs(tmp_path: Path) -> None:
+    """With a stand-in for each of the names, whose certificate tells which one answered."""
+    page = "docs/how-to/several-hubs.md"
+    (short,) = [block.text for block in blocks.settings() if block.page == page and 'name = "hub2"' in block.text]
+    names = re.findall(r'^upstream = \["(.*)"\]', short, flags=re.MULTILINE)
+    assert len(names) == 4
+    with Places(tmp_path, *names) as places, NameServer({name: ["127.0.0.1"] for name in names}) as server:
+        (tmp_path / "short.toml").write_text(short)
+        toml = render(load(tmp_path / "short.toml", {})).replace("nameservers = []", server.table().splitlines()[1])
+        for name in names:  # each at a port of its own
+            toml = re.sub(rf'"{re.escape(name)}:\d+"', f'"{places.at(name, by_name=True)}"', toml)
+        toml = re.sub(r"^bind = \[.*$", 'bind = ["127.0.0.1:0"]', toml, flags=re.MULTILINE)
+        toml = re.sub(r'^bind = ".*$', 'bind = "127.0.0.1:0"', toml, flags=re.MULTILINE)
+        toml = toml.replace("\nworkers = 0\n", "\nworkers = 1\n").replace("announce = 15.0", "announce = 0.0")
+        with Relay(tmp_path, toml) as relay:
+            changes = {"relay.toml": str(relay.config), "relay.example:8883": text(relay.address("mqtt"))}
+            *named, connect = [line for line in page_commands(page, "relay") if line.startswith("relay check")]
+            for line, route in zip(named, ("dps", "hub2"), strict=True):
+                done = tried(line, changes, places)
+                assert (done.returncode, done.stderr) == (0, "")
+                assert len(re.findall(rf": route {route}, to ", done.stdout)) == 3
+            done = tried(connect, changes, places)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert "myhub.device.azure-devices.net:8883: cannot be resolved" in done.stdout
+            for line, route in zip(page_commands(page, "openssl"), ("dps", "hub2"), strict=True):
+                done = tried(line, changes, places)
+                assert done.returncode == 0
+                assert "Verification: OK" in done.stderr
+                relay.wait_status(lambda status, route=route: routed(status, route) == 1)  # type: ignore[misc]
+            admin = text(relay.address("admin"))
+            (status,) = [line for line in page_commands(page, "relay") if line.startswith("relay status")]
+            done = tried(status, {}, places, f"http://{admin}")
+            assert "mqtt.hub2" in done.stdout
+            assert "mqtt.myhub.device" in done.stdout
+            (metrics,) = page_commands(page, "curl")
+            done = tried(metrics, {"127.0.0.1:8414": admin}, places)
+            assert 'relay_route_connections_routed_total{listener="mqtt",route="dps"} 1.0' in done.stdout
+
+
+def routed(status: Any, route: str) -> int:
+    """Connections of the listener mqtt that took a route."""
+    (mqtt,) = [item for item in status["listeners"] if item["name"] == "mqtt"]
+    return int(next(item["accepted"] for item in mqtt["routes"] if item["name"] == route))

@@ -149,6 +149,7 @@ CASES = {
         (
             beside("relay_upstream_slots_in_use", "relay_upstream_slots_limit", "", "20x30"),
             beside("relay_listener_slots_in_use", "relay_listener_slots_limit", "", "90x30"),
+            beside("relay_route_slots_in_use", "relay_route_slots_limit", "", "90x30"),
         ),
     ),
     "RelayUpstreamDown": Case(
@@ -156,6 +157,13 @@ CASES = {
         (
             {'relay_upstream_up{upstream="hub:8883"}': "1x30"},
             {'relay_upstream_up{upstream="hub:8883"}': "1x19 0 1"},
+        ),
+    ),
+    "RelayRouteOnBackup": Case(
+        {'relay_route_backup{listener="mqtt",route="dps"}': "0x9 1x30"},
+        (
+            {'relay_route_backup{listener="mqtt",route="dps"}': "0x40"},
+            {'relay_route_backup{listener="mqtt",route="dps"}': "0x20 1x3 0x20"},
         ),
     ),
     "RelayUpstreamAddressDown": Case(

@@ -75,6 +75,10 @@ class Upstream:
         try:
             if self._tls is not None:
                 sock.settimeout(TIMEOUT)
+                # Only with who speaks: a client that resets at once, as a probe does, would make SSLSocket.accept()
+                # leave an open socket behind.
+                if not sock.recv(1, socket.MSG_PEEK):
+                    return
                 sock = self._tls.wrap_socket(sock, server_side=True)  # takes the descriptor over
                 sock.settimeout(None)
             with self._lock:

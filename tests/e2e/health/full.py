@@ -5,10 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from relay.supervisor.settings_source import Report, now
+from tests.core.hellos import by_openssl
+from tests.support.clients import connect
+from tests.support.harness import Relay
 from tests.support.observe import Metrics
 from tests.support.relay_toml import listener, settings
 from tests.support.upstreams import Echo
 
+ROUTE = """\
+[[listeners.routes]]
+name = "r"
+sni = ["r.example"]
+upstream = ["{name}"]
+backup = ["{address}"]
+"""
 TABLES = """\
 [dial]
 rate = 1000.0
@@ -20,13 +30,22 @@ settings_state = "{state}"
 
 
 def toml(echo: Echo, metadata_url: str, folder: Path) -> str:
-    """A limit of a listener, an upstream by name, a paced dial, Azure's events, a report of `relay fetch-settings`."""
+    """A limit of a listener, an upstream by name, a route with a backup, a paced dial, Azure's events, and a report of
+    `relay fetch-settings`.
+    """
     state = folder / "state.json"
     state.write_bytes(Report(up=True, checked_boot=now()).to_json())
     name = f"localhost:{echo.address[1]}"
-    return settings(
-        listener(name, more="max_connections = 100"), tables=TABLES.format(url=metadata_url, state=state), checks=0.2
-    )
+    more = "max_connections = 100\n" + ROUTE.format(name=name, address=f"127.0.0.1:{echo.address[1]}")
+    return settings(listener(name, more=more), tables=TABLES.format(url=metadata_url, state=state), checks=0.2)
+
+
+def take_the_route(relay: Relay) -> None:
+    """One connection of the route, which has ended when this returns: its outcome is a metric from then on."""
+    with connect(relay.address()) as client:
+        client.sendall(by_openssl("r.example"))
+        assert client.recv(1)
+    relay.wait_status(lambda status: status["listeners"][0]["routes"][0]["outcomes"])
 
 
 def labels(metrics: Metrics) -> dict[str, set[str]]:

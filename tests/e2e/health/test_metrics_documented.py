@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tests.e2e.health.full import labels, toml
+from tests.e2e.health.full import labels, take_the_route, toml
 from tests.support.harness import Start
 from tests.support.metadata_server import MetadataServer
 from tests.support.programs import ROOT
@@ -31,6 +31,7 @@ def test_the_page_has_every_metric_and_its_labels_and_no_other(echo: Echo, start
     with MetadataServer() as metadata:
         relay = start(toml(echo, metadata.url, tmp_path))
         relay.wait_status(lambda status: status["scheduled_events"]["ok"] and status["settings_source"])
+        take_the_route(relay)
         found = labels(relay.metrics())
     page = documented()
     assert {name: page[name] for name in page if name not in MAY_BE_MISSING - found.keys()} == found

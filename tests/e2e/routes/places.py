@@ -49,10 +49,10 @@ class Places:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def at(self, name: str) -> str:
-        """host:port of a stand-in."""
+    def at(self, name: str, *, by_name: bool = False) -> str:
+        """host:port of a stand-in; `by_name`: its name in place of its address."""
         host, port = self.upstreams[name].address
-        return f"{host}:{port}"
+        return f"{name if by_name else host}:{port}"
 
     def served(self) -> dict[str, int]:
         """Connections by stand-in."""
