@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import end_in_order, idle
-from bench.peers import HELLO_SIZE, LOAD_CPU, Bench, Peer, describe
+from bench.peers import HELLO_SIZE, LOAD_CPU, Bench, Peer, describe, names
 
 WARM_UP = 0.5  # seconds
 NETWORKS = 10_000  # on an access list
+ROUTES = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +72,18 @@ PEERS: dict[str, Callable[[Bench], Peer]] = {
     "access": lambda bench: bench.relay("access", access=True),
     "guarded": lambda bench: bench.relay("guarded", networks=NETWORKS),
     "gated": lambda bench: bench.relay("gated", networks=NETWORKS, gated=True),
+    "hello": lambda bench: bench.relay("hello", routes=["another.example"]),
+    "routes": lambda bench: bench.relay("routes", routes=names(ROUTES)),
+    "haproxy-routes": lambda bench: bench.haproxy_routes(ROUTES),
     "uvloop": lambda bench: bench.bare_uvloop(),
 }
+# Peers that HAProxy has the same features beside, by its name there.
+BESIDE = {"routes": "haproxy-routes"}
 
 
 def takes(peer: Peer, scenario: str) -> bool:
     """Whether a proxy can be measured in a scenario: one that requires a TLS name accepts hellos only."""
-    return peer.name != "gated" or scenario == "hellos"
+    return peer.name not in ("gated", "haproxy-routes") or scenario == "hellos"
 
 
 class Died(Exception):
@@ -113,25 +119,28 @@ def slice_of(bench: Bench, peer: Peer, scenario: Scenario, seconds: float) -> tu
 
 def main() -> int:
     """Measure and print; the figures also go to --json."""
-    names = [scenario.name for scenario in SCENARIOS]
+    scenarios_named = [scenario.name for scenario in SCENARIOS]
     parser = argparse.ArgumentParser(
         prog="bench.compare", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=10, help="rounds (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a slice (default %(default)s)")
-    parser.add_argument("--only", default=",".join([*names, "idle"]), help="scenarios (default %(default)s)")
+    parser.add_argument("--only", default=",".join([*scenarios_named, "idle"]), help="scenarios (default %(default)s)")
     parser.add_argument("--peers", default="relay,stream,uvloop", help="of relay, stream, access, guarded,\n"
-                        "gated, uvloop (default %(default)s); relay, access, guarded and\n"
-                        "gated run the ring engine, access with its access log on, guarded\n"
-                        f"with {NETWORKS:,} networks on its access list and a limit per source,\n"
-                        "gated with rates and a TLS name as well (scenario hellos only)")  # fmt: skip
+                        "gated, hello, routes, haproxy-routes, uvloop (default %(default)s);\n"
+                        "all but stream and uvloop run the ring engine: access with its\n"
+                        f"access log on, guarded with {NETWORKS:,} networks on its access list and a\n"
+                        "limit per source, gated with rates and a TLS name as well (scenario\n"
+                        "hellos only), hello with a route that no hello takes, as the short form\n"
+                        f"has one, routes with {ROUTES:,}, of which the last is taken, and\n"
+                        "haproxy-routes with a map of as many names (hellos only)")  # fmt: skip
     parser.add_argument("--python", default="/usr/bin/python3", help="one with relay's packages (default %(default)s)")
     parser.add_argument("--base", type=int, default=21000, help="first loopback port (default %(default)s)")
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     options = parser.parse_args()
     chosen = options.only.split(",")
-    if unknown := set(chosen) - {*names, "idle"}:
-        parser.error(f"--only: {', '.join(sorted(unknown))}: not a scenario; may be {', '.join([*names, 'idle'])}")
+    if unknown := set(chosen) - {*scenarios_named, "idle"}:
+        parser.error(f"--only: {', '.join(sorted(unknown))}: not a scenario; may be {', '.join([*scenarios_named, 'idle'])}")
     if unknown := set(options.peers.split(",")) - set(PEERS):
         parser.error(f"--peers: {', '.join(sorted(unknown))}: not a peer; may be {', '.join(PEERS)}")
     with tempfile.TemporaryDirectory(prefix="relay-bench-") as folder:
@@ -219,6 +228,12 @@ def measure(bench: Bench, options: argparse.Namespace, scenarios: list[Scenario]
                 f"÷ HAProxy {statistics.median(ratios):5.2f}  ({ratios[0]:.2f} to {ratios[-1]:.2f})  "
                 f"p99 {statistics.median(latency[scenario.name, name]):8.0f} µs"
             )
+            other = costs.get((scenario.name, BESIDE.get(name, "")))
+            if other is not None:
+                ratios = sorted(cost / other[number] for number, cost in own.items())
+                figures[f"{scenario.name}/{name}/beside"] = statistics.median(ratios)
+                median = statistics.median(ratios)
+                print(f"  {'':8s} ÷ {BESIDE[name]} {median:5.2f}  ({ratios[0]:.2f} to {ratios[-1]:.2f})")
     if idles:
         print_idle(idles)
     if options.json:

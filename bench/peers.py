@@ -16,6 +16,7 @@ import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,6 +48,24 @@ backend sink
   server upstream 127.0.0.1:{upstream_sink}
 """
 
+# In place of the frontend `echo` above: the backend by the server name of the hello, from a map.
+HAPROXY_ROUTED = """\
+frontend echo
+  bind 127.0.0.1:{echo} backlog 4096
+  tcp-request inspect-delay 5s
+  tcp-request content accept if { req.ssl_hello_type 1 }
+  tcp-request content reject
+  use_backend %[req.ssl_sni,lower,map({map},none)]
+backend none
+  tcp-request content reject
+"""
+
+ROUTE = """\
+[[listeners.routes]]
+name = "r{number}"
+sni = ["{sni}"]
+upstream = ["127.0.0.1:{{upstream_echo}}"]
+"""
 RELAY_CONFIG = """\
 workers = 1
 engine = "{engine}"
@@ -70,6 +89,7 @@ bind = ["127.0.0.1:{echo}"]
 upstream = ["127.0.0.1:{upstream_echo}"]
 sni = {sni}
 max_connections = 6000
+{routes}
 [[listeners]]
 name = "sink"
 bind = ["127.0.0.1:{sink}"]
@@ -143,13 +163,29 @@ class Bench:
             raise SystemExit("bench: no haproxy to compare with (apt-get install haproxy)")
         return self._peer("haproxy", HAPROXY_CONFIG, "haproxy.cfg", ["haproxy", "-db", "-f"])
 
+    def haproxy_routes(self, count: int) -> Peer:
+        """Start HAProxy with a backend chosen by the server name, from a map of `count` names."""
+        file = self.folder / "names.map"
+        file.write_text("".join(f"{name} echo\n" for name in names(count)))
+        plain = HAPROXY_CONFIG.partition("frontend echo\n")
+        routed = HAPROXY_ROUTED.replace("{ ", "{{ ").replace(" }", " }}").replace("{map}", str(file))
+        config = plain[0] + routed + "frontend sink\n" + plain[2].partition("frontend sink\n")[2]
+        return self._peer("haproxy-routes", config, "haproxy-routes.cfg", ["haproxy", "-db", "-f"])
+
     def relay(
-        self, name: str = "relay", *, engine: str = "ring", access: bool = False, networks: int = 0, gated: bool = False
+        self,
+        name: str = "relay",
+        *,
+        engine: str = "ring",
+        access: bool = False,
+        networks: int = 0,
+        gated: bool = False,
+        routes: Sequence[str] = (),
     ) -> Peer:
         """Start relay with one worker, limits and accounting on.
 
         `networks`: so many on its access list, and a limit for each source; `gated`: rates that are never reached, and
-        TLS for one name only.
+        TLS for one name only. `routes`: a route for each of these names, all to the same upstream.
         """
         values = {
             "{access}": str(access).lower(),
@@ -158,6 +194,7 @@ class Bench:
             "{per_source}": "6000" if networks else "0",
             "{rate}": "1000000.0" if gated else "0.0",
             "{sni}": json.dumps([HELLO_NAME] if gated else []),
+            "{routes}": "".join(ROUTE.format(number=number, sni=sni) for number, sni in enumerate(routes)),
         }
         config = RELAY_CONFIG
         for key, value in values.items():
@@ -210,6 +247,11 @@ class Bench:
             )
         self._started.append(process)
         return process
+
+
+def names(count: int) -> list[str]:
+    """Server names, the last of which is that of the hello."""
+    return [*(f"hub{number}.example" for number in range(count - 1)), HELLO_NAME]
 
 
 def _networks(count: int) -> list[str]:
