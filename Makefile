@@ -7,7 +7,7 @@ ARGS ?=
 ASKED_PYTHON := $(if $(filter file,$(origin PYTHON)),,$(PYTHON))
 UPDATE_VENV := PYTHON='$(ASKED_PYTHON)' scripts/venv.sh
 BIN := .venv/bin
-CODE := $(wildcard relay tests bench scripts/*.py)
+CODE := $(wildcard relay tests bench scripts/*.py packer/files)
 
 # The demo needs less than the tests, and is where most people begin: it takes a whole environment if there is one.
 ifneq ($(wildcard .venv/.stamp),)
@@ -33,7 +33,7 @@ export PYTHONDONTWRITEBYTECODE :=
 BENCH_PYTHON ?= /usr/bin/python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-packages quick coverage fuzz bench flood soak timeline same test-kernels check lint types imports
+.PHONY: help demo test test-packages test-image quick coverage fuzz bench flood soak timeline same test-kernels check lint types imports
 .PHONY: workflows dist deb audit release format venv deps lock clean
 
 help: ## this list
@@ -53,6 +53,9 @@ test: venv ## all tests, TEST_JOBS at a time; names the slowest, and what was sk
 test-packages: venv ## install bundle, Debian package, image and compose file, built and run for real: 20 minutes, root
 	@$(BIN)/python -m pytest -m packages -o faulthandler_timeout=0 --numprocesses $(TEST_JOBS) --dist loadfile --durations 10 \
 		$(ARGS)
+
+test-image: venv ## the machine image, baked into a local Ubuntu 24.04, booted and checked: 10 minutes, root
+	@$(BIN)/python -m pytest -m image -o faulthandler_timeout=0 --durations 10 $(ARGS) tests/image/test_*.py
 
 quick: venv ## half a minute of tests: all that start no relay, engines apart, and one that does
 	@FUZZ_EXAMPLES=25 $(BIN)/python -m pytest --numprocesses $(TEST_JOBS) -m 'not slow and not packages' \

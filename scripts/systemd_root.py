@@ -25,6 +25,15 @@ RELEASES = {(3, 11): "bookworm", (3, 13): "trixie"}  # Debian's, by their Python
 PACKAGES = "systemd,systemd-sysv,python3,iproute2,procps"
 UBUNTU = {"noble"}
 UBUNTU_MIRROR = "http://archive.ubuntu.com/ubuntu"
+# What stands in for the image of Ubuntu 24.04 on Azure, which packer/ starts from: of that image's packages those that
+# listen, run at boot or are removed again, and the kernel.
+AZURE = "noble-azure"
+AZURE_PACKAGES = (
+    f"{PACKAGES},apparmor,apport,apt,apt-utils,ca-certificates,chrony,cloud-init,cron,curl,dbus,ftp,kmod,"
+    "libpam-systemd,linux-image-virtual,locales,logrotate,needrestart,netplan.io,openssh-server,openssl,rsync,rsyslog,"
+    "sudo,telnet,unattended-upgrades,walinuxagent"
+)
+AZURE_POCKETS = ("noble", "noble-updates", "noble-security")
 # Debian has no package of Ubuntu's keys; theirs is taken for what this hash says it is.
 UBUNTU_KEYS = (
     f"{UBUNTU_MIRROR}/pool/main/u/ubuntu-keyring/ubuntu-keyring_2023.11.28.1_all.deb",
@@ -70,16 +79,20 @@ def provide(release: str | None = None, *, again: bool = False) -> Path:
     folder = cache()
     folder.mkdir(parents=True, exist_ok=True)
     root, stamp = folder / release, folder / f"{release}.recipe"
+    packages = AZURE_PACKAGES if release == AZURE else PACKAGES
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # test processes side by side want it at the same time
-        if not again and root.is_dir() and stamp.exists() and stamp.read_text() == PACKAGES:
+        if not again and root.is_dir() and stamp.exists() and stamp.read_text() == packages:
             return root
         stamp.unlink(missing_ok=True)
         shutil.rmtree(root, ignore_errors=True)
         print(f"==> making a root of {release} with mmdebstrap (a minute)", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(dir=folder) as place:
-            command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}"]
-            if release in UBUNTU:  # where apt is no part of the smallest variant
+            command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={packages}"]
+            if release == AZURE:
+                command += [*ubuntu(Path(place)), "noble", f"{place}/root"]
+                command += [f"deb {UBUNTU_MIRROR} {pocket} main universe" for pocket in AZURE_POCKETS]
+            elif release in UBUNTU:  # where apt is no part of the smallest variant
                 command += ["--include=apt", *ubuntu(Path(place)), release, f"{place}/root", UBUNTU_MIRROR]
             else:
                 command += [release, f"{place}/root"]
@@ -90,7 +103,7 @@ def provide(release: str | None = None, *, again: bool = False) -> Path:
             if done.returncode:
                 raise Failed(f"mmdebstrap: {(done.stdout.strip().splitlines() or ['failed'])[-1]}")
             Path(place, "root").rename(root)
-        stamp.write_text(PACKAGES)
+        stamp.write_text(packages)
     return root
 
 
@@ -98,7 +111,9 @@ def main() -> int:
     """0 if it is there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--again", action="store_true", help="even if it is there")
-    parser.add_argument("--release", choices=(*RELEASES.values(), *sorted(UBUNTU)), help="another than this Python's")
+    parser.add_argument(
+        "--release", choices=(*RELEASES.values(), *sorted(UBUNTU), AZURE), help="another than this Python's"
+    )
     options = parser.parse_args()
     try:
         print(provide(options.release, again=options.again))

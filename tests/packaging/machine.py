@@ -58,13 +58,17 @@ class Machine:
     """One machine, from boot to the end. `root` is read and not changed.
 
     `shared`: folders of this machine by the place where they are in that one, read-only, in place of relay.
+    `kept`: likewise, but what the machine writes there stays.
     """
 
-    def __init__(self, root: Path, shared: Mapping[str, Path] | None = None) -> None:
+    def __init__(
+        self, root: Path, shared: Mapping[str, Path] | None = None, kept: Mapping[str, Path] | None = None
+    ) -> None:
         self._root = root
         packages = Path(sysconfig.get_paths()["purelib"])
         self._shared = {"/opt/checkout": ROOT / "relay", "/opt/packages": packages} if shared is None else shared
         self._bare = shared is not None
+        self._kept = kept or {}
         self._name = f"relay-test-{os.getpid()}-{time.monotonic_ns() % 10**6}"
         self._hosted = Path("/run/systemd/system").is_dir()
         self._cgroups = [] if self._hosted else _cgroups(self._name)
@@ -94,6 +98,7 @@ class Machine:
             "systemd-nspawn", "--quiet", f"--directory={self._root}", "--read-only", "--volatile=overlay",
             f"--machine={self._name}", "--register=no", *([] if self._hosted else ["--keep-unit"]),
             "--console=pipe", "--private-network", "--link-journal=no", f"--capability={CAPABILITY}",
+            *(f"--bind={folder}:{place}" for place, folder in self._kept.items()),
             *(f"--bind-ro={folder}:{place}" for place, folder in self._shared.items()), "--boot",
         ]  # fmt: skip
         enter = "".join(f"echo $$ >{group}/cgroup.procs; " for group in self._cgroups)
@@ -139,6 +144,12 @@ class Machine:
     def _said(self) -> str:
         self._console.seek(0)
         return self._console.read()[-3000:].decode(errors="replace")
+
+    def wait_off(self, timeout: float) -> None:
+        """Until it has ended by itself. Fails after `timeout` seconds."""
+        assert self._nspawn is not None
+        self._nspawn.wait(timeout)
+        self.leader = 0
 
     def end(self) -> None:
         """End it at once: with its first process go all others."""
