@@ -10,7 +10,7 @@ from testinfra.backend.base import BaseBackend, CommandResult
 from tests.packaging.machine import PATH
 
 
-class NsenterBackend(BaseBackend):
+class NsenterBackend(BaseBackend):  # type: ignore[misc]  # untyped
     """Commands run as root in all namespaces of a process."""
 
     NAME = "nsenter"

@@ -87,19 +87,25 @@ def hold(name: str, ca: str, port: str, count: str, result: str) -> None:
             selector.register(connection, selectors.EVENT_READ)
         while len(ended) < len(opened):
             for key, _ in selector.select():
-                connection = key.fileobj
-                assert isinstance(connection, ssl.SSLSocket)
+                client = key.fileobj
+                assert isinstance(client, ssl.SSLSocket)
                 try:
-                    data, how = connection.recv(65536), "fin"
+                    data, how = client.recv(65536), "fin"
                 except OSError as error:
                     data, how = b"", "reset" if isinstance(error, ConnectionResetError) else "fin"
                 if not data:
                     ended.append((time.monotonic(), how))
-                    selector.unregister(connection)
-                    connection.close()
+                    selector.unregister(client)
+                    client.close()
     first = ended[0][0]
     write(result, {"open": len(opened), "ended": [(when - first, how) for when, how in ended]})
 
 
 if __name__ == "__main__":
-    {"hub": hub, "talk": talk, "hold": hold}[sys.argv[1]](*sys.argv[2:])
+    command, *arguments = sys.argv[1:]
+    if command == "hub":
+        hub(*arguments)
+    elif command == "talk":
+        talk(*arguments)
+    elif command == "hold":
+        hold(*arguments)
