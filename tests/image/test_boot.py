@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from scripts.dist import version
 from scripts.image import bake
-from tests.image.checks.proxies import SETTINGS
 from tests.image.conftest import Baked, layer, unlayer
 from tests.packaging.machine import Machine
 from tests.support.observe import wait_until
@@ -22,6 +25,8 @@ pytestmark = [pytest.mark.image, pytest.mark.timeout(1200)]
 
 IMAGES = ("relay", "haproxy")
 PATIENCE = 60.0
+SETTINGS_UNITS = ("relay-settings.timer", "relay-settings.service")
+METADATA = "169.254.169.254"
 
 
 def checks(machine: str, image: str, *more: str) -> str:
@@ -39,7 +44,7 @@ def checks(machine: str, image: str, *more: str) -> str:
 
 @pytest.mark.parametrize("image", IMAGES)
 def test_every_check_passes_on_the_booted_image(baked: Baked, image: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with Machine(baked(image), {}) as machine:
+    with Machine(baked(image), {}, settled=False) as machine:
         said = checks(f"nsenter://{machine.leader}", image)
     with capsys.disabled():
         sys.stdout.write(f"\n{image}: {said.strip().splitlines()[-1]}\n")
@@ -84,19 +89,100 @@ def test_an_image_has_nothing_of_the_machine_that_baked_it(baked: Baked, image: 
     assert people == []
 
 
-def test_relay_s_image_has_no_settings_and_waits_for_some(baked: Baked) -> None:
-    root = baked("relay")
-    assert not (root / "etc/relay/relay.toml").exists()
-    with Machine(root, {}) as machine:
-        wait_until(lambda: int(machine.show("NRestarts")) > 1, PATIENCE)
-        machine.write("/etc/relay/relay.toml", SETTINGS.format(hub="192.0.2.1"))
-        wait_until(lambda: machine.show("SubState") == "running", PATIENCE, machine.journal)
+def test_relay_s_image_has_no_settings(baked: Baked) -> None:
+    assert not (baked("relay") / "etc/relay/relay.toml").exists()
 
 
 def test_haproxy_s_image_waits_for_its_hub(baked: Baked) -> None:
     with Machine(baked("haproxy"), {}) as machine:
         assert machine.show("ConditionResult", "haproxy.service") == "no"
         assert machine.show("ActiveState", "haproxy.service") == "inactive"
+
+
+# --- user data --------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def metadata_service(machine: Machine) -> Iterator[Callable[[str], None]]:
+    """A stand-in for Azure's metadata service at its own address in a machine's network; gives what sets user data."""
+    inside = ["nsenter", "-t", str(machine.leader), "-n"]
+    subprocess.run([*inside, "ip", "address", "add", f"{METADATA}/32", "dev", "lo"], check=True)
+    rules = (
+        "table ip azure { chain out { type nat hook output priority -100; "
+        f"ip daddr {METADATA} tcp dport 80 dnat to 127.0.0.1:8999; }} }}"
+    )
+    subprocess.run([*inside, "nft", "-f", "-"], input=rules, text=True, check=True)
+    server = subprocess.Popen(
+        [*inside, sys.executable, "-m", "tests.support.metadata_server", "8999"],
+        cwd=ROOT, stdout=subprocess.PIPE, env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert server.stdout is not None
+    assert server.stdout.readline()
+
+    def publish(text: str) -> None:
+        connection = http.client.HTTPConnection("azure")
+        connection.sock = machine.connect(("127.0.0.1", 8999))
+        connection.request("PUT", "/control/user_data", text.encode())
+        assert connection.getresponse().status == 204
+        connection.close()
+
+    try:
+        yield publish
+    finally:
+        server.kill()
+        server.wait()
+        server.stdout.close()
+
+
+def answer(machine: Machine, port: int, path: str) -> str:
+    """What a port of the machine's loopback answers; nothing if nobody does."""
+    connection = http.client.HTTPConnection("relay")
+    try:
+        connection.sock = machine.connect(("127.0.0.1", port))
+        connection.request("GET", path)
+        return connection.getresponse().read().decode()
+    except OSError:
+        return ""
+    finally:
+        connection.close()
+
+
+@pytest.mark.skipif(
+    not (ROOT / "deploy/systemd/relay-settings.service").exists(), reason="no settings from user data in this tree"
+)
+def test_relay_comes_up_from_user_data_and_follows_it(baked: Baked) -> None:
+    """A first boot with nothing but user data; then what is published for a running machine."""
+    text = "[health_check]\ninterval = 0.0\n[limits]\nmax_connections = {}\n"
+    listener = '[[listeners]]\nname = "mqtt"\nbind = ["0.0.0.0:8883"]\nupstream = ["{}:{}"]\n'
+
+    def limit(number: int) -> bool:
+        return f"relay_connections_limit {number}.0" in answer(machine, 8414, "/metrics")
+
+    with (
+        Machine(baked("relay"), {}, settled=False) as machine,
+        machine.inside(Echo) as hub,
+        metadata_service(machine) as publish,
+    ):
+        wait_until(lambda: "Unhealthy" in answer(machine, 8080, "/healthz"), PATIENCE, machine.journal)
+        publish(text.format(111) + listener.format(*hub.address))
+        wait_until(lambda: limit(111), PATIENCE, lambda: machine.journal("-n", "100"))
+        wait_until(lambda: machine.systemctl("is-system-running", check=False).strip() == "running", PATIENCE)
+        pid = machine.show("MainPID")
+        with machine.connect(("127.0.0.1", 8883), PATIENCE) as client:
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+            publish(text.format(222) + listener.format(*hub.address))
+            wait_until(lambda: limit(222), 2 * PATIENCE, lambda: machine.journal("-n", "100"))  # once a minute
+            client.sendall(b"y")
+            assert client.recv(1) == b"y"
+        publish("upstreams = 1\n")
+        down = "relay_settings_source_up 0.0"
+        wait_until(
+            lambda: down in answer(machine, 8414, "/metrics"), 2 * PATIENCE, lambda: machine.journal("-n", "100")
+        )
+        assert limit(222)
+        assert '"ApplicationHealthState": "Healthy"' in answer(machine, 8080, "/healthz")
+        assert machine.show("MainPID") == pid
 
 
 # --- the scripts ------------------------------------------------------------------------------------------------------
@@ -134,7 +220,11 @@ def test_a_power_off_is_a_drain(baked: Baked, tmp_path: Path) -> None:
     """As when Azure deletes a Spot machine: connections end one by one, and the journal on the disk has it."""
     journal = tmp_path / "journal"
     journal.mkdir()
-    with Machine(baked("relay"), {}, kept={"/var/log/journal": journal}) as machine, machine.inside(Echo) as hub:
+    with (
+        Machine(baked("relay"), {}, kept={"/var/log/journal": journal}, settled=False) as machine,
+        machine.inside(Echo) as hub,
+    ):
+        machine.systemctl("stop", *SETTINGS_UNITS, check=False)
         host, port = hub.address
         machine.write(
             "/etc/relay/relay.toml",

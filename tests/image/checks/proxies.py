@@ -184,10 +184,13 @@ class Relay(Proxy):
     announce = 2.0
 
     def configure(self, hub: str) -> None:
+        # Not from user data: this machine's may be empty, or somebody else's.
+        self.host.run("systemctl stop relay-settings.timer relay-settings.service")
         write(self.host, "/etc/relay/relay.toml", SETTINGS.format(hub=hub))
 
     def remove(self) -> None:
         sh(self.host, f"systemctl stop {self.unit}; rm -f /etc/relay/relay.toml")
+        self.host.run("systemctl start --no-block relay-settings.timer")
 
 
 class HAProxy(Proxy):

@@ -21,6 +21,13 @@ def test_it_is_the_package_s_and_unchanged(host: Host) -> None:
     assert sh(host, "relay --version").split()[1] == status.replace("~", "")
 
 
+@pytest.mark.parametrize("unit", ["relay-settings.service", "relay-settings.timer"])
+def test_its_settings_come_from_user_data(host: Host, unit: str) -> None:
+    if not host.file(f"/usr/lib/systemd/system/{unit}").exists:
+        pytest.skip("this version of relay has no settings from user data")
+    assert sh(host, f"systemctl is-enabled {unit}").strip() == "enabled"
+
+
 def test_its_sandbox_is_at_2_0_or_better(proxy: Proxy) -> None:
     said = sh(proxy.host, f"systemd-analyze security --no-pager {proxy.unit} | tail -n 1")
     found = re.search(r"exposure level for relay\.service: (\d+\.\d)", said)
