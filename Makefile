@@ -54,7 +54,7 @@ test-packages: venv ## install bundle, Debian package, image and compose file, b
 	@$(BIN)/python -m pytest -m packages -o faulthandler_timeout=0 --numprocesses $(TEST_JOBS) --dist loadfile --durations 10 \
 		$(ARGS)
 
-test-image: venv ## the machine image, baked into a local Ubuntu 24.04, booted and checked: 10 minutes, root
+test-image: venv ## the machine image, baked into a local Ubuntu 24.04, booted and checked: 15 minutes, root
 	@$(BIN)/python -m pytest -m image -o faulthandler_timeout=0 --durations 10 $(ARGS) tests/image/test_*.py
 
 quick: venv ## half a minute of tests: all that start no relay, engines apart, and one that does

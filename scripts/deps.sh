@@ -22,13 +22,18 @@ runc:runc
 iptables:iptables
 /usr/lib/podman/netavark:netavark
 /usr/lib/podman/aardvark-dns:aardvark-dns
+shellcheck:shellcheck
 '
+# Not in every archive: Debian 12 has HashiCorp's last free Packer, later releases have none.
+where_available='packer:packer'
 # nft and ip are in sbin, which is not on everybody's PATH.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 programs=
 packages=
-for line in $wanted; do
+for line in $wanted $(for one in $where_available; do
+    ! apt-cache show "${one#*:}" >/dev/null 2>&1 || echo "$one"
+done); do
     if ! command -v "${line%%:*}" >/dev/null 2>&1; then
         programs="$programs ${line%%:*}"
         packages="$packages ${line#*:}"

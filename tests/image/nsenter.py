@@ -27,5 +27,6 @@ class NsenterBackend(BaseBackend):  # type: ignore[misc]  # untyped
 
 
 def register() -> None:
-    """Let testinfra.get_host() know nsenter://."""
+    """Let testinfra.get_host() know nsenter:// and guest://."""
     testinfra.backend.BACKENDS["nsenter"] = f"{__name__}.{NsenterBackend.__name__}"
+    testinfra.backend.BACKENDS["guest"] = "tests.image.guest.GuestBackend"

@@ -238,7 +238,7 @@ def test_packer_runs_every_script_in_order() -> None:
 # --- the scripts ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("script", [*scripts(), PACKER / "check.sh"], ids=lambda path: path.name)
+@pytest.mark.parametrize("script", [*scripts(), PACKER / "check.sh", PACKER / "publish.sh"], ids=lambda path: path.name)
 def test_a_script_stops_at_its_first_error(script: Path) -> None:
     text = script.read_text()
     assert text.startswith("#!/usr/bin/env bash\n# ")
@@ -248,7 +248,9 @@ def test_a_script_stops_at_its_first_error(script: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 def test_shellcheck_has_nothing_to_say() -> None:
-    done = subprocess.run(["shellcheck", *scripts(), PACKER / "check.sh"], capture_output=True, text=True)
+    done = subprocess.run(
+        ["shellcheck", *scripts(), PACKER / "check.sh", PACKER / "publish.sh"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout
 
 

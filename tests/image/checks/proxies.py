@@ -186,6 +186,7 @@ class Relay(Proxy):
     def configure(self, hub: str) -> None:
         # Not from user data: this machine's may be empty, or somebody else's.
         self.host.run("systemctl stop relay-settings.timer relay-settings.service")
+        self.host.run("systemctl reset-failed relay-settings.service")  # a first boot's was under way
         write(self.host, "/etc/relay/relay.toml", SETTINGS.format(hub=hub))
 
     def remove(self) -> None:
