@@ -140,7 +140,8 @@ def main() -> int:
     options = parser.parse_args()
     chosen = options.only.split(",")
     if unknown := set(chosen) - {*scenarios_named, "idle"}:
-        parser.error(f"--only: {', '.join(sorted(unknown))}: not a scenario; may be {', '.join([*scenarios_named, 'idle'])}")
+        known = ", ".join([*scenarios_named, "idle"])
+        parser.error(f"--only: {', '.join(sorted(unknown))}: not a scenario; may be {known}")
     if unknown := set(options.peers.split(",")) - set(PEERS):
         parser.error(f"--peers: {', '.join(sorted(unknown))}: not a peer; may be {', '.join(PEERS)}")
     with tempfile.TemporaryDirectory(prefix="relay-bench-") as folder:
