@@ -6,8 +6,10 @@ import contextlib
 import http.client
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -107,17 +109,31 @@ def metadata_service(machine: Machine) -> Iterator[Callable[[str], None]]:
     """A stand-in for Azure's metadata service at its own address in a machine's network; gives what sets user data."""
     inside = ["nsenter", "-t", str(machine.leader), "-n"]
     subprocess.run([*inside, "ip", "address", "add", f"{METADATA}/32", "dev", "lo"], check=True)
-    rules = (
-        "table ip azure { chain out { type nat hook output priority -100; "
-        f"ip daddr {METADATA} tcp dport 80 dnat to 127.0.0.1:8999; }} }}"
-    )
-    subprocess.run([*inside, "nft", "-f", "-"], input=rules, text=True, check=True)
     server = subprocess.Popen(
         [*inside, sys.executable, "-m", "tests.support.metadata_server", "8999"],
         cwd=ROOT, stdout=subprocess.PIPE, env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert server.stdout is not None
     assert server.stdout.readline()
+
+    def forward(client: socket.socket) -> None:
+        """One exchange: the stand-in listens on 127.0.0.1 alone."""
+        with client, machine.connect(("127.0.0.1", 8999), PATIENCE) as behind:
+            client.settimeout(PATIENCE)
+            while not (asked := client.recv(65536)).endswith(b"\r\n\r\n"):
+                behind.sendall(asked)
+                assert asked
+            behind.sendall(asked.removesuffix(b"\r\n") + b"Connection: close\r\n\r\n")
+            while answered := behind.recv(65536):
+                client.sendall(answered)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=forward, args=[listener.accept()[0]], daemon=True).start()
+
+    listener = machine.inside(lambda: socket.create_server((METADATA, 80)))
+    threading.Thread(target=serve, daemon=True).start()
 
     def publish(text: str) -> None:
         connection = http.client.HTTPConnection("azure")
@@ -129,6 +145,8 @@ def metadata_service(machine: Machine) -> Iterator[Callable[[str], None]]:
     try:
         yield publish
     finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
         server.kill()
         server.wait()
         server.stdout.close()

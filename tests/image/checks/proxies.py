@@ -12,7 +12,7 @@ from typing import Any
 from testinfra.host import Host
 
 PORTS = (443, 8883, 5671)
-PATIENCE = 90.0  # seconds for anything that has to come; a machine that is emulated is slow
+PATIENCE = 240.0  # seconds for anything that has to come; a machine that is emulated is slow
 NAME = "standin.azure-devices.net"
 FOLDER = "/run/relay-check"
 PEERS = f"{FOLDER}/peers.py"
