@@ -142,11 +142,11 @@ def unfinished(layout: Layout, block: Row, listener: int) -> int:
 def on_route(layout: Layout, block: Row, route: int) -> int:
     """Connections that took a route and have no outcome yet."""
     start = layout.route(route)
-    return _open(block, start + ROUTED, start + ROUTE_OUTCOME, layout.outcomes)
+    return _open(block, start + ROUTED, start + ROUTE_OUTCOME, layout.outcomes) if block[start + ROUTED] else 0
 
 
 def _open(block: Row, begun: int, outcomes: int, count: int) -> int:
-    return block[begun] - sum(block[cell] for cell in range(outcomes, outcomes + count))
+    return block[begun] - sum([block[cell] for cell in range(outcomes, outcomes + count)])
 
 
 def totals(layout: Layout, used: Used, rows: Sequence[Row]) -> list[int]:
@@ -172,7 +172,11 @@ def look(layout: Layout, block: Row, seen: MutableRow, most: int, used: Used | N
     between 0 and `most` connections without an outcome.
     """
     used = used or layout.all
-    for start, end in layout.counters(used):
+    runs = [(0, layout.listener(used.listeners)), (layout.upstream(0), layout.upstream(used.upstreams))]
+    # Of many routes few may be taken; one that nobody took has nothing to count.
+    routes = [route for route in range(used.routes) if block[layout.route(route) + ROUTED]]
+    runs += [(layout.route(route), layout.route(route + 1)) for route in routes]
+    for start, end in runs:
         for cell in range(start, end):
             value = block[cell]
             if cell < GAUGES or (value and value > seen[cell]):
@@ -185,7 +189,7 @@ def look(layout: Layout, block: Row, seen: MutableRow, most: int, used: Used | N
     for listener in range(used.listeners):
         begun = layout.listener(listener) + ACCEPTED
         _bound(seen, begun, seen[begun] - unfinished(layout, seen, listener), most)
-    for route in range(used.routes):
+    for route in routes:
         begun = layout.route(route) + ROUTED
         _bound(seen, begun, seen[begun] - on_route(layout, seen, route), most)
 

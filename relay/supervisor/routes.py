@@ -26,19 +26,39 @@ class RouteState(enum.Enum):
 
 
 class Routes:
-    """The routes of all listeners. `state` gives an upstream's state by its number; `log` is the service log."""
+    """The routes of all listeners. `log` is the service log.
 
-    def __init__(self, instance: Instance, state: Callable[[int], UpstreamState], log: ServiceLog) -> None:
+    `state` gives an upstream's state by its number, and `version` a number that changes with any of them.
+    """
+
+    def __init__(
+        self,
+        instance: Instance,
+        state: Callable[[int], UpstreamState],
+        version: Callable[[], int],
+        log: ServiceLog,
+    ) -> None:
         self._instance = instance
         self._state = state
+        self._version = version
         self._log = log
+        self._found: dict[int, RouteState] = {}  # by number of the route, as of `_found_at`
+        self._found_at: tuple[object, int] = (None, -1)  # the listeners and the version of the upstreams' states
         self._last: dict[int, RouteState] = {}  # by number of the route, as last logged
         # Numbers of routes that have not always been off, and of their upstreams and those of listeners.
         self._shown: set[int] = set()
         self._shown_upstreams: set[int] = set()
 
     def state(self, route: RouteSpec) -> RouteState:
-        """The state of one route now."""
+        """The state of a current route now."""
+        at = self._instance.listeners, self._version()
+        if at[0] is not self._found_at[0] or at[1] != self._found_at[1]:
+            routes = [route for bound in self._instance.listeners for route in bound.routes]
+            self._found = {route.number: self._look(route) for route in routes}
+            self._found_at = at
+        return self._found[route.number]
+
+    def _look(self, route: RouteSpec) -> RouteState:
         states = [self._state(number) for number, _, _ in route.upstreams]
         if any(state.up for state in states):
             return RouteState.UP

@@ -50,6 +50,7 @@ from relay.supervisor.tasks import keep_running
 from relay.supervisor.upstreams.monitor import UpstreamMonitor
 from relay.supervisor.worker_pool import WorkerPool
 
+SETTLE = 0.02  # seconds from a change of state until the whole of it is looked at
 END_GRACE = 5.0  # seconds from Stop until workers that still run are killed
 
 
@@ -81,7 +82,7 @@ class Supervisor:
             self._is_own,
             self._optional_names(),
         )
-        self._routes = Routes(instance, self._monitor.state, log)
+        self._routes = Routes(instance, self._monitor.state, lambda: self._monitor.version, log)
         self._pool = WorkerPool(instance, log, self._changed, self._monitor.greeting, self._monitor.failing)
         self._drainer = Drainer(self._pool, self._pool.active, self._ended, self._drained, log)
         self._evictions: Evictions | None = None
@@ -107,6 +108,7 @@ class Supervisor:
         self._reaper = Reaper(self._own_processes)
         self._end = asyncio.Event()
         self._announced = False
+        self._settling: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
         """Run until a drain or a signal ends the process."""
@@ -256,8 +258,14 @@ class Supervisor:
         return {hosts[number] for number in optional} - needed
 
     def _changed(self) -> None:
-        self._routes.update()
         self._reporter.update()
+        if self._settling is None:  # at once for the first of many changes would be once for each of them
+            self._settling = asyncio.get_running_loop().call_later(SETTLE, self._settle)
+
+    def _settle(self) -> None:
+        """Look at the state as a whole, after changes."""
+        self._settling = None
+        self._routes.update()
         if not self._announced and self._status.ready().ok:
             self._announced = True
             self._log.info("ready", workers=self._instance.workers)

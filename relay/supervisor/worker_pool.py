@@ -71,17 +71,21 @@ class WorkerPool:
                 self._keep_filled(worker)
         self._detecting = asyncio.create_task(keep_running("hang detector", self._hang_detector.watch, self._log))
 
-    def snapshot(self) -> Sequence[Row]:
-        """The plausible values of each worker's block, one row a worker. The next call overwrites the rows."""
-        instance, used = self._instance, self._instance.used
+    def snapshot(self, used: counters.Used | None = None) -> Sequence[Row]:
+        """The plausible values of each worker's block, one row a worker. The next call overwrites the rows.
+
+        `used`: only these numbers are brought up to date.
+        """
+        instance, used = self._instance, used or self._instance.used
         for block, seen in zip(instance.table.blocks, self._seen, strict=True):
             counters.look(instance.layout, block, seen, instance.descriptors, used)
         return self._seen
 
     def active(self) -> int:
         """Connections of all workers that have not ended."""
-        layout, numbers = self._instance.layout, range(self._instance.used.listeners)
-        return sum(counters.unfinished(layout, row, number) for row in self.snapshot() for number in numbers)
+        layout, used = self._instance.layout, counters.Used(self._instance.used.listeners, 0)
+        rows = self.snapshot(used)
+        return sum(counters.unfinished(layout, row, number) for row in rows for number in range(used.listeners))
 
     def hung(self, worker: WorkerProcess, now: float) -> bool:
         """Whether the worker's event loop has not answered for too long (`hang_detector.HANG`)."""

@@ -58,12 +58,14 @@ class Rig:
             optional_upstreams=frozenset({PRIMARY, SECOND, BACKUP} if optional else ()),
         )
         self.log = Log()
+        self.version = 0
         log: Any = self.log
-        self.routes = Routes(cast(Any, self.instance), self.states.__getitem__, log)
+        self.routes = Routes(cast(Any, self.instance), self.states.__getitem__, lambda: self.version, log)
         self.spec = specs[0]
 
     def now(self, primary: UpstreamState, backup: UpstreamState = UP) -> RouteState:
         self.states[PRIMARY], self.states[BACKUP] = primary, backup
+        self.version += 1
         self.routes.update()
         return self.routes.state(self.spec)
 

@@ -58,11 +58,12 @@ class UpstreamMonitor:
     ) -> None:
         self._optional = frozenset(optional)
         self._own = own
+        self.version = 0  # counts the changes of state
         self._barred: set[Address] = set()  # as last sent to the workers
         self._broadcast = broadcast
         self._changed = changed
         self._log = log
-        self._upstreams = _parsed(upstreams)
+        self._set_upstreams(upstreams)
         self._resolver: Resolver | None = None
         self._names = self._make_name_cache(settings, nameservers, None)
         self._check_parameters = _check_parameters(settings)
@@ -89,7 +90,7 @@ class UpstreamMonitor:
         background. Nothing is sent to the workers here: a reload sends them `greeting`.
         """
         self._end_in_background(self._stop_resolving())
-        self._upstreams = _parsed(upstreams)
+        self._set_upstreams(upstreams)
         self._optional = frozenset(optional)
         self._names = self._make_name_cache(settings, nameservers, self._names)
         if self._check_parameters != _check_parameters(settings):
@@ -98,6 +99,17 @@ class UpstreamMonitor:
             self._checker = self._make_health_checker()
             self._down.clear()  # every address starts as up
         self.start()
+
+    def _set_upstreams(self, upstreams: Mapping[int, str]) -> None:
+        self.version += 1
+        self._upstreams = _parsed(upstreams)
+        # With a thousand upstreams, to parse each address at each answer would take seconds.
+        self._literals = {(host, port): literal(host, port) for host, port in self._upstreams.values()}
+        self._ports: dict[str, list[int]] = {}  # of the upstreams with this name
+        for host, port in self._upstreams.values():
+            if self._literals[host, port] is None:
+                self._ports.setdefault(host, []).append(port)
+        self._answered: dict[tuple[str, int], tuple[Answer, list[Address]]] = {}  # the addresses of the last answer
 
     def _end_in_background(self, end: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(end)
@@ -111,7 +123,7 @@ class UpstreamMonitor:
         self._resolver = Resolver(nameservers, complete=complete_names(settings), before=self._resolver)
         return NameCache(
             self._resolver,
-            dict.fromkeys(host for host, port in self._upstreams.values() if literal(host, port) is None),
+            self._ports,
             min_ttl=dns.min_ttl,
             max_ttl=dns.max_ttl,
             hold=dns.hold,
@@ -153,9 +165,7 @@ class UpstreamMonitor:
 
     def greeting(self) -> list[Message]:
         """The full state, as messages for a worker that has just started or has missed some."""
-        answers = {
-            host: self._names.answer(host) for host, port in self._upstreams.values() if literal(host, port) is None
-        }
+        answers = {host: self._names.answer(host) for host in self._ports}
         resolved = [Resolved(host, answer.addresses) for host, answer in answers.items() if answer is not None]
         down = [address for address in self._addresses() if not self._checker.up(address)]
         return [
@@ -169,7 +179,7 @@ class UpstreamMonitor:
         """A worker could connect to no address of these hosts: resolve and check them again at once."""
         for host, port in self._upstreams.values():
             if host in hosts:
-                if literal(host, port) is None:
+                if host in self._ports:
                     self._names.refresh(host)
                 for address in self._addresses_of(host, port):
                     self._update_barred(address)
@@ -177,11 +187,7 @@ class UpstreamMonitor:
 
     def unresolved(self) -> list[str]:
         """Names that have to resolve, and whose first look-up has not ended yet."""
-        return [
-            host
-            for host, port in self._upstreams.values()
-            if literal(host, port) is None and host not in self._optional and not self._names.answer(host)
-        ]
+        return [host for host in self._ports if host not in self._optional and not self._names.answer(host)]
 
     def state(self, number: int) -> UpstreamState:
         """The state of one upstream, by its number."""
@@ -193,7 +199,7 @@ class UpstreamMonitor:
             addresses[text] = self._checker.up(address) and address not in self._barred
             if address in self._barred:
                 barred[text] = OWN
-        if literal(host, port) is not None:
+        if host not in self._ports:
             return UpstreamState(tuple(addresses.items()), "", None, barred)
         for refused, why in self._names.refused(host):
             text = format_hostport(refused, port)
@@ -207,22 +213,33 @@ class UpstreamMonitor:
         return self._names.ages()
 
     def _addresses_of(self, host: str, port: int) -> list[Address]:
-        address = literal(host, port)
+        address = self._literals[host, port]
         if address is not None:
             return [address]
         answer = self._names.answer(host)
-        found = [literal(text, port) for text in answer.addresses] if answer is not None else []
-        return [address for address in found if address is not None]
+        if answer is None:
+            return []
+        last = self._answered.get((host, port))
+        if last is None or last[0] is not answer:
+            found = [literal(text, port) for text in answer.addresses]
+            last = self._answered[host, port] = answer, [address for address in found if address is not None]
+        return last[1]
 
     def _addresses(self) -> list[Address]:
         return [address for host, port in self._upstreams.values() for address in self._addresses_of(host, port)]
 
-    def _update_addresses(self) -> None:
+    def _update_addresses(self, host: str | None = None) -> None:
+        """Bar and check the addresses of all upstreams as they are now; only those of `host` may be new, if given."""
         current = self._addresses()
         if self._barred.difference(current):
             self._barred.intersection_update(current)
             self._broadcast(self._barred_message())
-        for address in current:
+        fresh = (
+            current
+            if host is None
+            else [a for port in self._ports.get(host, ()) for a in self._addresses_of(host, port)]
+        )
+        for address in fresh:
             self._update_barred(address)  # workers must know a barred address before they learn of the address itself
         self._checker.set_addresses(current)
         # The checker forgets a vanished address: if it comes back it starts as up, and no check would tell the workers.
@@ -240,6 +257,7 @@ class UpstreamMonitor:
             self._log.info("upstream up", address=text)
         else:
             return own
+        self.version += 1
         self._broadcast(self._barred_message())
         self._changed()
         return own
@@ -248,11 +266,13 @@ class UpstreamMonitor:
         return Barred(tuple(sorted(format_hostport(address[0], address[1]) for address in self._barred)))
 
     def _on_answer(self, host: str, answer: Answer) -> None:
-        self._update_addresses()
+        self.version += 1
+        self._update_addresses(host)
         self._broadcast(Resolved(host, answer.addresses))
         self._changed()
 
     def _on_health_change(self, address: Address, up: bool) -> None:
+        self.version += 1
         self._send_health(address, up)
         self._changed()
 

@@ -65,8 +65,9 @@ class Upstreams:
 
     def resolved(self, host: str, addresses: tuple[str, ...]) -> None:
         """Take the supervisor's answer for a name: literal addresses; empty if the name cannot be resolved."""
-        self._answers[host] = addresses
-        self._update(host)
+        if self._answers.get(host) != addresses:  # a reload brings all answers again
+            self._answers[host] = addresses
+            self._update(host)
 
     def bar(self, addresses: Iterable[tuple[str, int]]) -> None:
         """Replace the set of barred addresses: they are never dialled, even if no other address is left."""
