@@ -30,7 +30,7 @@ UBUNTU_MIRROR = "http://archive.ubuntu.com/ubuntu"
 AZURE = "noble-azure"
 AZURE_PACKAGES = (
     f"{PACKAGES},apparmor,apport,apt,apt-utils,ca-certificates,chrony,cloud-init,cron,curl,dbus,ftp,kmod,"
-    "libpam-systemd,linux-image-virtual,locales,logrotate,needrestart,netplan.io,openssh-server,openssl,rsync,rsyslog,"
+    "libpam-systemd,linux-image-azure,locales,logrotate,needrestart,netplan.io,openssh-server,openssl,rsync,rsyslog,"
     "sudo,telnet,unattended-upgrades,walinuxagent"
 )
 AZURE_POCKETS = ("noble", "noble-updates", "noble-security")
