@@ -33,7 +33,7 @@ export PYTHONDONTWRITEBYTECODE :=
 BENCH_PYTHON ?= /usr/bin/python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-packages test-image quick coverage fuzz bench flood soak timeline same test-kernels check lint types imports
+.PHONY: help demo test test-bicep test-packages test-image quick coverage fuzz bench flood soak timeline same test-kernels check lint types imports
 .PHONY: workflows dist deb audit release format venv deps lock clean
 
 help: ## this list
@@ -57,8 +57,11 @@ test-packages: venv ## install bundle, Debian package, image and compose file, b
 test-image: venv ## the machine image, baked into a local Ubuntu 24.04, booted and checked: 15 minutes, root
 	@$(BIN)/python -m pytest -m image -o faulthandler_timeout=0 --durations 10 $(ARGS) tests/image/test_*.py
 
+test-bicep: venv ## the templates for Azure, with the SDK's models and checkov: 5 minutes, a Bicep compiler
+	@$(BIN)/python -m pytest -m 'azure_tools or not azure_tools' --durations 5 $(ARGS) tests/bicep
+
 quick: venv ## half a minute of tests: all that start no relay, engines apart, and one that does
-	@FUZZ_EXAMPLES=25 $(BIN)/python -m pytest --numprocesses $(TEST_JOBS) -m 'not slow and not packages' \
+	@FUZZ_EXAMPLES=25 $(BIN)/python -m pytest --numprocesses $(TEST_JOBS) -m 'not slow and not packages and not image and not azure_tools' \
 		--hypothesis-profile quick --quiet $(ARGS) $(QUICK)
 
 coverage: venv ## what the tests run of relay/, workers included, as a table; twice the time of make test

@@ -84,6 +84,9 @@ param settingsSource settingsSourceType = {}
 @maxValue(15)
 param secondaryAddresses int = 0
 
+@description('Disks encrypted on the host too. Needs the feature Microsoft.Compute/EncryptionAtHost of the subscription; without it, even naming it fails.')
+param encryptionAtHost bool = false
+
 param adminUsername string = 'relayadmin'
 
 @description('SSH public key. An image needs one; port 22 stays closed.')
@@ -507,6 +510,7 @@ module instances 'modules/scaleset.bicep' = {
     adminPublicKey: adminPublicKey
     healthPort: healthPort
     monitorAgent: false
+    encryptionAtHost: encryptionAtHost
   }
 }
 
@@ -538,6 +542,7 @@ module regulars 'modules/scaleset.bicep' = if (regularInstances > 0) {
     adminPublicKey: adminPublicKey
     healthPort: healthPort
     monitorAgent: false
+    encryptionAtHost: encryptionAtHost
   }
 }
 

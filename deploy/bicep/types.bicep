@@ -1,11 +1,12 @@
-// The types of main.bicep's parameters. A choice between several shapes is a union with `kind` as its discriminator:
-// a property that belongs to another shape does not compile.
+// The types of main.bicep's parameters. A choice between several shapes is a union with `kind` as its discriminator, and
+// every type is sealed: a property that is misspelt, or belongs to another shape, does not compile.
 
 @export()
 type tags = { *: string }
 
 @export()
 @description('Prefixes of one customer and one family: what a rule of a security group takes.')
+@sealed()
 type ruleSource = {
   name: string
   family: 'ipv4' | 'ipv6'
@@ -19,6 +20,7 @@ type listenerName = 'https' | 'mqtt' | 'amqp'
 // --- the hub ----------------------------------------------------------------------------------------------------------
 
 @description('An IoT Hub that is there already, in any resource group or subscription.')
+@sealed()
 type existingHub = {
   kind: 'existing'
 
@@ -28,6 +30,7 @@ type existingHub = {
 }
 
 @description('An IoT Hub that this deployment makes.')
+@sealed()
 type newHub = {
   kind: 'new'
 
@@ -66,6 +69,7 @@ type hub = existingHub | newHub
 
 @export()
 @description('Domains of host names, without privatelink. and without a dot in front.')
+@sealed()
 type domains = {
   hub: string
   provisioning: string
@@ -77,6 +81,7 @@ type domains = {
 // --- the network ------------------------------------------------------------------------------------------------------
 
 @description('A virtual network that this deployment makes.')
+@sealed()
 type newNetwork = {
   kind: 'new'
 
@@ -97,6 +102,7 @@ type newNetwork = {
 }
 
 @description('A virtual network that is there already. This deployment adds its two subnets to it, and changes nothing else.')
+@sealed()
 type existingNetwork = {
   kind: 'existing'
 
@@ -119,6 +125,7 @@ type existingNetwork = {
 type network = newNetwork | existingNetwork
 
 @description('A NAT gateway: 64,512 ports for each address, no port of relay\'s clients is touched.')
+@sealed()
 type natGateway = {
   kind: 'natGateway'
 
@@ -135,6 +142,7 @@ type natGateway = {
 }
 
 @description('An outbound rule of the load balancer on an address of its own. Lacks: ports are split evenly beforehand, so an instance may run out while others have plenty.')
+@sealed()
 type outboundRule = {
   kind: 'loadBalancer'
 
@@ -150,6 +158,7 @@ type outboundRule = {
 }
 
 @description('No way out. Lacks: package updates, Azure Monitor Agent, remote write and blobs with settings, unless private endpoints lead there.')
+@sealed()
 type noOutbound = {
   kind: 'none'
 }
@@ -162,6 +171,7 @@ type outbound = natGateway | outboundRule | noOutbound
 
 @export()
 @description('A group of clients. It becomes a rule of the security group and a [[customers]] table of relay.')
+@sealed()
 type customer = {
   @description('1 to 64 of a-z 0-9 - _ . ; a label in relay\'s metrics and log.')
   @minLength(1)
@@ -190,6 +200,7 @@ type customer = {
 }
 
 @description('The security group lets each customer in, and nobody else; relay gets the same list. Azure takes 4,000 prefixes and 1,000 rules in a security group.')
+@sealed()
 type accessBySecurityGroup = {
   kind: 'securityGroup'
 
@@ -198,6 +209,7 @@ type accessBySecurityGroup = {
 }
 
 @description('The security group lets the Internet in on the ports of relay, and relay\'s own list decides. For more than 4,000 prefixes.')
+@sealed()
 type accessByRelay = {
   kind: 'relay'
 
@@ -206,6 +218,7 @@ type accessByRelay = {
 }
 
 @description('Anybody may connect. The hub still asks each device for its credentials.')
+@sealed()
 type accessOpen = {
   kind: 'open'
 }
@@ -217,6 +230,7 @@ type access = accessBySecurityGroup | accessByRelay | accessOpen
 // --- the load balancer ------------------------------------------------------------------------------------------------
 
 @export()
+@sealed()
 type loadBalancer = {
   @description('Public IP prefix to take the static address from: resource id. Default: any address.')
   publicIpPrefixId: string?
@@ -243,6 +257,7 @@ type loadBalancer = {
 // --- the scale set ----------------------------------------------------------------------------------------------------
 
 @description('Azure tries to bring back evicted Spot capacity. Not together with autoscale, which turns it off.')
+@sealed()
 type recoveryRestore = {
   kind: 'restore'
 
@@ -251,6 +266,7 @@ type recoveryRestore = {
 }
 
 @description('Autoscale on CPU and flows; it also replaces what was evicted.')
+@sealed()
 type recoveryAutoscale = {
   kind: 'autoscale'
 
@@ -274,6 +290,7 @@ type recoveryAutoscale = {
 }
 
 @description('Evicted instances are not replaced until somebody deploys again.')
+@sealed()
 type recoveryNone = {
   kind: 'none'
 }
@@ -282,6 +299,7 @@ type recoveryNone = {
 @discriminator('kind')
 type recovery = recoveryRestore | recoveryAutoscale | recoveryNone
 
+@sealed()
 type managedDisk = {
   kind: 'managed'
 
@@ -290,6 +308,7 @@ type managedDisk = {
 }
 
 @description('On the host\'s local disk: nothing to pay, gone with the instance. Sizes with a local disk only, and not with several sizes.')
+@sealed()
 type ephemeralDisk = {
   kind: 'ephemeral'
 
@@ -301,6 +320,7 @@ type ephemeralDisk = {
 type osDisk = managedDisk | ephemeralDisk
 
 @description('Spot instances, evicted when Azure needs the capacity, with a base of regular ones.')
+@sealed()
 type prioritySpot = {
   kind: 'spot'
 
@@ -318,6 +338,7 @@ type prioritySpot = {
   maxPrice: string?
 }
 
+@sealed()
 type priorityRegular = {
   kind: 'regular'
 
@@ -330,6 +351,7 @@ type priorityRegular = {
 type priority = prioritySpot | priorityRegular
 
 @description('Flexible orchestration. A release is one redeployment with another imageVersion, rolled out by health.')
+@sealed()
 type flexibleSet = {
   kind: 'flexible'
 
@@ -355,6 +377,7 @@ type flexibleSet = {
 }
 
 @description('Uniform orchestration. Azure itself upgrades to the latest version of the image definition.')
+@sealed()
 type uniformSet = {
   kind: 'uniform'
 
@@ -379,6 +402,7 @@ type scaleSet = flexibleSet | uniformSet
 
 @export()
 @description('The gallery of gallery.bicep.')
+@sealed()
 type image = {
   galleryName: string
 
@@ -392,11 +416,13 @@ type image = {
 // --- private endpoints ------------------------------------------------------------------------------------------------
 
 @description('Private DNS zones of this deployment, linked to relay\'s network and to no other.')
+@sealed()
 type newZones = {
   kind: 'new'
 }
 
 @description('Central zones. Records are written into them.')
+@sealed()
 type existingZones = {
   kind: 'existing'
 
@@ -411,6 +437,7 @@ type existingZones = {
 }
 
 @description('Nobody writes records here: a policy of the enterprise does.')
+@sealed()
 type noZones = {
   kind: 'none'
 }
@@ -420,6 +447,7 @@ type noZones = {
 type dns = newZones | existingZones | noZones
 
 @export()
+@sealed()
 type privateEndpoints = {
   @description('Number of endpoints of the hub: 64,000 connections of an instance\'s address go through each. Default 1.')
   @minValue(1)
@@ -435,6 +463,7 @@ type privateEndpoints = {
 
 @export()
 @description('A further Private Link service behind the same address, told apart by the name in the TLS hello (SQL: by its port).')
+@sealed()
 type target = {
   @description('Name of the route in relay: 1 to 32 of a-z 0-9 - .')
   @minLength(1)
@@ -453,6 +482,7 @@ type target = {
 
 @export()
 @description('Where instances get their settings from: user data, or a blob that user data names (relay fetch-settings).')
+@sealed()
 type settingsSource = {
   @description('For settings above 48 KiB: URL of a blob, without a signature. It gets the output relayToml of this deployment and the customers. The identity of the instances needs Storage Blob Data Reader.')
   @minLength(20)
@@ -471,6 +501,7 @@ type settingsSource = {
 
 @export()
 @description('Settings of relay, docs/configuration.md. What is left out keeps relay\'s default.')
+@sealed()
 type relaySettings = {
   @minValue(1)
   @maxValue(200000)

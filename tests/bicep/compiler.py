@@ -1,7 +1,7 @@
 """The Bicep compiler, and what it predicts of a deployment.
 
 `bicep snapshot` evaluates a parameter file without Azure: conditions, loops, modules and functions are resolved, and
-each resource stands there as it would be sent. What only Azure knows (an address, a client id) is left as an expression.
+each resource stands there as it would be sent. What only Azure knows, such as an address, is left as an expression.
 """
 
 from __future__ import annotations
@@ -174,13 +174,15 @@ def literal(value: object) -> str:
     return json.dumps(value)
 
 
-def _predict(text: str) -> Prediction:
+def _predict(text: str, template: str = "") -> Prediction:
     """What a parameter file makes. Kept in a folder for the next run: a busy machine takes seconds for each."""
-    kept = CACHE / (hashlib.sha256(_inputs() + text.encode()).hexdigest() + ".json")
+    kept = CACHE / (hashlib.sha256(_inputs() + text.encode() + template.encode()).hexdigest() + ".json")
     if not kept.exists():
         with TemporaryDirectory(dir=Path(_copy().name) / "params") as folder:
             file = Path(folder) / "case.bicepparam"
             file.write_text(text)
+            if template:
+                file.with_suffix(".bicep").write_text(template)
             try:
                 answer = server().ask("getSnapshot", path=str(file), metadata=PLACE, externalInputs=None)
             except Refused as refused:
@@ -210,6 +212,14 @@ def predict_module(module: str, **parameters: object) -> Prediction:
     lines = [f"using '../../{module}'"]
     lines += [f"param {parameter} = {literal(value)}" for parameter, value in parameters.items()]
     return _predict("\n".join(lines) + "\n")
+
+
+def evaluate(expression: str, *functions: str) -> list[list[int]]:
+    """Rows of numbers that an expression makes with functions of functions.bicep."""
+    template = (
+        f"import {{ {', '.join(functions)} }} from '../../functions.bicep'\noutput value int[][] = {expression}\n"
+    )
+    return list(_predict("using 'case.bicep'\n", template).outputs["value"])
 
 
 def refusal(name: str, **parameters: object) -> str:

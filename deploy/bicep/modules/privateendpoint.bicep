@@ -70,7 +70,4 @@ resource group 'Microsoft.Network/privateEndpoints/privateDnsZoneGroups@2025-05-
 output id string = endpoint.id
 
 @description('Empty where a zone group has the records, and until a connection by hand is approved.')
-output dns { fqdn: string?, ipAddresses: string[]? }[] = map(endpoint.properties.?customDnsConfigs ?? [], one => {
-  fqdn: one.?fqdn
-  ipAddresses: one.?ipAddresses
-})
+output dns { fqdn: string?, ipAddresses: string[]? }[] = endpoint.properties.customDnsConfigs

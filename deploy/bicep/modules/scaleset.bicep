@@ -60,6 +60,9 @@ param adminUsername string
 param adminPublicKey string
 param healthPort int
 
+@description('Needs a feature of the subscription: not even false may be there without it.')
+param encryptionAtHost bool
+
 @description('Azure Monitor Agent on each instance.')
 param monitorAgent bool
 
@@ -236,13 +239,16 @@ resource set 'Microsoft.Compute/virtualMachineScaleSets@2025-04-01' = {
               }
             }
           }
-          securityProfile: {
-            securityType: 'TrustedLaunch'
-            uefiSettings: {
-              secureBootEnabled: true
-              vTpmEnabled: true
-            }
-          }
+          securityProfile: union(
+            {
+              securityType: 'TrustedLaunch'
+              uefiSettings: {
+                secureBootEnabled: true
+                vTpmEnabled: true
+              }
+            },
+            encryptionAtHost ? { encryptionAtHost: true } : {}
+          )
           storageProfile: {
             imageReference: { id: imageId }
             osDisk: disk
