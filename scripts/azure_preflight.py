@@ -4,9 +4,9 @@
     python -m scripts.azure_preflight deploy/bicep/params/production.bicepparam --azure
     python -m scripts.azure_preflight deploy/bicep/params/production.bicepparam --customers
 
-The first compiles the file (with $BICEP, bicep on PATH, or az bicep) and looks at customers' networks, placeholders and
-the image version. --azure asks the subscription as well, with the Azure CLI: providers, quotas, sizes. --customers prints
-the [[customers]] tables, for a blob with settings. Exit status: 0 well, 1 a finding, 2 it could not look.
+The first compiles the file (with $BICEP, bicep on PATH, or az bicep) and looks at customers' networks, examples left in
+place, and the image version. --azure asks the subscription as well, by the Azure CLI: providers, quotas, sizes.
+--customers prints the [[customers]] tables, for a blob with settings. Exit status: 0 well, 1 findings, 2 not looked.
 """
 
 from __future__ import annotations

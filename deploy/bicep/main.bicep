@@ -13,6 +13,7 @@ import {
   hub as hubType
   image as imageType
   loadBalancer as loadBalancerType
+  monitoring as monitoringType
   network as networkType
   outbound as outboundType
   privateEndpoints as privateEndpointsType
@@ -76,6 +77,9 @@ param privateEndpoints privateEndpointsType = { dns: { kind: 'new' } }
 param targets target[] = []
 
 param relay relaySettings = {}
+
+@description('Left out: no logs, metrics and alerts.')
+param monitoring monitoringType?
 
 param settingsSource settingsSourceType = {}
 
@@ -271,6 +275,12 @@ var problems = filter(
       : ''
     endpointCount > 1 && !empty(byHand) && dns.kind != 'none'
       ? 'privateEndpoints: several endpoints that are approved by hand have no addresses before that. Deploy with dns.kind none, have them approved, and deploy again without approvalMessage.'
+      : ''
+    (monitoring.?accessLog ?? false) && monitoring.?workspaceId != null && !startsWith(
+        monitoring.?workspaceId ?? '',
+        resourceGroup().id
+      )
+      ? 'monitoring.accessLog: the table is made in a workspace of this resource group only. Leave workspaceId out, or accessLog.'
       : ''
     length(plain) > 1 ? 'targets: one SQL server at most, since its clients are told apart by the port alone.' : ''
     length(union(map(targets, one => one.name), [])) < length(targets) ? 'targets: a name is there twice.' : ''
@@ -509,7 +519,7 @@ module instances 'modules/scaleset.bicep' = {
     adminUsername: adminUsername
     adminPublicKey: adminPublicKey
     healthPort: healthPort
-    monitorAgent: false
+    monitorAgent: monitoring.?accessLog ?? false
     encryptionAtHost: encryptionAtHost
   }
 }
@@ -541,7 +551,7 @@ module regulars 'modules/scaleset.bicep' = if (regularInstances > 0) {
     adminUsername: adminUsername
     adminPublicKey: adminPublicKey
     healthPort: healthPort
-    monitorAgent: false
+    monitorAgent: monitoring.?accessLog ?? false
     encryptionAtHost: encryptionAtHost
   }
 }
@@ -556,6 +566,83 @@ module autoscale 'modules/autoscale.bicep' = if (autoscaled) {
   }
 }
 
+// --- monitoring -------------------------------------------------------------------------------------------------------
+
+var monitored = monitoring != null
+var setNames = concat(
+  [resourceName('vmss', front)],
+  regularInstances > 0 ? [resourceName('vmss', '${front}-regular')] : []
+)
+
+module workspace 'modules/workspace.bicep' = if (monitored && monitoring.?workspaceId == null) {
+  params: {
+    name: front
+    location: location
+    tags: tags
+    retentionDays: monitoring.?retentionDays ?? 30
+  }
+}
+
+var workspaceId = monitoring.?workspaceId ?? resourceId(
+  'Microsoft.OperationalInsights/workspaces',
+  resourceName('log', front)
+)
+
+module alerts 'modules/alerts.bicep' = if (monitored) {
+  params: {
+    name: front
+    location: location
+    tags: tags
+    emails: monitoring.?emails ?? []
+    workspaceId: workspaceId
+    balancerName: resourceName('lbe', front)
+    scaleSetIds: map(setNames, setName => resourceId('Microsoft.Compute/virtualMachineScaleSets', setName))
+    hubId: hubId
+  }
+  dependsOn: [workspace, balancer, instances, newHub]
+}
+
+module logs 'modules/logs.bicep' = if (monitoring.?accessLog ?? false) {
+  params: {
+    name: front
+    location: location
+    tags: tags
+    workspaceName: last(split(workspaceId, '/'))
+    scaleSetNames: setNames
+  }
+  dependsOn: [workspace, instances, regulars]
+}
+
+module workbook 'modules/workbook.bicep' = if (monitoring.?accessLog ?? false) {
+  params: {
+    name: front
+    location: location
+    tags: tags
+    workspaceId: workspaceId
+  }
+  dependsOn: [logs]
+}
+
+module metrics 'modules/metrics.bicep' = if (monitoring.?metrics ?? false) {
+  params: {
+    name: front
+    location: location
+    tags: tags
+    actionGroupId: alerts!.outputs.actionGroupId
+  }
+}
+
+// Azure makes this group with the workspace, and names rule and endpoint in it like the workspace.
+module remoteWrite 'modules/remotewrite.bicep' = if (monitoring.?metrics ?? false) {
+  scope: resourceGroup('MA_${resourceName('amw', front)}_${location}_managed')
+  params: {
+    accountName: resourceName('amw', front)
+    identityId: identity.id
+    principalId: identity.properties.principalId
+  }
+  dependsOn: [metrics]
+}
+
 // --- what the next steps need -----------------------------------------------------------------------------------------
 
 @description('The static address: what devices resolve the hub\'s name to. IPv6 second, where there is one.')
@@ -567,6 +654,9 @@ output hostNames string[] = concat([hubHost, deviceHost], map(described, one => 
 output scaleSetName string = instances.outputs.name
 output imageDefinitionId string = definitionId
 output identityClientId string = identity.properties.clientId
+
+@description('PROMETHEUS_REMOTE_WRITE of the image; empty without metrics.')
+output remoteWriteUrl string = (monitoring.?metrics ?? false) ? remoteWrite!.outputs.url : ''
 
 @description('The settings of relay. With settingsSource.blob they have no customers: scripts/azure_preflight.py --customers prints those.')
 output relayToml string = settings

@@ -497,6 +497,32 @@ type settingsSource = {
   canaryTag: string?
 }
 
+// --- monitoring -------------------------------------------------------------------------------------------------------
+
+@export()
+@sealed()
+@description('Logs, metrics and alerts. Without it, there are none.')
+type monitoring = {
+  @description('Who is told of alerts, by mail.')
+  @minLength(1)
+  @maxLength(10)
+  emails: string[]
+
+  @description('An existing Log Analytics workspace: resource id. Default: a new one.')
+  workspaceId: string?
+
+  @description('Days that a new workspace keeps logs. Default 30.')
+  @minValue(30)
+  @maxValue(730)
+  retentionDays: int?
+
+  @description('Azure Monitor Agent on each instance, and relay\'s access log in the table RelayAccess_CL. The image needs AZURE_MONITOR=file. Default false.')
+  accessLog: bool?
+
+  @description('A workspace for Prometheus metrics, with relay\'s own alert rules. The image needs Prometheus in agent mode. Default false.')
+  metrics: bool?
+}
+
 // --- relay's settings -------------------------------------------------------------------------------------------------
 
 @export()

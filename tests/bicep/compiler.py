@@ -36,6 +36,7 @@ NAMESPACE = f"{_GROUPS}/iot/providers/Microsoft.EventHub/namespaces/myevents"
 # What the parameter files read from the environment.
 VARIABLES = {
     "RELAY_HUB_ID": HUB,
+    "RELAY_ALERT_EMAIL": "oncall@example.com",
     "RELAY_HUB_NAME": "myhub-dev",
     "RELAY_PUBLIC_KEY": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExampleKeyOfNobodyAtAllForTheTestsOnly test",
     "RELAY_DPS_ID": DPS,
@@ -122,7 +123,8 @@ def complaints(file: Path, method: str = "compile", **more: object) -> list[str]
 def _copy() -> TemporaryDirectory[str]:
     """The templates in a folder of this process, for parameter files of the tests beside them."""
     folder: TemporaryDirectory[str] = TemporaryDirectory(prefix="relay-bicep-")
-    shutil.copytree(TEMPLATES, folder.name, dirs_exist_ok=True)
+    for name in ("bicep", "prometheus"):
+        shutil.copytree(ROOT / "deploy" / name, Path(folder.name) / name)
     return folder
 
 
@@ -130,8 +132,9 @@ def _copy() -> TemporaryDirectory[str]:
 def _inputs() -> bytes:
     """A digest of all that a prediction depends on, its parameter file apart."""
     digest = hashlib.sha256(json.dumps([server().ask("version"), VARIABLES, PLACE]).encode())
-    for file in sorted([*TEMPLATES.rglob("*.bicep"), *TEMPLATES.rglob("*.bicepparam"), TEMPLATES / "bicepconfig.json"]):
-        digest.update(f"{file.relative_to(TEMPLATES)} {file.stat().st_size} ".encode() + file.read_bytes())
+    loaded = [*TEMPLATES.glob("*.json"), *(ROOT / "deploy/prometheus").glob("*.yml")]
+    for file in sorted([*TEMPLATES.rglob("*.bicep"), *TEMPLATES.rglob("*.bicepparam"), *loaded]):
+        digest.update(f"{file.relative_to(ROOT)} {file.stat().st_size} ".encode() + file.read_bytes())
     return digest.digest()
 
 
@@ -178,7 +181,7 @@ def _predict(text: str, template: str = "") -> Prediction:
     """What a parameter file makes. Kept in a folder for the next run: a busy machine takes seconds for each."""
     kept = CACHE / (hashlib.sha256(_inputs() + text.encode() + template.encode()).hexdigest() + ".json")
     if not kept.exists():
-        with TemporaryDirectory(dir=Path(_copy().name) / "params") as folder:
+        with TemporaryDirectory(dir=Path(_copy().name) / "bicep/params") as folder:
             file = Path(folder) / "case.bicepparam"
             file.write_text(text)
             if template:

@@ -268,6 +268,7 @@ def test_no_secret_in_outputs_or_user_data(name: str) -> None:
         "scaleSetName",
         "imageDefinitionId",
         "identityClientId",
+        "remoteWriteUrl",
         "relayToml",
     }
     for word in ("listkeys", "SharedAccess", "AccountKey", "password"):

@@ -18,9 +18,15 @@ VERSION = re.compile(r"'(Microsoft\.[\w./]+)@([\w.-]+)'")
 # The newest stable version of these types is older than two years; the compiler's rule use-recent-api-versions, which
 # is an error here, accepts it for that reason alone.
 OLD = {
+    "Microsoft.AlertsManagement/prometheusRuleGroups": "2023-03-01",
     "Microsoft.Authorization/roleAssignments": "2022-04-01",
     "Microsoft.Devices/IotHubs": "2023-06-30",
+    "Microsoft.Insights/actionGroups": "2023-01-01",
     "Microsoft.Insights/autoscaleSettings": "2022-10-01",
+    "Microsoft.Insights/dataCollectionEndpoints": "2024-03-11",
+    "Microsoft.Insights/dataCollectionRuleAssociations": "2024-03-11",
+    "Microsoft.Insights/dataCollectionRules": "2024-03-11",
+    "Microsoft.Insights/workbooks": "2023-06-01",
     "Microsoft.Network/privateDnsZones": "2024-06-01",
     "Microsoft.Network/privateDnsZones/A": "2024-06-01",
     "Microsoft.Network/privateDnsZones/virtualNetworkLinks": "2024-06-01",

@@ -75,6 +75,12 @@ param targets = [
   { name: 'uploads', service: 'blob', id: readEnvironmentVariable('RELAY_STORAGE_ID') }
 ]
 
+param monitoring = {
+  emails: [readEnvironmentVariable('RELAY_ALERT_EMAIL')]
+  accessLog: true
+  metrics: true
+}
+
 param relay = {
   maxConnections: 60000
   maxAge: 86400

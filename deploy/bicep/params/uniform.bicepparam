@@ -43,4 +43,8 @@ param privateEndpoints = {
   }
 }
 
+param monitoring = {
+  emails: [readEnvironmentVariable('RELAY_ALERT_EMAIL')]
+}
+
 param adminPublicKey = readEnvironmentVariable('RELAY_PUBLIC_KEY')
