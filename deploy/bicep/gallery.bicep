@@ -41,7 +41,7 @@ resource gallery 'Microsoft.Compute/galleries@2025-03-03' = {
 resource definitions 'Microsoft.Compute/galleries/images@2025-03-03' = [
   for architecture in architectures: {
     parent: gallery
-    name: 'relay-${toLower(architecture)}'
+    name: 'relay-${architecture == 'x64' ? 'amd64' : 'arm64'}'
     location: location
     tags: tags
     properties: {
@@ -87,3 +87,12 @@ output galleryResourceGroup string = resourceGroup().name
 
 @description('Resource id of each definition, in the order of `architectures`.')
 output definitionIds string[] = [for (architecture, index) in architectures: definitions[index].id]
+
+@description('Packer\'s variable `gallery`, for each architecture.')
+output packer { resource_group: string, name: string, image: string }[] = [
+  for (architecture, index) in architectures: {
+    resource_group: resourceGroup().name
+    name: gallery.name
+    image: definitions[index].name
+  }
+]

@@ -10,6 +10,7 @@
 import {
   access as accessType
   domains as domainsType
+  flowLogs as flowLogsType
   hub as hubType
   image as imageType
   loadBalancer as loadBalancerType
@@ -57,6 +58,9 @@ param domains domainsType = {
 param network networkType
 
 param access accessType
+
+@description('Flow logs of a new network, in a storage account. Left out: none.')
+param flowLogs flowLogsType?
 
 param loadBalancer loadBalancerType = {}
 
@@ -153,7 +157,7 @@ var largest = max(recovery.kind == 'autoscale' ? recovery.maximum : wantedInstan
 var capacity = autoscaled && existingCapacity > 0 ? existingCapacity : wantedInstances
 var restoreTimeout = recovery.kind == 'restore' ? recovery.?timeout ?? 'PT1H' : ''
 
-var definitionName = image.?definition ?? 'relay-x64'
+var definitionName = image.?definition ?? 'relay-amd64'
 var definitionId = resourceId(
   image.?resourceGroup ?? resourceGroup().name,
   'Microsoft.Compute/galleries/images',
@@ -282,6 +286,9 @@ var problems = filter(
       )
       ? 'monitoring.accessLog: the table is made in a workspace of this resource group only. Leave workspaceId out, or accessLog.'
       : ''
+    flowLogs != null && network.kind != 'new'
+      ? 'flowLogs: those of a network that is there already are its owner\'s. Leave flowLogs out.'
+      : ''
     length(plain) > 1 ? 'targets: one SQL server at most, since its clients are told apart by the port alone.' : ''
     length(union(map(targets, one => one.name), [])) < length(targets) ? 'targets: a name is there twice.' : ''
     length(intersection(map(targets, one => one.name), ['https', 'mqtt', 'amqp', 'device'])) > 0
@@ -346,6 +353,20 @@ module newNetwork 'modules/network.bicep' = if (network.kind == 'new') {
     endpointGroupId: securityGroups.outputs.endpointGroupId
     natGatewayId: natGatewayId
   }
+}
+
+// Network Watcher is one for each region, in a resource group that Azure makes with the first virtual network.
+module flows 'modules/flowlogs.bicep' = if (flowLogs != null && network.kind == 'new') {
+  scope: resourceGroup('NetworkWatcherRG')
+  params: {
+    name: front
+    location: location
+    tags: tags
+    networkId: resourceId('Microsoft.Network/virtualNetworks', resourceName('vnet', front))
+    storageAccountId: flowLogs.?storageAccountId ?? ''
+    retentionDays: flowLogs.?retentionDays ?? 30
+  }
+  dependsOn: [newNetwork]
 }
 
 var networkScope = split(network.kind == 'existing' ? network.id : resourceGroup().id, '/')

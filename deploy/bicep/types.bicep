@@ -124,6 +124,20 @@ type existingNetwork = {
 @discriminator('kind')
 type network = newNetwork | existingNetwork
 
+@export()
+@sealed()
+@description('Virtual network flow logs. (Those of security groups cannot be made any more.)')
+type flowLogs = {
+  @description('Storage account in the region, resource id.')
+  @minLength(60)
+  storageAccountId: string
+
+  @description('Days to keep them. Default 30.')
+  @minValue(1)
+  @maxValue(365)
+  retentionDays: int?
+}
+
 @description('A NAT gateway: 64,512 ports for each address, no port of relay\'s clients is touched.')
 @sealed()
 type natGateway = {
@@ -409,7 +423,7 @@ type image = {
   @description('Default: the resource group of this deployment.')
   resourceGroup: string?
 
-  @description('Image definition in it. Default relay-x64.')
+  @description('Image definition in it. Default relay-amd64.')
   definition: string?
 }
 

@@ -251,6 +251,7 @@ def test_the_gallery_is_where_the_scale_set_looks() -> None:
     assert gallery.outputs["definitionIds"] == [front.outputs["imageDefinitionId"]]
     image = front.scale_set["virtualMachineProfile"]["storageProfile"]["imageReference"]["id"]
     assert image == f"{front.outputs['imageDefinitionId']}/versions/0.1.0"
+    assert gallery.outputs["packer"] == [{"resource_group": "rg-relay", "name": "gal_relay", "image": "relay-amd64"}]
 
 
 def test_packer_may_publish_if_it_is_named() -> None:

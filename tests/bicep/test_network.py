@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.bicep.compiler import MAIN_FILES, predict, refusal
+from tests.bicep.compiler import HUB, MAIN_FILES, predict, refusal
 from tests.bicep.flows import PROBE, lets_in
 
 PORTS = (443, 8883, 5671)
@@ -168,6 +168,18 @@ def test_no_outbound_makes_no_way_out() -> None:
     made = predict("minimal.bicepparam", outbound={"kind": "none"})
     assert made.all("natGateways") == []
     assert made.one("loadBalancers")["properties"]["outboundRules"] == []
+
+
+def test_flow_logs_of_a_new_network_if_asked() -> None:
+    account = HUB.replace("Microsoft.Devices/IotHubs/myhub", "Microsoft.Storage/storageAccounts/mylogs")
+    made = predict("minimal.bicepparam", flowLogs={"storageAccountId": account, "retentionDays": 7})
+    log = made.one("networkWatchers/flowLogs")
+    assert "/resourceGroups/NetworkWatcherRG/" in log["id"]
+    assert log["properties"]["targetResourceId"] == made.one("virtualNetworks")["id"]
+    assert log["properties"]["storageId"] == account
+    assert log["properties"]["retentionPolicy"] == {"enabled": True, "days": 7}
+    assert predict("minimal.bicepparam").all("networkWatchers/flowLogs") == []
+    assert "Leave flowLogs out" in refusal("uniform.bicepparam", flowLogs={"storageAccountId": account})
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_flexible_spot_rolls_in_place_with_a_notice_before_a_reimage() -> None:
     assert "automaticOSUpgradePolicy" not in upgrade  # not in Flexible
     assert "maxSurge" not in upgrade["rollingUpgradePolicy"]
     assert "rollbackFailedInstancesOnPolicyBreach" not in upgrade["rollingUpgradePolicy"]
-    assert machine["storageProfile"]["imageReference"]["id"].endswith("/images/relay-x64/versions/1.4.0")
+    assert machine["storageProfile"]["imageReference"]["id"].endswith("/images/relay-amd64/versions/1.4.0")
 
 
 def test_flexible_regular_surges_with_a_notice_before_a_deletion() -> None:
@@ -159,7 +159,7 @@ def test_uniform_takes_the_latest_version_by_itself() -> None:
         }
         assert one["upgradePolicy"]["rollingUpgradePolicy"]["rollbackFailedInstancesOnPolicyBreach"] is True
         # The definition, without a version: only then is there a latest one.
-        assert one["virtualMachineProfile"]["storageProfile"]["imageReference"]["id"].endswith("/images/relay-x64")
+        assert one["virtualMachineProfile"]["storageProfile"]["imageReference"]["id"].endswith("/images/relay-amd64")
         assert not {"priorityMixPolicy", "skuProfile"} & set(one)
     notices = [set(one["virtualMachineProfile"]["scheduledEventsProfile"]) for one in both]
     assert notices == [{"osImageNotificationProfile"}, {"osImageNotificationProfile", "terminateNotificationProfile"}]
