@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scripts import azure_preflight
-from tests.bicep.compiler import MAIN_FILES, TEMPLATES, VARIABLES, compiler, predict
+from tests.bicep.compiler import MAIN_FILES, TEMPLATES, VARIABLES, compiler, predict, server
 from tests.support.programs import ROOT
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExampleKeyOfNobodyAtAllForTheTestsOnly test"
@@ -111,9 +111,18 @@ def run(*arguments: str | Path, path: str = os.environ["PATH"]) -> subprocess.Co
 
 @pytest.mark.parametrize("name", MAIN_FILES)
 def test_parameter_files_have_examples_in_them_and_nothing_else(name: str) -> None:
-    done = run(TEMPLATES / "params" / name)
-    assert done.returncode == (0 if name == "development.bicepparam" else 1), done.stderr
-    assert all("is a network of examples" in line for line in done.stderr.splitlines())
+    file = TEMPLATES / "params" / name
+    compiled = json.loads(server().ask("compileParams", path=str(file), parameterOverrides={})["parameters"])
+    values = {one: given["value"] for one, given in compiled["parameters"].items()}
+    found = list(azure_preflight.findings(values))
+    assert bool(found) == (name != "development.bicepparam")
+    assert all("is a network of examples" in line for line in found)
+
+
+def test_the_command_compiles_the_file_and_tells() -> None:
+    done = run(TEMPLATES / "params/minimal.bicepparam")
+    assert done.returncode == 1
+    assert done.stderr == "access.customers contoso: 203.0.113.0/24 is a network of examples\n"
 
 
 def test_customers_for_a_blob_are_those_of_user_data(tmp_path: Path) -> None:
