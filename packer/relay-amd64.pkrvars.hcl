@@ -18,8 +18,8 @@ build_network = {
 }
 
 gallery = {
-  resource_group = "relay-images"
-  name           = "relay"
+  resource_group = "relay"
+  name           = "gal_relay"
   image          = "relay-amd64"
 }
 replicas = {

@@ -21,7 +21,7 @@ build_network = {
 }
 
 gallery = {
-  resource_group = "relay-images"
-  name           = "relay"
+  resource_group = "relay"
+  name           = "gal_relay"
   image          = "relay-arm64"
 }

@@ -45,6 +45,8 @@ scrape_configs:
     static_configs: [{ targets: ["127.0.0.1:$port"] }]
 remote_write:
   - url: "$PROMETHEUS_REMOTE_WRITE"
+    # Each machine scrapes 127.0.0.1: without this, rules that group by instance would mix all machines.
+    write_relabel_configs: [{ source_labels: [host], target_label: instance }]
     azuread: { cloud: AzurePublic, managed_identity: { client_id: "$PROMETHEUS_CLIENT_ID" } }
 TEXT
 promtool check config --agent /etc/prometheus/relay-agent.yml
