@@ -1,8 +1,10 @@
 """The shared table of the connection counts: its layout, its size, and the supervisor's operations on it.
 
 A row has one column per worker. The first row has the workers' sequence numbers, the second their connections in all,
-and each further row their connections of one listener. Sources have tables of their own, with a region per worker. The
-workers' algorithm is in `limits`.
+and each further row their connections of one listener. Customers have rows of the same kind in a region of their own,
+one for each slot (`customer_slots`); it is as large as there may ever be customers, and only the pages of those who had
+a connection take memory. Sources have tables of their own, with a region per worker. The workers' algorithm is in
+`limits`.
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ class LimitPlan:
     per_source: int = 0
     source_buckets: int = 0  # power of two, per worker; above 0 if per_source is set, or a reload may set it
     sources_counted: bool = True  # per_source is set, or was before
+    customers: int = 0  # slots for customers, whose limits are in their own table (`core.customers`)
 
     @property
     def total_capacity(self) -> int:
@@ -62,6 +65,11 @@ class LimitPlan:
     def source_cells(self) -> int:
         """Size of the source table in cells, all workers together."""
         return self.workers * self.source_buckets * WAYS
+
+    @property
+    def customer_cells(self) -> int:
+        """Size of the customers' rows in cells."""
+        return self.workers * self.customers
 
 
 def source_buckets(connections_per_worker: int) -> int:
@@ -80,6 +88,16 @@ def clear_column(plan: LimitPlan, column: int, counts: Cells, sources: Cells) ->
     for cell in range(column * region, (column + 1) * region):
         if sources[cell]:
             sources[cell] = 0
+
+
+def clear_customers(plan: LimitPlan, column: int, customers: Cells, used: int) -> None:
+    """Give back a dead worker's connections in the rows of the first `used` customers, as `clear_column` does.
+
+    Rows beyond are left untouched: reading them would make the kernel allocate their pages.
+    """
+    for cell in range(column, used * plan.workers, plan.workers):
+        if customers[cell]:
+            customers[cell] = 0
 
 
 def total_held(plan: LimitPlan, counts: Row) -> int:

@@ -19,6 +19,10 @@ again, and the others take theirs back and wait for it. All waiting is bounded: 
 (SIGSTOP, a debugger) costs the others a refusal at worst, never a hang. Clearing the column of a dead worker gives its
 connections back.
 
+A customer's connections are one more row, like a listener's. Connections without a customer neither read nor write any
+of them (`acquire`); the others take `acquire_for`. Behind a PROXY header the customer is known only later: the worker
+then releases the connection and admits it again, in one step of its own, and so the limits hold as for any other.
+
 Per source, the key is a 64-bit keyed hash of the source's network (made in `admission`), kept in buckets of 16 slots in
 a region per worker: one writer, any number of readers, no chains to follow. Two sources with the same hash would share
 one count; with a secret key and 64 bits that is as likely as guessing the key. The table has a fixed size: a flood of
@@ -31,12 +35,14 @@ import enum
 from collections.abc import Callable
 
 from relay.core import limit_table
-from relay.core.limit_table import Cells, LimitPlan
+from relay.core.limit_table import Cells, LimitPlan, Row
 
 SPINS = 400  # reads of the rivals' numbers before giving up: some 400 µs, many times as long as a decision
 MASK = 0xFFFFFFFF
 NO_SLOT = -1  # no source, or sources are not limited
 BUCKET_FULL = -2
+NO_CUSTOMER = -1
+NO_CELLS: list[int] = []  # where there are no customers
 
 
 class Refusal(enum.Enum):
@@ -46,6 +52,7 @@ class Refusal(enum.Enum):
     INSTANCE = "instance"
     LISTENER = "listener"
     SOURCE = "source"
+    CUSTOMER = "customer"
 
 
 class Lease:
@@ -70,11 +77,28 @@ class Lease:
                 limits._sources[slot] -= 1
 
 
+class CustomerLease(Lease):
+    """The place of a connection that a customer has; a class of its own, so that others' leases cost nothing more."""
+
+    __slots__ = ("_customer",)
+
+    def __init__(self, limits: Limits, listener: int, slot: int, customer: int) -> None:
+        super().__init__(limits, listener, slot)
+        self._customer = customer
+
+    def release(self) -> None:
+        limits = self._limits
+        if limits is not None:
+            limits._customers[self._customer * limits._workers + limits._column] -= 1
+        super().release()
+
+
 class Limits:
     """One worker's view of the shared table.
 
-    `counts` has `plan.count_cells` cells, `hashes` (64 bits) and `sources` (counts) have `plan.source_cells` each, all
-    zero at first. `fence` is a full memory barrier between processes.
+    `counts` has `plan.count_cells` cells, `hashes` (64 bits) and `sources` (counts) have `plan.source_cells` each,
+    `customers` has `plan.customer_cells`, all zero at first. `customer_limits` has the customers' limits by slot, 0 for
+    none. `fence` is a full memory barrier between processes.
     """
 
     def __init__(
@@ -85,6 +109,8 @@ class Limits:
         hashes: Cells,
         sources: Cells,
         fence: Callable[[], None],
+        customers: Cells = NO_CELLS,
+        customer_limits: Row = NO_CELLS,
     ) -> None:
         if not 0 <= column < plan.workers:
             raise ValueError(f"column {column} of {plan.workers}")
@@ -94,7 +120,9 @@ class Limits:
         self._hashes = hashes
         self._sources = sources
         self._fence = fence
-        n = plan.workers
+        self._customers = customers
+        self._customer_limits = customer_limits
+        n = self._workers = plan.workers
         self._own = n + column
         self._instance_row = range(n, 2 * n)
         self._listener_rows = tuple(range((2 + i) * n, (3 + i) * n) for i in range(len(plan.listeners)))
@@ -154,7 +182,49 @@ class Limits:
                 return Lease(self, listener, NO_SLOT)
         return self._acquire(listener, 0, announced=True)
 
-    def _acquire(self, listener: int, source: int, *, announced: bool = False) -> Lease | Refusal:
+    def acquire_for(self, customer: int, listener: int, source: int = 0) -> Lease | Refusal:
+        """Admit one connection of the customer with that slot, as `acquire` does."""
+        counts, column, own, customers = self._counts, self._column, self._own, self._customers
+        held = counts[own]
+        if held >= self._capacity:
+            return Refusal.CAPACITY
+        limit = self._customer_limits[customer]
+        if self._alone:
+            of_customer = customers[customer]
+            if of_customer >= limit > 0:
+                return Refusal.CUSTOMER
+            lease = self.acquire(listener, source)
+            if type(lease) is not Lease:
+                return lease
+            customers[customer] = of_customer + 1
+            return CustomerLease(self, listener, lease._slot, customer)
+        if source and self._per_source:
+            return self._acquire(listener, source, customer)
+        # As in `acquire`, the fast path is written out.
+        row, first = self._listener_rows[listener], customer * self._workers
+        counts[column] = counts[column] + 1 & MASK  # odd: deciding
+        counts[own] = held + 1
+        counts[row[column]] += 1
+        customers[first + column] += 1
+        self._fence()
+        if not limit or sum(customers[first : first + self._workers]) <= limit:
+            total = 0
+            for cell in self._instance_row:
+                total += counts[cell]
+            if total <= self._instance:
+                limit = self._listener_limits[listener]
+                if limit:
+                    total = 0
+                    for cell in row:
+                        total += counts[cell]
+                if total <= limit or not limit:
+                    counts[column] = counts[column] + 1 & MASK
+                    return CustomerLease(self, listener, NO_SLOT, customer)
+        return self._acquire(listener, 0, customer, announced=True)
+
+    def _acquire(
+        self, listener: int, source: int, customer: int = NO_CUSTOMER, *, announced: bool = False
+    ) -> Lease | Refusal:
         """The full algorithm. `announced`: the connection is announced already, and the sum was above the limit."""
         counts, column = self._counts, self._column
         refusal: Refusal | None = None
@@ -162,21 +232,21 @@ class Limits:
         for _ in range(SPINS):
             if not announced:
                 counts[column] = (counts[column] + 1) & MASK  # odd: deciding
-                slot = self._announce(listener, source)
+                slot = self._announce(listener, source, customer)
                 if slot == BUCKET_FULL:
                     counts[column] = (counts[column] + 1) & MASK
                     return Refusal.SOURCE
                 self._fence()
-                refusal = self._over(listener, source, 0)
+                refusal = self._over(listener, source, 0, customer)
                 if refusal is None:
                     counts[column] = (counts[column] + 1) & MASK
-                    return Lease(self, listener, slot)
+                    return self._lease(listener, slot, customer)
             announced = False
-            refusal, final = self._decide(listener, source)
+            refusal, final = self._decide(listener, source, customer)
             if refusal is None:
                 counts[column] = (counts[column] + 1) & MASK
-                return Lease(self, listener, slot)
-            Lease(self, listener, slot).release()
+                return self._lease(listener, slot, customer)
+            self._lease(listener, slot, customer).release()
             counts[column] = (counts[column] + 1) & MASK
             if final or not self._wait_for_lower_rivals():
                 break
@@ -186,7 +256,7 @@ class Limits:
         """Number of connections that this worker holds now."""
         return self._counts[self._own]
 
-    def _announce(self, listener: int, source: int) -> int:
+    def _announce(self, listener: int, source: int, customer: int = NO_CUSTOMER) -> int:
         """Add one to this worker's counts. Returns the source's slot, NO_SLOT, or BUCKET_FULL if nothing was added."""
         counts = self._counts
         slot = NO_SLOT
@@ -197,19 +267,26 @@ class Limits:
             self._sources[slot] += 1
         counts[self._own] += 1
         counts[self._listener_cells[listener]] += 1
+        if customer != NO_CUSTOMER:
+            self._customers[customer * self._workers + self._column] += 1
         return slot
 
-    def _decide(self, listener: int, source: int) -> tuple[Refusal | None, bool]:
+    def _lease(self, listener: int, slot: int, customer: int) -> Lease:
+        if customer == NO_CUSTOMER:
+            return Lease(self, listener, slot)
+        return CustomerLease(self, listener, slot, customer)
+
+    def _decide(self, listener: int, source: int, customer: int = NO_CUSTOMER) -> tuple[Refusal | None, bool]:
         """(None, True) to admit, (the limit reached, True) to refuse, (…, False) to give way to a lower column."""
         refusal: Refusal | None = None
         for _ in range(SPINS):
             before = self._rivals()
-            refusal = self._over(listener, source, 0)
+            refusal = self._over(listener, source, 0, customer)
             if refusal is None:
                 return None, True
             undecided = sum(number & 1 for number in before)
             if undecided:
-                certain = self._over(listener, source, undecided)
+                certain = self._over(listener, source, undecided, customer)
             else:
                 certain = refusal
             if self._rivals() != before:
@@ -220,9 +297,13 @@ class Limits:
                 return refusal, False
         return refusal, True
 
-    def _over(self, listener: int, source: int, undecided: int) -> Refusal | None:
+    def _over(self, listener: int, source: int, undecided: int, customer: int = NO_CUSTOMER) -> Refusal | None:
         """The first limit that the announced counts exceed by more than `undecided`."""
         plan, counts = self._plan, self._counts
+        if customer != NO_CUSTOMER and (limit := self._customer_limits[customer]):
+            first = customer * self._workers
+            if sum(self._customers[first : first + self._workers]) - undecided > limit:
+                return Refusal.CUSTOMER
         total = -undecided
         for cell in self._instance_row:
             total += counts[cell]

@@ -146,7 +146,7 @@ class Explorer:
         changed = following.held != local.held or following.begun != local.begun
         workers = _replaced_list(workers, column, following)
         if changed:
-            check_limits(self.plan, [worker.owned for worker in workers])
+            check_limits(self.system, [worker.owned for worker in workers])
         reached = state.reached
         if changed or ended is not None:
             reached = tuple(

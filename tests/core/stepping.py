@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import NamedTuple, overload
 
 from relay.core import limit_table
-from relay.core.limit_table import LimitPlan, clear_column
-from relay.core.limits import Lease, Limits
+from relay.core.limit_table import LimitPlan, clear_column, clear_customers
+from relay.core.limits import NO_CUSTOMER, CustomerLease, Lease, Limits
 
 READ, WRITE, FENCE = "read", "write", "fence"
 
@@ -32,6 +32,7 @@ class Access(NamedTuple):
 class Acquire(NamedTuple):
     listener: int = 0
     source: int = 0
+    customer: int = NO_CUSTOMER
 
 
 class Release(NamedTuple):
@@ -53,6 +54,7 @@ class Place(NamedTuple):
     listener: int
     source: int
     slot: int
+    customer: int = NO_CUSTOMER
 
 
 class Paused(BaseException):
@@ -97,10 +99,11 @@ class System:
     plan: LimitPlan
     limits_type: type[Limits] = Limits
     fences: bool = True
+    customer_limits: tuple[int, ...] = ()  # as many as the plan has slots for customers
 
     @property
     def size(self) -> int:
-        return self.plan.count_cells + 2 * self.plan.source_cells
+        return self.plan.count_cells + 2 * self.plan.source_cells + self.plan.customer_cells
 
     def run(
         self, column: int, operation: Operation, held: tuple[Place, ...], access: Callable[[Access], int]
@@ -110,7 +113,9 @@ class System:
         cells, slots = plan.count_cells, plan.source_cells
         counts = View(0, cells, access)
         hashes, sources = View(cells, slots, access), View(cells + slots, slots, access)
+        customers = View(cells + 2 * slots, plan.customer_cells, access)
         if isinstance(operation, Clear):
+            clear_customers(plan, operation.column, customers, plan.customers)
             clear_column(plan, operation.column, counts, sources)
             return None
 
@@ -118,11 +123,17 @@ class System:
             if self.fences:
                 access(Access(FENCE))
 
-        worker = self.limits_type(plan, column, counts, hashes, sources, fence)
+        worker = self.limits_type(plan, column, counts, hashes, sources, fence, customers, self.customer_limits)
         if isinstance(operation, Acquire):
+            if operation.customer != NO_CUSTOMER:
+                return worker.acquire_for(operation.customer, operation.listener, operation.source)
             return worker.acquire(operation.listener, operation.source)
         if held:
-            Lease(worker, held[0].listener, held[0].slot).release()
+            _, _, _, customer = place = held[0]
+            lease = Lease(worker, place.listener, place.slot)
+            if customer != NO_CUSTOMER:
+                lease = CustomerLease(worker, place.listener, place.slot, customer)
+            lease.release()
         return None
 
     def private(self, column: int, access: Access) -> bool:
@@ -134,13 +145,15 @@ class System:
         plan = self.plan
         if access.address < plan.count_cells:
             return access.address % plan.workers == column
+        if (cell := access.address - plan.count_cells - 2 * plan.source_cells) >= 0:
+            return cell % plan.workers == column
         slot = (access.address - plan.count_cells) % max(1, plan.source_cells)
         return slot // (plan.source_buckets * limit_table.WAYS) == column
 
     def outcome(self, operation: Operation, held: tuple[Place, ...], result: object) -> tuple[Place, ...]:
         """What the worker holds after the operation."""
         if isinstance(operation, Acquire) and isinstance(result, Lease):
-            return (*held, Place(operation.listener, operation.source, result._slot))
+            return (*held, Place(operation.listener, operation.source, result._slot, operation.customer))
         return held[1:] if isinstance(operation, Release) else held
 
 

@@ -11,22 +11,33 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core import limits
-from relay.core.limit_table import WAYS, LimitPlan, clear_column, source_buckets, total_held
-from relay.core.limits import Lease, Limits, Refusal
+from relay.core.limit_table import WAYS, LimitPlan, clear_column, clear_customers, source_buckets, total_held
+from relay.core.limits import NO_CUSTOMER, Lease, Limits, Refusal
 
 
 class Shared:
     """A table in plain lists and the workers over it."""
 
-    def __init__(self, plan: LimitPlan) -> None:
+    def __init__(self, plan: LimitPlan, customer_limits: tuple[int, ...] = ()) -> None:
         self.plan = plan
+        self.customer_limits = customer_limits
+        self.customers = [0] * plan.customer_cells
         self.counts = [0] * plan.count_cells
         self.hashes = [0] * plan.source_cells
         self.sources = [0] * plan.source_cells
         self.workers = [self.worker(column) for column in range(plan.workers)]
 
     def worker(self, column: int) -> Limits:
-        return Limits(self.plan, column, self.counts, self.hashes, self.sources, lambda: None)
+        return Limits(
+            self.plan,
+            column,
+            self.counts,
+            self.hashes,
+            self.sources,
+            lambda: None,
+            self.customers,
+            self.customer_limits,
+        )
 
 
 def admitted(result: Lease | Refusal) -> Lease:
@@ -42,46 +53,59 @@ PLANS = st.builds(
     listeners=st.lists(st.integers(0, 4), min_size=2, max_size=2).map(tuple),
     per_source=st.integers(1, 3),
     source_buckets=st.just(64),
+    customers=st.just(2),
 )
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("acquire"), st.integers(0, 3), st.integers(0, 1), st.integers(1, 5)),
-        st.tuples(st.just("release"), st.integers(0, 99), st.just(0), st.just(0)),
-        st.tuples(st.just("clear"), st.integers(0, 3), st.just(0), st.just(0)),
+        st.tuples(
+            st.just("acquire"), st.integers(0, 3), st.integers(0, 1), st.integers(1, 5), st.integers(NO_CUSTOMER, 1)
+        ),
+        st.tuples(st.just("release"), st.integers(0, 99), st.just(0), st.just(0), st.just(0)),
+        st.tuples(st.just("clear"), st.integers(0, 3), st.just(0), st.just(0), st.just(0)),
     ),
     max_size=60,
 )
 
 
 @settings(deadline=None)
-@given(plan=PLANS, steps=STEPS)
-def test_one_after_the_other_it_is_simple_counting(plan: LimitPlan, steps: list[tuple[str, int, int, int]]) -> None:
-    shared = Shared(plan)
-    held: list[tuple[int, int, int, Lease]] = []
-    for kind, number, listener, source in steps:
+@given(plan=PLANS, of_customers=st.tuples(st.integers(0, 3), st.integers(0, 3)), steps=STEPS)
+def test_one_after_the_other_it_is_simple_counting(
+    plan: LimitPlan, of_customers: tuple[int, int], steps: list[tuple[str, int, int, int, int]]
+) -> None:
+    shared = Shared(plan, of_customers)
+    held: list[tuple[int, int, int, int, Lease]] = []
+    for kind, number, listener, source, customer in steps:
         column = number % plan.workers
         if kind == "acquire":
-            result = shared.workers[column].acquire(listener, source)
+            worker, limit = shared.workers[column], 0
+            if customer == NO_CUSTOMER:
+                result = worker.acquire(listener, source)
+            else:
+                result, limit = worker.acquire_for(customer, listener, source), of_customers[customer]
             reached = {
-                Refusal.CAPACITY: sum(c == column for c, _, _, _ in held) >= plan.capacity,
+                Refusal.CAPACITY: sum(c == column for c, _, _, _, _ in held) >= plan.capacity,
+                Refusal.CUSTOMER: 0 < limit <= sum(of == customer for _, _, _, of, _ in held),
                 Refusal.INSTANCE: len(held) >= plan.instance,
-                Refusal.LISTENER: 0 < plan.listeners[listener] <= sum(l_ == listener for _, l_, _, _ in held),
-                Refusal.SOURCE: sum(s == source for _, _, s, _ in held) >= plan.per_source,
+                Refusal.LISTENER: 0 < plan.listeners[listener] <= sum(l_ == listener for _, l_, _, _, _ in held),
+                Refusal.SOURCE: sum(s == source for _, _, s, _, _ in held) >= plan.per_source,
             }
             # Of several limits that are reached, the first in this order is named.
             assert (result if isinstance(result, Refusal) else None) == next((r for r in reached if reached[r]), None)
             if isinstance(result, Lease):
-                held.append((column, listener, source, result))
+                held.append((column, listener, source, customer, result))
         elif kind == "release" and held:
             held.pop(number % len(held))[-1].release()
         elif kind == "clear":
+            clear_customers(plan, column, shared.customers, plan.customers)
             clear_column(plan, column, shared.counts, shared.sources)
             held = [one for one in held if one[0] != column]
             shared.workers[column] = shared.worker(column)
         assert total_held(plan, shared.counts) == len(held)
         assert [worker.held() for worker in shared.workers] == [
-            sum(c == number for c, _, _, _ in held) for number in range(plan.workers)
+            sum(c == number for c, _, _, _, _ in held) for number in range(plan.workers)
         ]
+        of_columns = [(slot, number) for slot in (0, 1) for number in range(plan.workers)]
+        assert shared.customers == [sum((of, c) == row for c, _, _, of, _ in held) for row in of_columns]
 
 
 def test_a_lease_is_given_back_once() -> None:
@@ -116,6 +140,37 @@ def test_a_limit_that_comes_later_counts_those_who_were_there_before() -> None:
     assert isinstance(leases[0], Lease)
     leases[0].release()
     assert isinstance(later.acquire(0), Lease)
+
+
+# --- customers -------------------------------------------------------------------------------------------------------
+
+
+def test_connections_without_a_customer_touch_no_customers_row() -> None:
+    shared = Shared(LimitPlan(2, 9, 9, (0,), customers=2), (1, 1))
+    shared.customers = []  # any access would fail
+    for column in (0, 1):
+        admitted(shared.worker(column).acquire(0)).release()
+
+
+def test_a_lowered_limit_cuts_nobody_and_counts_those_who_are_there() -> None:
+    shared = Shared(LimitPlan(2, 9, 9, (0,), customers=1), (0,))
+    leases = [admitted(worker.acquire_for(0, 0)) for worker in shared.workers]
+    shared.customer_limits = (1,)
+    later = shared.worker(0)
+    assert later.acquire_for(0, 0) is Refusal.CUSTOMER
+    leases[0].release()
+    leases[0].release()
+    assert later.acquire_for(0, 0) is Refusal.CUSTOMER, "one is still there: released once, whatever is called"
+    leases[1].release()
+    admitted(later.acquire_for(0, 0))
+
+
+def test_clearing_a_column_reads_the_rows_of_used_slots_alone() -> None:
+    plan = LimitPlan(2, 9, 9, (0,), customers=100)
+    customers = Counted([1] * plan.customer_cells)
+    clear_customers(plan, 1, customers, used=3)
+    assert customers == [1, 0] * 3 + [1, 1] * 97
+    assert customers.reads == 3
 
 
 # --- sources ---------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 
 from relay.core import limit_table, limits
 from relay.core.limit_table import LimitPlan
-from relay.core.limits import Lease, Limits, Refusal
+from relay.core.limits import NO_CUSTOMER, CustomerLease, Lease, Limits, Refusal
 from tests.core.automaton import Automaton, Local
 from tests.core.exploring import Explorer, explore
 from tests.core.promises import Violation
@@ -24,6 +24,10 @@ def from_source(number: int) -> Acquire:
     return Acquire(source=number)
 
 
+def of_customer(number: int, source: int = 0) -> Acquire:
+    return Acquire(customer=number, source=source)
+
+
 def plan(
     workers: int,
     instance: int,
@@ -32,8 +36,13 @@ def plan(
     capacity: int = 9,
     per_source: int = 0,
     buckets: int = 1,
+    customers: int = 0,
 ) -> LimitPlan:
-    return LimitPlan(workers, instance, capacity, listeners, per_source, buckets if per_source else 0)
+    return LimitPlan(workers, instance, capacity, listeners, per_source, buckets if per_source else 0, True, customers)
+
+
+def with_customers(workers: int, instance: int, limits_: tuple[int, ...], **more: int) -> System:
+    return System(plan(workers, instance, customers=len(limits_), **more), customer_limits=limits_)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -89,6 +98,57 @@ def test_a_full_bucket_refuses_the_source() -> None:
     assert explored.admitted == {3}  # two of the first worker's three, and the other worker's one
 
 
+@pytest.mark.parametrize(("room", "limit"), [(2, 1), (3, 2), (1, 1), (3, 0)])
+def test_each_customer_has_its_own_limit(room: int, limit: int) -> None:
+    explored = explore(with_customers(2, room, (limit,)), *[(of_customer(0), of_customer(0))] * 2)
+    assert explored.admitted == {min(room, limit or room)}
+    assert explored.stuck == 0
+
+
+def test_customers_do_not_count_against_one_another_nor_against_those_of_none() -> None:
+    explored = explore(with_customers(2, 9, (1, 1)), (of_customer(0), ACQUIRE, of_customer(1)), (of_customer(1),))
+    assert explored.admitted == {3}  # of the two that want customer 1's place, one
+    assert explored.stuck == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_three_workers_and_one_place_of_a_customer() -> None:
+    explored = explore(with_customers(3, 9, (1,)), *[(of_customer(0),)] * 3)
+    assert explored.admitted == {1}
+    assert explored.stuck == 0
+
+
+@pytest.mark.usefixtures("two_ways")
+def test_a_customers_limit_beside_that_of_a_source() -> None:
+    explored = explore(
+        with_customers(2, 9, (2,), per_source=1),
+        (of_customer(0, 1), RELEASE, of_customer(0, 2)),
+        (of_customer(0, 1), of_customer(0, 2)),
+    )
+    assert explored.admitted <= {1, 2}
+    assert explored.stuck == 0
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_a_customer_that_is_known_only_after_the_first_admission(limit: int) -> None:
+    """Behind a PROXY header: admitted as nobody's, released, and admitted again as the customer's."""
+    two_steps: tuple[Operation, ...] = (ACQUIRE, RELEASE, of_customer(0))
+    explored = explore(with_customers(2, 2, (limit,)), two_steps, two_steps)
+    assert explored.admitted == {limit}
+    assert explored.stuck == 0
+
+
+@pytest.mark.parametrize("dies", [0, 1])
+def test_a_dead_workers_customers_are_given_back(dies: int) -> None:
+    programs: list[tuple[Operation, ...]] = [(of_customer(0),), (of_customer(0),)]
+    programs[dies] = (of_customer(0), RELEASE, of_customer(0))
+    system = with_customers(2, 9, (1,))
+    explored = Explorer(system, programs, kill=dies, after=(of_customer(0),)).run()
+    assert explored.stuck == 0
+    assert explored.admitted == {1}, "whatever the dead worker held, its successor or the other can have it"
+
+
 @pytest.mark.parametrize("dies", [0, 1])
 def test_a_worker_may_die_at_any_point(dies: int) -> None:
     """Its column is cleared while the other goes on, and its successor begins there at once."""
@@ -136,6 +196,13 @@ def test_the_fence_makes_up_for_store_buffers(
     assert explored.stuck == 0
 
 
+@pytest.mark.parametrize("program", [(of_customer(0),), (of_customer(0), RELEASE, of_customer(0))])
+def test_the_fence_makes_up_for_store_buffers_in_customers_rows_too(program: tuple[Operation, ...]) -> None:
+    explored = Explorer(with_customers(2, 9, (1,)), [program, (of_customer(0),)], buffered=True).run()
+    assert explored.admitted == {1}
+    assert explored.stuck == 0
+
+
 # --- the checks can fail ---------------------------------------------------------------------------------------------
 
 
@@ -152,17 +219,31 @@ class ChecksThenCounts(Limits):
         return Lease(self, listener, self._announce(listener, source))
 
 
+class CountsTheCustomerAfterwards(Limits):
+    """Announces a connection in all rows but the customer's, where it is counted once it is admitted."""
+
+    def acquire_for(self, customer: int, listener: int, source: int = 0) -> Lease | Refusal:
+        first = customer * self._workers
+        if sum(self._customers[first : first + self._workers]) >= self._customer_limits[customer]:
+            return Refusal.CUSTOMER
+        lease = self.acquire(listener, source)
+        if isinstance(lease, Refusal):
+            return lease
+        self._customers[first + self._column] += 1
+        return CustomerLease(self, listener, lease._slot, customer)
+
+
 class TakesTooManyForFull(Limits):
     """Refuses whenever the sum is too high, whatever the others are doing."""
 
-    def _decide(self, listener: int, source: int) -> tuple[Refusal | None, bool]:
+    def _decide(self, listener: int, source: int, customer: int = NO_CUSTOMER) -> tuple[Refusal | None, bool]:
         return Refusal.INSTANCE, True
 
 
 class NeverMakesWay(Limits):
     """Of two that are in each other's way, both wait for the other."""
 
-    def _decide(self, listener: int, source: int) -> tuple[Refusal | None, bool]:
+    def _decide(self, listener: int, source: int, customer: int = NO_CUSTOMER) -> tuple[Refusal | None, bool]:
         while True:
             if self._over(listener, source, 0) is None:
                 return None, True
@@ -173,6 +254,12 @@ class NeverMakesWay(Limits):
 def test_a_limit_that_is_exceeded_is_found() -> None:
     with pytest.raises(Violation, match="2 held, the instance's limit is 1"):
         explore(System(plan(2, 1), ChecksThenCounts), (ACQUIRE,), (ACQUIRE,))
+
+
+def test_a_customers_limit_that_is_exceeded_is_found() -> None:
+    system = System(plan(2, 9, customers=1), CountsTheCustomerAfterwards, customer_limits=(1,))
+    with pytest.raises(Violation, match="customer 0 holds more than 1"):
+        explore(system, (of_customer(0),), (of_customer(0),))
 
 
 def test_a_refusal_without_need_is_found() -> None:

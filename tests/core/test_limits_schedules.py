@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core import limit_table, limits
 from relay.core.limit_table import LimitPlan
-from relay.core.limits import Lease, Limits, Refusal
+from relay.core.limits import NO_CUSTOMER, Lease, Limits, Refusal
 from tests.core.promises import Violation, check_limits, reached_limits, table_of
 from tests.core.stepping import Acquire, Operation, Process, Release, System
 
@@ -37,10 +39,12 @@ def systems(draw: st.DrawFn) -> tuple[System, list[list[Operation]]]:
         listeners=listeners,
         per_source=(per_source := draw(st.integers(0, 2))),
         source_buckets=draw(st.sampled_from([1, 2])) if per_source else 0,
+        customers=2,
     )
-    acquires = st.builds(Acquire, st.integers(0, len(listeners) - 1), st.integers(1, 5))
+    customer_limits = draw(st.tuples(st.integers(0, 3), st.integers(0, 3)))
+    acquires = st.builds(Acquire, st.integers(0, len(listeners) - 1), st.integers(1, 5), st.integers(NO_CUSTOMER, 1))
     operations = st.lists(st.one_of(acquires, acquires, st.just(RELEASE)), min_size=1, max_size=5)
-    return System(made), [list(draw(operations)) for _ in range(workers)]
+    return System(made, customer_limits=customer_limits), [list(draw(operations)) for _ in range(workers)]
 
 
 def play(system: System, programs: list[list[Operation]], schedule: list[tuple[int, int]]) -> list[Process]:
@@ -51,7 +55,7 @@ def play(system: System, programs: list[list[Operation]], schedule: list[tuple[i
 
     def run(process: Process, accesses: int) -> None:
         ended = process.run(accesses)
-        check_limits(system.plan, [other.owned for other in processes])
+        check_limits(system, [other.owned for other in processes])
         if ended is not None:
             if isinstance(ended.result, Refusal) and ended.result not in reached[process.column]:
                 raise Violation(f"worker {process.column}: {ended}, but there was room all the time")
@@ -89,10 +93,11 @@ def test_promises_hold_under_any_schedule(
     assert all(number % 2 == 0 for number in memory[:workers])
     assert (tuple(memory[workers:cells]), tuple(memory[cells + slots :])) == table_of(system, held)
     # If there is room in the end, an acquire by anybody succeeds; if there is none, it says which limit is reached.
-    for column in range(workers):
-        last = Process(system, column, [ACQUIRE._replace(source=7)], memory)
+    for column, customer in product(range(workers), range(NO_CUSTOMER, 2)):
+        wanted = Acquire(source=7, customer=customer)
+        last = Process(system, column, [wanted], memory)
         last.held = held[column]
-        expected = set(reached_limits(system, held, column, ACQUIRE._replace(source=7)))
+        expected = set(reached_limits(system, held, column, wanted))
         ended = last.run(10_000)
         assert ended is not None
         assert ended.result in expected if expected else isinstance(ended.result, Lease)
@@ -119,7 +124,7 @@ def test_a_worker_that_is_stopped_for_good_delays_nobody_for_long(stopped: int) 
 class TakesTooManyForFull(Limits):
     """Refuses whenever the sum is too high, whatever the others are doing."""
 
-    def _decide(self, listener: int, source: int) -> tuple[Refusal | None, bool]:
+    def _decide(self, listener: int, source: int, customer: int = NO_CUSTOMER) -> tuple[Refusal | None, bool]:
         return Refusal.INSTANCE, True
 
 
