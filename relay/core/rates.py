@@ -10,6 +10,9 @@ Sources have a table of fixed size: sets of 16 slots, each a 64-bit hash of the 
 and its time. A slot whose time has passed is a full bucket, which needs no slot, so it is free. If a set has no free
 slot, the bucket nearest to full is replaced: its source gains least, at most its burst, and a source that connects
 without pause is the last to be forgotten.
+
+A customer's bucket is one time at the customer's slot (`customer_slots`), with a lock of its own. Interval and
+tolerance come from the customers' table, so a reload changes them with it.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ ACCEPT, DIAL, ROUTES = 0, 1, 2  # the single buckets and their lock numbers; tho
 ROUTE_BUCKETS = 2048  # routes (by name) with a rate, over the life of a process
 SINGLES = ROUTES + ROUTE_BUCKETS
 NANO = 1_000_000_000
+NO_NUMBERS: list[int] = []  # where there are no customers
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,7 @@ class RatePlan:
     queue: int = 0
     queue_seconds: float = 0.0
     may_limit_sources: bool = False
+    customers: int = 0  # slots for customers, whose rates are in their own table (`core.customers`)
 
     @property
     def source_cells(self) -> int:
@@ -88,7 +93,8 @@ class Late:
 class Rates:
     """One worker's view of the shared buckets; all zero at first.
 
-    `singles` has SINGLES cells of 64 bits, `hashes` and `times` have `plan.source_cells` each. `clock` is the monotonic
+    `singles` has SINGLES cells of 64 bits, `hashes` and `times` have `plan.source_cells` each, `customers` has
+    `plan.customers`. `clock` is the monotonic
     clock in nanoseconds, the same for all workers (CLOCK_MONOTONIC is one for the machine). A single worker needs no
     `lock`.
     """
@@ -101,12 +107,14 @@ class Rates:
         times: Numbers,
         lock: Lock | None,
         clock: Callable[[], int],
+        customers: Numbers = NO_NUMBERS,
     ) -> None:
         self._singles = singles
         self._hashes = hashes
         self._times = times
         self._lock = lock
         self._clock = clock
+        self._customers = customers
         self.by_source = plan.source.per_second > 0
         self._accept = (plan.accept.interval, plan.accept.tolerance) if plan.accept.per_second else None
         self._source = (plan.source.interval, plan.source.tolerance) if self.by_source else (0, 0)
@@ -149,6 +157,24 @@ class Rates:
         finally:
             if self._lock is not None:
                 self._lock.release(SINGLES + number)
+
+    def customer(self, slot: int, interval: int, tolerance: int) -> bool:
+        """Take a token of the customer with that slot; False if there is none.
+
+        `interval` and `tolerance` are those of the customer's `Rate`, in nanoseconds.
+        """
+        number = SINGLES + SETS + slot
+        if self._lock is not None and not self._lock.acquire(number):
+            return False
+        try:
+            now, time = self._clock(), self._customers[slot]
+            if time - now > tolerance:
+                return False
+            self._customers[slot] = max(time, now) + interval
+            return True
+        finally:
+            if self._lock is not None:
+                self._lock.release(number)
 
     def _slot(self, start: int, source: int) -> int:
         """The cell of a source in the set at `start`: its present one, or else that of the bucket nearest to full."""

@@ -66,17 +66,24 @@ class RateTable:
         self._singles = view[: 8 * SINGLES].cast("Q")
         self._hashes = view[HEAD : HEAD + 8 * cells].cast("Q")
         self._times = view[HEAD + 8 * cells : HEAD + 16 * cells].cast("Q")
+        self._customers = view[HEAD + 16 * cells : HEAD + 16 * cells + 8 * plan.customers].cast("Q")
 
     @classmethod
     def create(cls, plan: RatePlan) -> RateTable:
         """Make a new table of full buckets. Raises OSError."""
         return cls(memory.shared("relay-rates", _size(plan)), plan)
 
+    def forget_customer(self, slot: int) -> None:
+        """Fill the bucket of a slot that goes from one customer to another."""
+        self._customers[slot] = 0
+
     def rates(self, *, alone: bool, plan: RatePlan | None = None) -> Rates:
         """One worker's view of the buckets. `alone`: it is the only worker. `plan`: other rates than at the start."""
         lock = None if alone else RecordLock(self.descriptor)
-        return Rates(plan or self.plan, self._singles, self._hashes, self._times, lock, time.monotonic_ns)
+        return Rates(
+            plan or self.plan, self._singles, self._hashes, self._times, lock, time.monotonic_ns, self._customers
+        )
 
 
 def _size(plan: RatePlan) -> int:
-    return HEAD + 16 * plan.source_cells
+    return HEAD + 16 * plan.source_cells + 8 * plan.customers

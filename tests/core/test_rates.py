@@ -28,7 +28,7 @@ class Clock:
 
 def make(plan: RatePlan, clock: Clock) -> Rates:
     cells = plan.source_cells
-    return Rates(plan, [0] * SINGLES, [0] * cells, [0] * cells, None, clock)
+    return Rates(plan, [0] * SINGLES, [0] * cells, [0] * cells, None, clock, [0] * plan.customers)
 
 
 def assert_within(rate: Rate, taken: list[int]) -> None:
@@ -79,6 +79,34 @@ def test_sources_do_not_touch_each_other_s_tokens(steps: list[tuple[int, int]]) 
         clock.now += gap
         source = number * SETS
         assert together.source(source) == alone[number].source(source)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, NANO // 2)), min_size=1, max_size=80))
+def test_customers_do_not_touch_each_other_s_tokens(steps: list[tuple[int, int]]) -> None:
+    clock, of = Clock(), [Rate(3.0, 2.0), Rate(5.0, 1.0), Rate(0.5, 4.0)]
+    rates = make(RatePlan(accept=Rate(1.0, 1.0), customers=3), clock)
+    taken: list[list[int]] = [[], [], []]
+    for slot, gap in steps:
+        clock.now += gap
+        if rates.customer(slot, of[slot].interval, of[slot].tolerance):
+            taken[slot].append(clock.now)
+        else:
+            assert taken[slot], "the first one always has a token"
+    for rate, times in zip(of, taken, strict=True):
+        assert_within(rate, times)
+    assert rates.accept(), "nor the instance's"
+
+
+def test_a_customer_s_tokens_come_back_at_its_rate() -> None:
+    clock, rate = Clock(), Rate(10.0, 3.0)
+    rates = make(RatePlan(customers=1), clock)
+
+    def take() -> bool:
+        return rates.customer(0, rate.interval, rate.tolerance)
+
+    assert [take() for _ in range(4)] == [True, True, True, False]
+    clock.now += rate.interval
+    assert [take(), take()] == [True, False]
 
 
 def test_a_flood_of_sources_takes_the_fullest_bucket_s_place_and_lets_nobody_out() -> None:
@@ -161,6 +189,7 @@ def test_a_lock_that_is_not_to_be_had_refuses() -> None:
     rates = Rates(plan, [0] * SINGLES, [0] * cells, [0] * cells, Held(), Clock())
     assert not rates.accept()
     assert not rates.source(1)
+    assert not rates.customer(0, NANO, 0)
     assert rates.dial() == Late(full=False)
 
 

@@ -15,10 +15,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from relay.core.rates import ACCEPT
+from relay.core.rates import ACCEPT, Rate
 from relay.ipc import shared_rates
 from relay.ipc.shared_rates import PATIENCE, RateTable, RecordLock
-from tests.ipc.rate_taker import PLAN
+from tests.ipc.rate_taker import CUSTOMER, OF_CUSTOMER, PLAN
 from tests.support.observe import wait_until
 from tests.support.programs import ROOT
 
@@ -80,11 +80,17 @@ def test_processes_together_never_take_more_than_the_rate() -> None:
         for process in processes:
             process.kill()
             process.wait()
-    for name, rate in (("accept", PLAN.accept), ("source", PLAN.source)):
+    for name, rate in (("accept", PLAN.accept), ("source", PLAN.source), ("customer", OF_CUSTOMER)):
         taken = sum(result[name] for result in results)
         assert taken <= rate.burst + rate.per_second * lasted
         assert taken >= rate.burst, "what there was at first, at least"
     assert sum(result["refused"] for result in results) > 100
+    rates = table.rates(alone=True)
+    slow = Rate(0.001, 1.0)
+    assert rates.customer(CUSTOMER - 1, slow.interval, slow.tolerance), "other customers have theirs"
+    table.forget_customer(CUSTOMER)
+    assert rates.customer(CUSTOMER, slow.interval, slow.tolerance), "a slot's next customer begins with a full bucket"
+    assert not rates.customer(CUSTOMER, slow.interval, slow.tolerance)
 
 
 def test_a_lock_of_a_stopped_process_is_not_waited_for_and_that_of_a_dead_one_is_free() -> None:
