@@ -10,8 +10,9 @@ import mmap
 import threading
 
 from relay.core.counters import Layout
-from relay.core.limit_table import LimitPlan
-from relay.core.limits import Limits
+from relay.core.customer_counters import CustomerLayout
+from relay.core.limit_table import LimitPlan, Row
+from relay.core.limits import NO_CELLS, Limits
 from relay.ipc import memory
 
 PAGE = 4096
@@ -20,11 +21,13 @@ PAGE = 4096
 class Table:
     """The shared table, mapped; another process maps it by `descriptor`."""
 
-    def __init__(self, descriptor: int, plan: LimitPlan, layout: Layout) -> None:
+    def __init__(self, descriptor: int, plan: LimitPlan, layout: Layout, refusals: int = 0) -> None:
+        """`refusals`: how many outcomes refuse a connection, the reasons of the customers' counters."""
         self.descriptor = descriptor
         self.plan = plan
         self.layout = layout
-        counts, hashes, sources, blocks, size = _offsets(plan, layout)
+        self.customer_layout = CustomerLayout(plan.customers, refusals)
+        counts, hashes, sources, blocks, customers, size = _offsets(plan, layout, self.customer_layout)
         self._map = mmap.mmap(descriptor, size)
         view = memoryview(self._map)
         self._blocks_at, self._block_bytes = blocks, PAGE * _pages(8 * layout.size)
@@ -34,11 +37,18 @@ class Table:
         # Each worker's block has its own pages: two workers never write to the same cache line.
         starts = [blocks + self._block_bytes * index for index in range(plan.workers)]
         self.blocks = [view[start : start + 8 * layout.size].cast("Q") for start in starts]
+        # The customers' regions are at the end, and sparse: the kernel allocates a page when it is first touched.
+        self.customers = view[customers : customers + 4 * plan.customer_cells].cast("I")
+        first = customers + PAGE * _pages(4 * plan.customer_cells)
+        per_worker = PAGE * _pages(8 * self.customer_layout.size)
+        starts = [first + per_worker * worker for worker in range(plan.workers)]
+        self.customer_blocks = [view[start : start + 8 * self.customer_layout.size].cast("Q") for start in starts]
 
     @classmethod
-    def create(cls, plan: LimitPlan, layout: Layout) -> Table:
+    def create(cls, plan: LimitPlan, layout: Layout, refusals: int = 0) -> Table:
         """Make a new table, all cells zero. Raises OSError."""
-        return cls(memory.shared("relay-table", _offsets(plan, layout)[-1]), plan, layout)
+        size = _offsets(plan, layout, CustomerLayout(plan.customers, refusals))[-1]
+        return cls(memory.shared("relay-table", size), plan, layout, refusals)
 
     def clear_block(self, index: int) -> None:
         """Set all cells of a worker's block to zero, by giving its pages back. For the supervisor, after its end."""
@@ -46,9 +56,21 @@ class Table:
         # a walk over all of them would take memory for each page.
         self._map.madvise(mmap.MADV_REMOVE, self._blocks_at + self._block_bytes * index, self._block_bytes)
 
-    def limits(self, column: int, plan: LimitPlan | None = None) -> Limits:
-        """The limits of the worker with this column. `plan`: other limits than at the start, of the same sizes."""
-        return Limits(plan or self.plan, column, self.counts, self.hashes, self.sources, Fence())
+    def limits(self, column: int, plan: LimitPlan | None = None, customer_limits: Row = NO_CELLS) -> Limits:
+        """The limits of the worker with this column. `plan`: other limits than at the start, of the same sizes.
+
+        `customer_limits` are the customers' by slot.
+        """
+        return Limits(
+            plan or self.plan,
+            column,
+            self.counts,
+            self.hashes,
+            self.sources,
+            Fence(),
+            self.customers,
+            customer_limits,
+        )
 
 
 class Fence:
@@ -72,12 +94,15 @@ class Fence:
         self._acquire()
 
 
-def _offsets(plan: LimitPlan, layout: Layout) -> tuple[int, int, int, int, int]:
-    """The byte offsets of counts, hashes, sources and blocks, and the total size."""
+def _offsets(plan: LimitPlan, layout: Layout, customer_layout: CustomerLayout) -> tuple[int, int, int, int, int, int]:
+    """The byte offsets of counts, hashes, sources, blocks and customers' regions, and the total size."""
     hashes = PAGE * _pages(4 * plan.count_cells)
     sources = hashes + PAGE * _pages(8 * plan.source_cells)
     blocks = sources + PAGE * _pages(4 * plan.source_cells)
-    return 0, hashes, sources, blocks, blocks + PAGE * _pages(8 * layout.size) * plan.workers
+    customers = blocks + PAGE * _pages(8 * layout.size) * plan.workers
+    size = customers + PAGE * _pages(4 * plan.customer_cells)
+    size += PAGE * _pages(8 * customer_layout.size) * plan.workers
+    return 0, hashes, sources, blocks, customers, size
 
 
 def _pages(size: int) -> int:

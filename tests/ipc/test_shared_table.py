@@ -10,8 +10,11 @@ import threading
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relay.core import customer_counters
 from relay.core.counters import ROUTE_SLOTS, UPSTREAM_SLOTS, Layout
-from relay.core.limit_table import LimitPlan, clear_column
+from relay.core.customer_counters import CustomerLayout
+from relay.core.customers import SLOTS
+from relay.core.limit_table import LimitPlan, clear_column, clear_customers
 from relay.core.limits import Lease, Refusal
 from relay.ipc.shared_table import PAGE, Fence, Table
 from tests.ipc.tables import LAYOUT, PLAN
@@ -73,29 +76,56 @@ PLANS = st.builds(
     listeners=st.lists(st.just(1), min_size=1, max_size=600).map(tuple),
     per_source=st.just(1),
     source_buckets=st.sampled_from([64, 128]),
+    customers=st.sampled_from([0, 1, 300]),
 )
 
 
 @settings(deadline=None, max_examples=40)
-@given(PLANS, st.builds(Layout, st.integers(1, 40), st.integers(1, 40), st.integers(1, 30)))
-def test_nothing_overlaps(plan: LimitPlan, layout: Layout) -> None:
-    table = Table.create(plan, layout)
-    regions = [table.counts, table.hashes, table.sources, *table.blocks]
-    sizes = [plan.count_cells, plan.source_cells, plan.source_cells, *[layout.size] * plan.workers]
+@given(PLANS, st.builds(Layout, st.integers(1, 40), st.integers(1, 40), st.integers(1, 30)), st.integers(1, 20))
+def test_nothing_overlaps(plan: LimitPlan, layout: Layout, refusals: int) -> None:
+    table = Table.create(plan, layout, refusals)
+    of_workers = [*table.blocks, *table.customer_blocks]
+    regions = [table.counts, table.hashes, table.sources, table.customers, *of_workers]
+    sizes = [plan.count_cells, plan.source_cells, plan.source_cells, plan.customer_cells]
+    sizes += [layout.size] * plan.workers + [CustomerLayout(plan.customers, refusals).size] * plan.workers
     assert [len(region) for region in regions] == sizes
     assert not any(any(region) for region in regions), "all zero at first"
     for number, region in enumerate(regions, 1):
         for cell in range(len(region)):
             region[cell] = number
     for number, region in enumerate(regions, 1):
-        assert set(region) == {number}
+        assert set(region) == ({number} if len(region) else set())
     # The same from another mapping; and no page has the counters of two workers.
-    again = Table(table.descriptor, plan, layout)
-    assert [list(block) for block in again.blocks] == [list(block) for block in table.blocks]
+    again = Table(table.descriptor, plan, layout, refusals)
+    assert [list(block) for block in [*again.blocks, *again.customer_blocks]] == [list(block) for block in of_workers]
+    assert list(again.customers) == list(table.customers)
     contents = os.pread(table.descriptor, os.fstat(table.descriptor).st_size, 0)
-    blocks = set(range(len(regions) - plan.workers + 1, len(regions) + 1))
+    blocks = set(range(len(regions) - len(of_workers) + 1, len(regions) + 1))
     for start in range(0, len(contents), PAGE):
         assert len(blocks.intersection(memoryview(contents[start : start + PAGE]).cast("Q"))) <= 1
+    os.close(table.descriptor)
+
+
+def test_customers_take_memory_as_they_appear() -> None:
+    plan = LimitPlan(workers=4, instance=1, capacity=1, listeners=(0,), customers=SLOTS)
+    table = Table.create(plan, LAYOUT, refusals=12)
+
+    def taken() -> int:
+        return os.fstat(table.descriptor).st_blocks * 512
+
+    assert taken() == 0, "not even looked at"
+    used = range(5000)
+    layout = table.customer_layout
+    seen = memoryview(bytearray(8 * layout.size)).cast("Q")
+    for block in table.customer_blocks:
+        for slot in used:
+            block[layout.totals(slot) + customer_counters.ACCEPTED] += 1
+        customer_counters.look(layout, block, seen, used, most=10)
+    limits = table.limits(3, customer_limits=[0] * len(used))
+    for slot in used:
+        limits.acquire_for(slot, 0)
+    clear_customers(plan, 3, table.customers, len(used))
+    assert taken() < 1 << 20, "a megabyte for 5,000 customers that had a connection in each of four workers"
     os.close(table.descriptor)
 
 
