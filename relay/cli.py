@@ -224,12 +224,12 @@ _server_name.__name__ = "server name"
 
 def _run(options: argparse.Namespace) -> int:
     from relay.settings import model
-    from relay.settings.file_reader import read_apart
+    from relay.settings.file_reader import read_apart, read_included_apart
     from relay.supervisor import start
     from relay.supervisor.instance import StartError
 
     def load(before: model.Settings | None) -> model.Settings:
-        return model.load(options.config, os.environ, before=before, read=read_apart)
+        return model.load(options.config, os.environ, before=before, read=read_apart, read_included=read_included_apart)
 
     try:
         return start.run(load, options.missing)
@@ -242,11 +242,11 @@ def _run(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     from relay.commands import check
     from relay.settings import model
-    from relay.settings.file_reader import read_apart
+    from relay.settings.file_reader import read_apart, read_included_apart
 
     try:
         return check.run(
-            lambda environ: model.load(options.config, environ, read=read_apart),
+            lambda environ: model.load(options.config, environ, read=read_apart, read_included=read_included_apart),
             connect=options.connect,
             pid=options.running,
             sni=options.sni,
@@ -257,10 +257,16 @@ def _check(options: argparse.Namespace) -> int:
 
 def _config(options: argparse.Namespace) -> int:
     from relay.settings import model
-    from relay.settings.file_reader import read_apart
+    from relay.settings.file_reader import read_apart, read_included_apart
 
     try:
-        loaded = model.load(options.config, os.environ, require_listeners=False, read=read_apart)
+        loaded = model.load(
+            options.config,
+            os.environ,
+            require_listeners=False,
+            read=read_apart,
+            read_included=read_included_apart,
+        )
         print(model.render(loaded), end="")
         for line in loaded.deprecated:
             print(f"warning: {line}", file=sys.stderr)

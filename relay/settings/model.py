@@ -15,7 +15,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from relay.settings import file_reader
+from relay.settings import file_reader, included
+from relay.settings.customers import Customer, customer_problems, from_models, from_tables
 from relay.settings.listeners import Listener, ShortRoute
 from relay.settings.problems import Whole, as_written, field_problems
 from relay.settings.render import render
@@ -63,6 +64,13 @@ class Settings(BaseSettings):
         description='how workers move bytes: "ring" = io_uring, "stream" = uvloop, "auto" = ring where it works, else '
         "stream",
     )
+    include: Annotated[tuple[str, ...], Listed] = Field(
+        default=(),
+        description="further files with [[customers]], [[routes]] or [[listeners]], patterns relative to the file of "
+        '--config like "customers.d/*.toml"; their tables are appended to those of the file, in the order of the '
+        "files' names; names that begin with a dot or end in ~ are skipped; at most 4 MiB a file and 32 MiB in all; "
+        "empty = none",
+    )
     limits: LimitSettings = LimitSettings()
     access: AccessSettings = AccessSettings()
     dial: DialSettings = DialSettings()
@@ -84,6 +92,11 @@ class Settings(BaseSettings):
         default=(),
         description="one table for each listener, in place of upstream and routes; in the environment, a JSON list of "
         "objects",
+    )
+    customers: Annotated[tuple[Customer, ...], Listed] = Field(
+        default=(),
+        description="one table for each customer; in the environment, a JSON list of objects, which replaces all of "
+        "the files; empty = clients are not told apart",
     )
     _deprecated: tuple[str, ...] = PrivateAttr(default=())
 
@@ -152,38 +165,53 @@ def load(
     require_listeners: bool = True,
     before: Settings | None = None,
     read: Callable[[Path], bytes] = file_reader.read,
+    read_included: included.ReadIncluded = file_reader.read_included,
 ) -> Settings:
     """The effective settings from the file `config`, if any, and the RELAY_… variables in `environ`.
 
-    `upstream` and `routes` are always empty in the result: their listeners are in `listeners`. There is at least one
-    listener, unless `require_listeners` is false (for showing settings, not for running them). `before` are the
-    settings in effect: a file that no longer sets anything is an error if it would change them. `read` returns the
-    content of the file.
+    `upstream`, `routes` and `include` are always empty in the result: what they stand for is in `listeners` and
+    `customers`. There is at least one listener, unless `require_listeners` is false (for showing settings, not for
+    running them). `before` are the settings in effect: a file that no longer sets anything is an error if it would
+    change them. `read` returns the content of the file, `read_included` that of the files that it includes.
     Raises SettingsError with all mistakes at once.
     """
     file, environment = FileSource(Settings, config, read), EnvironSource(Settings, environ)
+    places = included.include(file, environment, read_included)
+    written = as_written(file, environment)
     problems = [*file.problems, *environment.problems]
     settings: Settings | None = None
-    written = as_written(file, environment)
     try:
         settings = build(Settings, environment, file)
     except ValidationError as error:
-        problems += field_problems(error, Settings, written)
-    whole = Whole(Settings, file, environment)
+        problems += field_problems(error, Settings, written, places.in_several_files())
+    whole = Whole(Settings, file, environment, places.in_several_files())
     problems += whole.problems(SHORTHAND_PORTS, require_listeners=require_listeners)
-    problems += route_problems(whole.given, written, SHORTHAND_PORTS)
+    problems += route_problems(whole.given, whole.label, SHORTHAND_PORTS)
+    problems += customer_problems(
+        from_models(settings.customers) if settings is not None else from_tables(whole.given("customers")),
+        *whole.listeners(SHORTHAND_PORTS),
+        written,
+        places,
+    )
     if problems or settings is None:
         raise SettingsError(problems, absent=file.absent and problems == file.problems)
-    loaded = settings
+    loaded = settings.model_copy(update={"include": ()})
     if settings.upstream or settings.routes:
         listeners = listeners_of(settings.upstream, settings.routes)
-        loaded = settings.model_copy(update={"upstream": (), "routes": (), "listeners": listeners})
+        loaded = loaded.model_copy(update={"upstream": (), "routes": (), "listeners": listeners})
     if problems := list(room_problems(loaded.listeners)):
         raise SettingsError(problems)
     loaded._deprecated = (*file.deprecated, *environment.deprecated)
     if before is not None and file.silent and (lost := _different(before, loaded)):
         raise SettingsError(
             [f"{file.silent}. That would undo {lost}; if that is intended, restart relay instead of reloading it"]
+        )
+    if before is not None and before.customers and not loaded.customers and not loaded.access.allow:
+        raise SettingsError(
+            [
+                "customers: the reload would remove the last of them, and with access.allow empty let every client in; "
+                'set access.allow, to ["0.0.0.0/0", "::/0"] if that is intended, or restart relay'
+            ]
         )
     return loaded
 

@@ -21,6 +21,7 @@ from relay.core.destinations import why_never
 from relay.ipc.channel import MAX_DESCRIPTORS
 from relay.ipc.messages import START_DESCRIPTORS
 from relay.own_addresses import OWN, Endpoint, is_certainly_own
+from relay.settings.included import Places
 from relay.settings.schema import Kind, Setting, find, leaves_of
 from relay.settings.sources import EnvironSource, FileSource, printable, show
 
@@ -62,25 +63,29 @@ def as_written(file: FileSource, environ: EnvironSource) -> dict[tuple[str, ...]
     return {**kept, **environ.variables}
 
 
-def label(path: Location, variables: Mapping[tuple[str, ...], str]) -> str:
+def label(
+    path: Location, variables: Mapping[tuple[str, ...], str], places: Places | None = None, value: object = None
+) -> str:
     """The name of a setting for a message: `RELAY_WORKERS (workers)` if a variable set it, else its path.
 
-    `variables` may have the old name of a setting in place of a variable (`as_written`).
+    `variables` may have the old name of a setting in place of a variable (`as_written`). With `places`, the file and
+    line of a table are added, or those of `value` in the table.
     """
     for length in range(len(path), 0, -1):
         variable = variables.get(tuple(str(part) for part in path[:length]))
         if variable is not None:
             return f"{variable} ({path_text(path)})"
-    return path_text(path)
+    place = places.of(path, value) if places is not None else ""
+    return f"{path_text(path)} ({place})" if place else path_text(path)
 
 
 def field_problems(
-    error: ValidationError, model: type[BaseModel], variables: Mapping[tuple[str, ...], str]
+    error: ValidationError, model: type[BaseModel], variables: Mapping[tuple[str, ...], str], places: Places
 ) -> Iterator[str]:
     """A line for each of pydantic's findings: the setting, its value, the mistake, the allowed values."""
     for found in error.errors(include_url=False):
         path: Location = found["loc"]
-        where = label(path, variables)
+        where = label(path, variables, places, found["input"])
         if found["type"] == "too_short" and found["input"]:
             continue  # pydantic counts valid items only; each invalid one has a line of its own
         if found["type"] == "extra_forbidden":
@@ -117,8 +122,8 @@ def _fault(found: ErrorDetails, setting: Setting) -> str:
             return f"{value} is not a table"
         name = ".".join(part for part in found["loc"] if isinstance(part, str))
         return f"{value} is not a list of tables; write [[{name}]] before each"
-    if setting.kind is Kind.TEXTS:
-        return f"{value} is not a list of strings"
+    if setting.kind in (Kind.TEXTS, Kind.WHOLES):
+        return f"{value} is not a {setting.kind.value}"
     return f"{value}: {printable(found['msg'])}"
 
 
@@ -146,20 +151,24 @@ class _Bind:
 class Whole:
     """The effective values before validation, for the rules that concern more than one setting."""
 
-    def __init__(self, model: type[BaseModel], file: FileSource, environ: EnvironSource) -> None:
+    def __init__(self, model: type[BaseModel], file: FileSource, environ: EnvironSource, places: Places) -> None:
         self._model = model
         self._file = file
         self._environ = environ
         self._written = as_written(file, environ)
+        self._places = places
+
+    def label(self, *path: str | int) -> str:
+        """The name of a setting for a message (`label`)."""
+        return label(path, self._written, self._places)
 
     def problems(self, shorthand_ports: Mapping[str, int], *, require_listeners: bool) -> Iterator[str]:
         """A line for each broken rule. `shorthand_ports`: the listeners that `upstream` stands for, port by name."""
         upstream, listeners = self.given("upstream"), self.given("listeners")
         routes = self.given("routes")
-        variables = self._written
         if upstream and listeners:
             yield (
-                f"{label(('upstream',), variables)} and {label(('listeners',), variables)}: both given; upstream is "
+                f"{self.label('upstream')} and {self.label('listeners')}: both given; upstream is "
                 f"short for the listeners {', '.join(shorthand_ports)} and nothing else: write one or the other"
             )
         elif not (upstream or listeners or routes) and require_listeners and self._nothing_unread():
@@ -173,21 +182,28 @@ class Whole:
         for position, table in enumerate(tables):
             name = table.get("name")
             if isinstance(name, str) and names.setdefault(name, position) != position:
-                where = label(("listeners", position, "name"), variables)
+                where = self.label("listeners", position, "name")
                 yield f"{where}: {show(name)} is also the name of listeners[{names[name]}]; names are unique"
         least, most = self.given("dns", "min_ttl"), self.given("dns", "max_ttl")
         if isinstance(least, int | float) and isinstance(most, int | float) and least > most:
-            yield (
-                f"{label(('dns', 'min_ttl'), variables)}: {show(least)} is more than dns.max_ttl, which is {show(most)}"
-            )
+            yield (f"{self.label('dns', 'min_ttl')}: {show(least)} is more than dns.max_ttl, which is {show(most)}")
         addresses = sum(len(table["bind"]) for table in tables if isinstance(table.get("bind"), list))
         if addresses > MOST_ADDRESSES:
-            where = label(("listeners",), variables)
+            where = self.label("listeners")
             yield f"{where}: {addresses} addresses to listen on, over all `bind`; at most {MOST_ADDRESSES}"
         shorthand = shorthand_ports if (upstream or routes) and not listeners else {}
         binds = list(self._binds(tables, shorthand))
         yield from _collisions(iter(binds))
         yield from _loops(binds, self._upstreams(tables, shorthand))
+
+    def listeners(self, shorthand_ports: Mapping[str, int]) -> tuple[list[str], bool]:
+        """The names of all listeners, and whether one of them reads PROXY headers."""
+        tables = self.given("listeners")
+        if not tables or not isinstance(tables, list):
+            return list(shorthand_ports) if self.given("upstream") or self.given("routes") else [], False
+        found = [table for table in tables if isinstance(table, dict)]
+        reads_proxy = any(table.get("proxy_protocol", "off") != "off" for table in found)
+        return [name for table in found if isinstance(name := table.get("name"), str)], reads_proxy
 
     def given(self, *path: str) -> Any:
         """The value at `path`: from the environment, else from the file, else the default."""
@@ -207,28 +223,26 @@ class Whole:
 
     def _upstreams(self, tables: list[dict[str, Any]], shorthand: Mapping[str, int]) -> Iterator[tuple[str, str, int]]:
         """The setting, host and port of each upstream that is a literal address, those of routes included."""
-        variables = self._written
         if shorthand:
             top = {"upstream": self.given("upstream"), "routes": self.given("routes")}
             for path, text in _destinations(top, ()):
                 if host := _literal(text):
-                    yield from ((label(path, variables), host, port) for port in shorthand.values())
+                    yield from ((self.label(*path), host, port) for port in shorthand.values())
         for position, table in enumerate(tables):
             for path, text in _destinations(table, ("listeners", position)):
-                for bind in _parsed(label(path, variables), text, False):
+                for bind in _parsed(self.label(*path), text, False):
                     yield bind.where, bind.host, bind.port
 
     def _binds(self, tables: list[dict[str, Any]], shorthand: Mapping[str, int]) -> Iterator[_Bind]:
-        variables = self._written
         for name, port in shorthand.items():
             for host in ("0.0.0.0", "::"):
-                yield _Bind(f"the {name} listener of {label(('upstream',), variables)}", host, port, True)
+                yield _Bind(f"the {name} listener of {self.label('upstream')}", host, port, True)
         for position, table in enumerate(tables):
             binds = table.get("bind")
             for number, text in enumerate(binds if isinstance(binds, list) else ()):
-                yield from _parsed(label(("listeners", position, "bind", number), variables), text, True)
+                yield from _parsed(self.label("listeners", position, "bind", number), text, True)
         for section in ("admin", "health"):
-            yield from _parsed(label((section, "bind"), variables), self.given(section, "bind"), False)
+            yield from _parsed(self.label(section, "bind"), self.given(section, "bind"), False)
 
 
 def _loops(binds: list[_Bind], upstreams: Iterator[tuple[str, str, int]]) -> Iterator[str]:

@@ -13,17 +13,23 @@ from relay.address import parse_server_name
 from relay.core.counters import ROUTE_SLOTS, UPSTREAM_SLOTS
 from relay.core.routes import shadowed
 from relay.settings.listeners import Listener
-from relay.settings.problems import Location, label
+from relay.settings.problems import Location
 from relay.settings.sources import show
 
-Variables = Mapping[tuple[str, ...], str]
+Label = Callable[..., str]  # the name of a setting for a message, from the parts of its path
 
 
 class _Written(NamedTuple):
     """One route as it was given, and the listener that it belongs to."""
 
-    where: str  # the setting, for messages
+    path: Location
     table: Mapping[str, Any]
+    label: Label
+
+    @property
+    def where(self) -> str:
+        """The setting, for messages."""
+        return self.label(*self.path)
 
     @property
     def shown(self) -> str:
@@ -31,7 +37,7 @@ class _Written(NamedTuple):
         return f"{self.where} ({show(self.table.get('name', ''))})"
 
 
-def route_problems(given: Callable[..., Any], variables: Variables, ports: Mapping[str, int]) -> list[str]:
+def route_problems(given: Callable[..., Any], label: Label, ports: Mapping[str, int]) -> list[str]:
     """A line for each broken rule. `given` returns a setting's value; `ports` are the short form's listeners."""
     listeners, routes, upstream = given("listeners"), given("routes"), given("upstream")
     found: list[str] = []
@@ -39,19 +45,19 @@ def route_problems(given: Callable[..., Any], variables: Variables, ports: Mappi
     if isinstance(listeners, list):
         for position, table in enumerate(listeners):
             if isinstance(table, dict):
-                written = list(_written(table.get("routes"), ("listeners", position, "routes"), variables))
+                written = list(_written(table.get("routes"), ("listeners", position, "routes"), label))
                 by_listener.append(written)
-                found += _own_upstream(table, ("listeners", position), variables)
+                found += _own_upstream(table, ("listeners", position), label)
     if routes:
-        where = label(("routes",), variables)
+        where = label("routes")
         if listeners:
             found.append(
-                f"{where} and {label(('listeners',), variables)}: both given; [[routes]] belongs to the listeners "
+                f"{where} and {label('listeners')}: both given; [[routes]] belongs to the listeners "
                 f"{', '.join(ports)} of the short form: write [[listeners.routes]] below each listener instead"
             )
             return found
-        short = list(_written(routes, ("routes",), variables))
-        found += _listener_names(short, routes, variables, ports)
+        short = list(_written(routes, ("routes",), label))
+        found += _listener_names(short, routes, label, ports)
         for name in ports:
             chosen = [route for route in short if name in (_texts(route.table.get("listeners")) or ports)]
             by_listener.append(chosen)
@@ -76,21 +82,21 @@ def room_problems(listeners: Sequence[Listener]) -> Iterator[str]:
         yield f"upstream: {upstreams} different ones, over all listeners and routes; at most {UPSTREAM_SLOTS}"
 
 
-def _written(routes: object, path: Location, variables: Variables) -> Iterator[_Written]:
+def _written(routes: object, path: Location, label: Label) -> Iterator[_Written]:
     for number, table in enumerate(routes if isinstance(routes, list) else ()):
         if isinstance(table, dict):
-            yield _Written(label((*path, number), variables), table)
+            yield _Written((*path, number), table, label)
 
 
 def _texts(value: object) -> list[str]:
     return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
 
 
-def _own_upstream(table: Mapping[str, Any], path: Location, variables: Variables) -> Iterator[str]:
+def _own_upstream(table: Mapping[str, Any], path: Location, label: Label) -> Iterator[str]:
     """A listener without an upstream of its own: it needs routes, and can let no further names through."""
     if table.get("upstream"):
         return
-    where = label((*path, "upstream"), variables)
+    where = label(*path, "upstream")
     if not table.get("routes"):
         yield (
             f"{where}: {'is empty' if 'upstream' in table else 'missing'}; where to connect, each host:port; without "
@@ -98,20 +104,20 @@ def _own_upstream(table: Mapping[str, Any], path: Location, variables: Variables
         )
     elif table.get("sni"):
         yield (
-            f"{label((*path, 'sni'), variables)}: names for the listener's own upstream, which is not set: set "
+            f"{label(*path, 'sni')}: names for the listener's own upstream, which is not set: set "
             "upstream, or give the names to a route"
         )
 
 
 def _listener_names(
-    short: Sequence[_Written], routes: Sequence[Any], variables: Variables, ports: Mapping[str, int]
+    short: Sequence[_Written], routes: Sequence[Any], label: Label, ports: Mapping[str, int]
 ) -> Iterator[str]:
     """Names in a route's `listeners` that no listener of the short form has."""
     for number, table in enumerate(routes):
         names = table.get("listeners") if isinstance(table, dict) else None
         for position, name in enumerate(names if isinstance(names, list) else ()):
             if isinstance(name, str) and name not in ports:
-                where = label(("routes", number, "listeners", position), variables)
+                where = label("routes", number, "listeners", position)
                 yield f"{where}: {show(name)} is not one of {', '.join(map(show, ports))}"
 
 
@@ -122,12 +128,12 @@ def _in_one_listener(routes: Sequence[_Written]) -> Iterator[str]:
         name = route.table.get("name")
         if isinstance(name, str) and (other := names.setdefault(name, route)) is not route:
             yield (
-                f"{route.where}.name: {show(name)} is also the name of {other.where}; names are unique among the "
-                "routes of a listener"
+                f"{route.label(*route.path, 'name')}: {show(name)} is also the name of {other.where}; names are unique "
+                "among the routes of a listener"
             )
         both = set(_texts(route.table.get("upstream"))).intersection(_texts(route.table.get("backup")))
         for text in sorted(both):
-            yield f"{route.where}.backup: {show(text)} is in upstream too; a backup is another place"
+            yield f"{route.label(*route.path, 'backup')}: {show(text)} is in upstream too; a backup is another place"
     for dead, earlier in shadowed([_names(route) for route in routes]):
         others = " and ".join(routes[position].shown for position in earlier)
         yield (
@@ -155,6 +161,6 @@ def _rates(routes: Sequence[_Written]) -> Iterator[str]:
         before = other.table.get("rate", 0.0)
         if rate != before:
             yield (
-                f"{route.where}.rate: {show(rate)}, but {other.where} has the same name, {show(name)}, and "
-                f"{show(before)}: routes of one name share one rate over all listeners"
+                f"{route.label(*route.path, 'rate')}: {show(rate)}, but {other.where} has the same name, {show(name)}, "
+                f"and {show(before)}: routes of one name share one rate over all listeners"
             )

@@ -1,8 +1,8 @@
 """A description of every setting, read from the models, for the code that loads, explains, renders and documents them.
 
-Walks any pydantic model whose fields are numbers, booleans, strings, words, lists of strings, sections (models) and
-lists of tables. It knows no setting by name: a field added to a model becomes a TOML key, an environment variable, a
-line of `relay config` and a row of the reference.
+Walks any pydantic model whose fields are numbers, booleans, strings, words, lists of strings or whole numbers, sections
+(models) and lists of tables. It knows no setting by name: a field added to a model becomes a TOML key, an environment
+variable, a line of `relay config` and a row of the reference.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Kind(enum.Enum):
     TEXT = "string"
     WORD = "word"
     TEXTS = "list of strings"
+    WHOLES = "list of whole numbers"
     TABLES = "list of tables"
     SECTION = "table"
 
@@ -143,7 +144,10 @@ def _kind(name: str, annotation: object) -> Kind:
     if get_origin(annotation) is Literal:
         return Kind.WORD
     if get_origin(annotation) is tuple:
-        return Kind.TEXTS if _model(annotation) is None else Kind.TABLES
+        if _model(annotation) is not None:
+            return Kind.TABLES
+        item = get_args(annotation)[0]
+        return Kind.WHOLES if item is int or get_args(item)[:1] == (int,) else Kind.TEXTS
     if _model(annotation) is not None:
         return Kind.SECTION
     raise TypeError(f"{name}: no kind of setting has the type {annotation}")

@@ -55,33 +55,53 @@ class FileSource(PydanticBaseSettingsSource):
         self.silent = ""  # a message that the file sets nothing; empty if it sets something
         self.deprecated: list[str] = []  # a warning for each old name
         self.written: dict[tuple[str, ...], str] = {}  # the old name that the file has, by the path of the setting
+        self.path = path
+        self.text = ""
         if path is not None:
             self._read(path, read)
             if self.readable and not _sets_anything(self.values):
                 self.silent = f"{printable(str(path))} sets nothing: it is empty, or all of it is commented out"
 
     def _read(self, path: Path, read: Callable[[Path], bytes]) -> None:
-        text = ""
         try:
-            text = _text(read(path))
-            self.values = _parse_toml(text)
+            self.text = text_of(read(path))
+            self.values = parse_toml(self.text)
         except Unreadable as error:
             self.absent = error.absent
             self._unreadable(f"--config {printable(str(path))}: {error}")
         except ValueError as error:
             self._unreadable(f"{printable(str(path))}: {error}")
-        uses = names.renew(self.values)
-        self.written = {tuple(map(str, use.new)): path_text(use.old) for use in uses if not use.both}
-        self.problems += [names.both_given(path_text(use.old), path_text(use.new)) for use in uses if use.both]
-        for first, more in _by_name(uses):
-            line = names.line_of(first.old, text)
-            where = f"{printable(str(path))}{f', line {line}' if line else ''}"
-            self.deprecated.append(_deprecated(f"{path_text(first.old)} ({where})", first, more))
+        self.renew(self.values, str(path), self.text)
         for section in fields_of(self.settings_cls):
             if section.kind is Kind.SECTION and not isinstance(self.values.get(section.name, {}), dict):
                 # Reported here, since the environment's values of the same section would hide the mistake.
                 wrong = show(self.values.pop(section.name))
                 self.problems.append(f"{section.name}: {wrong} is not a table; write [{section.name}]")
+
+    def renew(self, tables: dict[str, Any], name: str, text: str) -> None:
+        """Give the settings in the document `text` of a file their new names, and note the old ones.
+
+        `tables` are what the document says. What it has of a list is not appended to `values` yet.
+        """
+        uses = names.renew(tables)
+        for use in uses:
+            new = self._appended(tables, use.new)
+            if use.both:
+                self.problems.append(names.both_given(path_text(self._appended(tables, use.old)), path_text(new)))
+            else:
+                self.written[tuple(map(str, new))] = path_text(self._appended(tables, use.old))
+        for first, more in _by_name(uses):
+            line = names.line_of(first.old, text)
+            where = f"{printable(name)}{f', line {line}' if line else ''}"
+            shown = path_text(self._appended(tables, first.old))
+            self.deprecated.append(_deprecated(f"{shown} ({where})", first, more))
+
+    def _appended(self, tables: dict[str, Any], path: names.Path) -> names.Path:
+        """A path within `tables` as it is in `values`, once the lists of an included file stand behind those there."""
+        if tables is self.values or len(path) < 2 or not isinstance(path[1], int):
+            return path
+        before = self.values.get(str(path[0]))
+        return (path[0], path[1] + (len(before) if isinstance(before, list) else 0), *path[2:])
 
     def _unreadable(self, problem: str) -> None:
         self.readable = False
@@ -159,7 +179,7 @@ def _deprecated(where: str, use: Use, more: int) -> str:
     return names.warning(f"{where}{f' and {more} more' if more else ''}", renamed.new, renamed.until)
 
 
-def _text(data: bytes) -> str:
+def text_of(data: bytes) -> str:
     """The text of a settings file. Raises ValueError with one line that says what is wrong."""
     if len(data) > MAX_FILE:
         raise ValueError(f"more than {MAX_FILE} bytes, which is no settings file")
@@ -171,7 +191,7 @@ def _text(data: bytes) -> str:
         raise ValueError(f"line {len(before)}, column {len(before[-1]) + 1}: not UTF-8") from None
 
 
-def _parse_toml(text: str) -> dict[str, Any]:
+def parse_toml(text: str) -> dict[str, Any]:
     """The tables of a TOML file. Raises ValueError with one line that says what is wrong, with its place if known."""
     try:
         return tomllib.loads(text)

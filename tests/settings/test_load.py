@@ -26,6 +26,7 @@ def test_the_defaults_are_the_documented_ones(load_text: Load) -> None:
         "routes": (),
         "workers": 0,
         "engine": "auto",
+        "include": (),
         "limits": {
             "max_connections": 0,
             "max_connections_per_source": 0,
@@ -65,6 +66,7 @@ def test_the_defaults_are_the_documented_ones(load_text: Load) -> None:
             "settings_state": "/run/relay-settings/state.json",
         },
         "log": {"format": "json", "level": "info", "access": True},
+        "customers": (),
     }
 
 

@@ -270,7 +270,7 @@ def test_addresses_that_the_kernel_keeps_apart_are_not(toml: str, tmp_path: Path
         (b"\xef\xbb\xbfworkers = 1\n# caf\xe9\n", "line 2, column 6: not UTF-8"),
         (b"workers = " + b"9" * 5000, "has a number with thousands of digits"),
         (b"workers = " + b"[" * 100_000, "nested too deeply"),
-        (b"#" * (1 << 20) + b"\n", "more than 1048576 bytes, which is no settings file"),
+        (b"#" * (4 << 20) + b"\n", "more than 4194304 bytes, which is no settings file"),
     ],
 )
 def test_a_file_that_is_no_toml_is_told_where(tmp_path: Path, content: bytes, problem: str) -> None:

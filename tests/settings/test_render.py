@@ -70,6 +70,25 @@ def listener_lists(draw: st.DrawFn) -> list[dict[str, Any]]:
 
 NETWORKS = st.one_of(st.ip_addresses(v=4).map(str), st.sampled_from(["10.0.0.0/8", "0.0.0.0/0", "2001:DB8:0::/32"]))
 RATES = st.one_of(st.just(0.0), st.floats(0.001, 10_000_000))
+
+
+@st.composite
+def customer_lists(draw: st.DrawFn) -> str:
+    """Customers without a network in common, in JSON."""
+    names = draw(st.lists(st.from_regex(r"[a-z0-9_.-]{1,64}", fullmatch=True), max_size=4, unique=True))
+    tables = [
+        {
+            "name": name,
+            "networks": draw(st.sampled_from([[], [f"10.{number}.0.0/16", f"::FFFF:11.{number}.0.0/112"]])),
+            "max_connections": draw(COUNTS),
+            "connect_rate": draw(RATES),
+            "connect_burst": draw(COUNTS),
+        }
+        for number, name in enumerate(names)
+    ]
+    return json.dumps(tables)
+
+
 VARIABLES: dict[str, st.SearchStrategy[str]] = {
     "RELAY_WORKERS": st.integers(0, 256).map(str),
     "RELAY_ENGINE": st.sampled_from(["auto", "ring", "stream"]),
@@ -117,6 +136,7 @@ VARIABLES: dict[str, st.SearchStrategy[str]] = {
     "RELAY_LOG__FORMAT": st.sampled_from(["json", "console"]),
     "RELAY_LOG__LEVEL": st.sampled_from(["debug", "info", "warning", "error"]),
     "RELAY_LOG__ACCESS": st.sampled_from(["true", "false"]),
+    "RELAY_CUSTOMERS": customer_lists(),
 }
 TARGETS = st.one_of(
     st.builds(lambda hosts: {"RELAY_UPSTREAM": ",".join(hosts)}, st.lists(HOSTS, min_size=1, max_size=3)),
@@ -146,7 +166,7 @@ def test_rendered_settings_load_to_equal_settings(variables: dict[str, str], tar
 
 
 def test_every_setting_is_a_variable_of_the_property_above() -> None:
-    drawn = {*VARIABLES, "RELAY_UPSTREAM", "RELAY_ROUTES", "RELAY_LISTENERS"}
+    drawn = {*VARIABLES, "RELAY_UPSTREAM", "RELAY_ROUTES", "RELAY_LISTENERS", "RELAY_INCLUDE"}  # test_included.py
     assert drawn == {setting.variable for setting in leaves_of(Settings)}
 
 
