@@ -27,11 +27,15 @@ class Outcome(enum.Enum):
     # Both sides ended, and everything was delivered.
     OK = ("ok", "--")
     # Refused before an upstream was dialled.
-    REFUSED_ACCESS = ("refused_access", "PR")  # access.allow does not have the client's address, or access.deny does
+    # access.allow does not have the client's address, or access.deny does; or it is no customer's, where there are
+    # customers, or a customer's who may not use the listener.
+    REFUSED_ACCESS = ("refused_access", "PR")
     REFUSED_INSTANCE = ("refused_instance", "PR")  # limits.max_connections reached
     REFUSED_LISTENER = ("refused_listener", "PR")  # listeners.max_connections reached
     REFUSED_SOURCE = ("refused_source", "PR")  # limits.max_connections_per_source reached
     REFUSED_SOURCE_RATE = ("refused_source_rate", "PR")  # limits.connect_rate_per_source used up
+    REFUSED_CUSTOMER = ("refused_customer", "PR")  # customers.max_connections reached
+    REFUSED_CUSTOMER_RATE = ("refused_customer_rate", "PR")  # customers.connect_rate used up
     REFUSED_ACCEPT_RATE = ("refused_accept_rate", "PR")  # limits.accept_rate used up
     REFUSED_CAPACITY = ("refused_capacity", "RR")  # this worker has no descriptors left for one more
     # Refused for the preread bytes, on listeners with `sni` or `proxy_protocol`.
@@ -78,6 +82,9 @@ class Outcome(enum.Enum):
 DIAL_FAILURES = (Outcome.DIAL_REFUSED, Outcome.DIAL_TIMEOUT, Outcome.DIAL_FAILED)
 
 OUTCOMES: tuple[Outcome, ...] = tuple(Outcome)
+
+# Outcomes that refuse a connection; customers' refusals are counted by them.
+REFUSALS = tuple(outcome for outcome in OUTCOMES if outcome.label.startswith("refused_"))
 
 # Outcomes of a failed dial, by the errno of socket(2) or connect(2). Any other errno is Outcome.DIAL_FAILED.
 DIAL_OUTCOMES: dict[int, Outcome] = {

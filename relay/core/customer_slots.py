@@ -32,15 +32,15 @@ class CustomerSlots:
     def change(self, names: Iterable[str], idle: Callable[[int], bool]) -> Change:
         """The slots for these names; each name once.
 
-        `idle(slot)` says whether a removed customer's slot may be given to another: no connection has it, and every
-        worker knows that the customer is gone. Raises NoSlot.
+        `idle(slot)` says whether the slot of a customer whom an earlier reload removed may be given to another: no
+        connection has it, and every worker knows that the customer is gone. Raises NoSlot.
         """
         wanted = list(names)
         known = {**self.removed, **self.present}
         present = {name: known[name] for name in wanted if name in known}
         removed = {name: slot for name, slot in known.items() if name not in present}
         used, reused = self.used, []
-        free = (name for name in list(removed) if idle(removed[name]))
+        free = (name for name in self.removed if name in removed and idle(removed[name]))
         for name in wanted:
             if name in present:
                 continue

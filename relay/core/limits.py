@@ -252,6 +252,10 @@ class Limits:
                 break
         return refusal or Refusal.INSTANCE
 
+    def forget_customers(self) -> None:
+        """Let go of the customers' limits, when others take their place; leases can still be released."""
+        self._customer_limits = NO_CELLS
+
     def held(self) -> int:
         """Number of connections that this worker holds now."""
         return self._counts[self._own]

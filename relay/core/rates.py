@@ -116,6 +116,7 @@ class Rates:
         self._clock = clock
         self._customers = customers
         self.by_source = plan.source.per_second > 0
+        self.limits_accepts = plan.accept.per_second > 0
         self._accept = (plan.accept.interval, plan.accept.tolerance) if plan.accept.per_second else None
         self._source = (plan.source.interval, plan.source.tolerance) if self.by_source else (0, 0)
         self._dial = (plan.dial.interval, plan.dial.tolerance) if plan.dial.per_second else (0, 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 
 # linux/memfd.h, since 6.3; implies MFD_ALLOW_SEALING. With vm.memfd_noexec = 2 the kernel makes no memfd without it.
@@ -39,6 +40,14 @@ def read_only(name: str, content: bytes) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def mapped(descriptor: int) -> memoryview:
+    """Map a file of `read_only` and close the descriptor; the mapping ends with the last reference to the bytes."""
+    try:
+        return memoryview(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ))
+    finally:
+        os.close(descriptor)
 
 
 def _create(name: str) -> int:

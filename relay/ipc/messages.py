@@ -7,15 +7,15 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar
 
-START_DESCRIPTORS = 3  # in a start message, before the listening sockets
+START_DESCRIPTORS = 4  # in a start message, at most, before the listening sockets
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
     """To a worker, as its first message: start to serve.
 
-    Its descriptors: a file with the WorkerSpec, the shared table, the shared rates, then one listening socket for each
-    of `addresses`.
+    Its descriptors: a file with the WorkerSpec, the shared table, the shared rates, the customers' table if the
+    WorkerSpec has one, then one listening socket for each of `addresses`.
     """
 
     kind: ClassVar[str] = "start"
@@ -26,8 +26,8 @@ class Start:
 class Apply:
     """To a worker: serve new connections by a new WorkerSpec.
 
-    Its descriptors: a file with the WorkerSpec, then a listening socket for each of `addresses`. For the other
-    addresses of the WorkerSpec the worker has a socket already.
+    Its descriptors: a file with the WorkerSpec, the customers' table if the WorkerSpec has one, then a listening socket
+    for each of `addresses`. For the other addresses of the WorkerSpec the worker has a socket already.
     """
 
     kind: ClassVar[str] = "apply"

@@ -84,6 +84,8 @@ class WorkerSpec:
     access_log: bool
     log_format: str
     debug: bool
+    customers: int = 0  # number of the customers' table, which comes with the spec; 0: there are none
+    only_customers: bool = False  # nobody else is admitted
 
     def to_file(self) -> int:
         """Write the spec to an anonymous file and return its descriptor: a message has a size limit. Raises OSError."""

@@ -106,7 +106,7 @@ place of it: then other names are refused. See [Several hubs and provisioning on
 
 Setting both `upstream` and `[[listeners]]` is a mistake, and so is `[[routes]]` beside `[[listeners]]`. So is the same
 bind address twice, `admin.bind` and `health.bind` included; port 0 lets the
-kernel choose a free port, and may be given any number of times. All listeners together may have 247 addresses in
+kernel choose a free port, and may be given any number of times. All listeners together may have 246 addresses in
 their `bind`.
 
 ## What is valid, and warned of

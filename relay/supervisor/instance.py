@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from relay.address import is_complete, parse_hostport
 from relay.core.counters import Layout, Used
+from relay.core.customers import SLOTS
 from relay.core.limit_table import LimitPlan, source_buckets
 from relay.core.rates import Rate, RatePlan
 from relay.engines.acceptor import LINGER, answer_again, answer_no_more
@@ -22,6 +23,7 @@ from relay.ipc.shared_table import Table
 from relay.ipc.worker_spec import Destinations, ListenerSpec, ProxyProtocol, RouteSpec, WorkerSpec
 from relay.own_addresses import Endpoint, endpoint, written
 from relay.settings.model import Settings
+from relay.supervisor.customers import CustomerTables, PreparedCustomers
 
 EJECT_SECONDS = 10.0  # without health checks: seconds that an address is not dialled after failures
 SPARE_LISTENERS = 16  # that reloads may add to those of the start, over the life of the process
@@ -114,6 +116,7 @@ class Instance:
     engine_word: str  # `engine_reason` as one word, for metrics
     inherited: Mapping[str, Binding]  # the service manager's sockets by `listening.key`; a socket may have two keys
     watchdog: float  # the service manager's watchdog timeout in seconds; 0: off
+    customers: CustomerTables
     notes: list[str] = field(default_factory=list)  # warnings for the log
     # Bindings that no longer accept, by `Binding.asked`, each with the timer that closes it. None is inherited.
     unlistened: dict[str, tuple[Binding, asyncio.TimerHandle]] = field(default_factory=dict)
@@ -200,7 +203,13 @@ class Instance:
             access_log=settings.log.access,
             log_format=settings.log.format,
             debug=settings.log.level == "debug",
+            customers=self.customers.number,
+            only_customers=bool(settings.customers) and not settings.access.allow,
         )
+
+    def worker_tables(self) -> list[int]:
+        """The descriptor that comes with a worker's spec: of the customers' table, if there is one."""
+        return [self.customers.descriptor] if self.customers.number else []
 
     def worker_sockets(self, index: int, addresses: list[str] | None = None) -> list[socket.socket]:
         """One worker's listening sockets in the order of the bindings; with `addresses`, only those bound there."""
@@ -214,6 +223,7 @@ class Instance:
         listeners: list[BoundListener],
         numbers: Numbers,
         limits: LimitPlan,
+        customers: PreparedCustomers,
         notes: list[str],
     ) -> None:
         """Replace what a reload may change; the table of rates follows the settings."""
@@ -221,6 +231,7 @@ class Instance:
         self.listeners, self.numbers = listeners, numbers
         self.limits = limits
         self.rates.plan = rate_plan(settings, numbers)
+        self.customers.switch(customers)
         self.notes = notes
 
     def unlisten(self, bindings: Iterable[Binding]) -> None:
@@ -286,6 +297,7 @@ def limit_plan(settings: Settings, plan: LimitPlan | None, workers: int, capacit
         # Made even where the limit is off, for a reload may turn it on; memory is used only as sources appear.
         source_buckets=plan.source_buckets if plan is not None else source_buckets(capacity),
         sources_counted=bool(settings.limits.max_connections_per_source) or (plan is not None and plan.sources_counted),
+        customers=SLOTS,  # a reload may add them
     )
 
 
@@ -305,6 +317,7 @@ def rate_plan(settings: Settings, numbers: Numbers) -> RatePlan:
         queue=dial.queue,
         queue_seconds=dial.queue_timeout,
         may_limit_sources=True,
+        customers=SLOTS,
     )
 
 

@@ -17,12 +17,13 @@ from relay.engines.choice import Choice, choose
 from relay.ipc.shared_rates import RateTable
 from relay.ipc.shared_table import Table
 from relay.ipc.worker_spec import NO_BUCKET, Destinations, RouteSpec
-from relay.outcome import OUTCOMES
+from relay.outcome import OUTCOMES, REFUSALS
 from relay.own_addresses import OWN, Endpoint, is_own, written
 from relay.settings.listeners import Route
 from relay.settings.model import Settings
 from relay.settings.warnings import settings_warnings
 from relay.supervisor.cpus import usable_cpus
+from relay.supervisor.customers import CustomerTables
 from relay.supervisor.host import most_in_use, raise_descriptor_limit, source_ports, source_problems
 from relay.supervisor.instance import (
     SPARE_LISTENERS,
@@ -94,7 +95,9 @@ def prepare(
     limits = limit_plan(settings, None, workers, capacity, listener_limits(bound, layout.listeners))
     notes += settings_warnings(settings) + limit_notes(settings, descriptors, limits)
     try:
-        table, rates = Table.create(limits, layout), RateTable.create(rate_plan(settings, numbers))
+        table, rates = Table.create(limits, layout, len(REFUSALS)), RateTable.create(rate_plan(settings, numbers))
+        customers = CustomerTables(table, rates, descriptors)
+        customers.switch(customers.prepare(settings, numbers.listeners))
     except (OSError, ValueError) as error:  # ValueError: too large for mmap
         _close(bound)
         reason = os.strerror(error.errno).lower() if isinstance(error, OSError) and error.errno else str(error)
@@ -116,6 +119,7 @@ def prepare(
         engine_word=engine.word,
         inherited=inherited or {},
         watchdog=watchdog,
+        customers=customers,
         notes=notes,
     )
 

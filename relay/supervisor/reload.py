@@ -19,11 +19,13 @@ import time
 from collections.abc import Callable
 
 from relay import process
+from relay.core.customer_slots import NoSlot
 from relay.core.rates import ROUTE_BUCKETS
 from relay.engines.options import set_inherited
 from relay.settings.file_reader import READ_SECONDS
 from relay.settings.model import Settings, SettingsError, names, value
 from relay.settings.warnings import settings_warnings
+from relay.supervisor.customers import PreparedCustomers
 from relay.supervisor.instance import Binding, Instance, StartError, limit_plan, tcp_options
 from relay.supervisor.prepare import bind_all, limit_notes, listener_limits, watchdog_notes
 from relay.supervisor.service_log import ServiceLog
@@ -44,6 +46,10 @@ FIXED = (
 )
 
 
+NO_SLOT = (
+    "customers: no place is left for another one: removed customers still have connections; try again when those have "
+    "ended, or restart relay"
+)
 LOAD_SECONDS = READ_SECONDS + 3.0  # limit for reading and checking; `relay reload` waits for ten
 
 
@@ -96,7 +102,7 @@ class Reloader:
                 return self._last
             began = time.monotonic()
             try:
-                self._last = self._try(await self._read(), reason)
+                self._last = self._try(*await self._read(), reason)
             except SettingsError as error:
                 self._last = error.problems
             except Exception as error:  # noqa: BLE001 - the caller gets the reason, the log the traceback
@@ -107,32 +113,38 @@ class Reloader:
             self._read_at = ended if ended - began >= READ_SECONDS else began
             return self._last
 
-    async def _read(self) -> Settings:
+    async def _read(self) -> tuple[Settings, PreparedCustomers]:
         """Read the settings in a daemon thread, so that the end of the process does not wait for it.
 
-        Raises SettingsError.
+        The customers' table is made there too, for it takes time. Raises SettingsError.
         """
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[Settings] = loop.create_future()
-        before = self._instance.settings
+        done: asyncio.Future[tuple[Settings, PreparedCustomers]] = loop.create_future()
+        instance, before = self._instance, self._instance.settings
 
-        def deliver(settings: Settings | None, error: Exception | None) -> None:
-            if done.cancelled():
+        def deliver(result: tuple[Settings, PreparedCustomers] | None, error: Exception | None) -> None:
+            if done.done():
+                if result is not None:
+                    result[1].discard()
                 return
             if error is not None:
                 done.set_exception(error)
-            elif settings is not None:
-                done.set_result(settings)
+            elif result is not None:
+                done.set_result(result)
 
         def run() -> None:
             process.hold()  # a signal for the supervisor must not end this thread's child process
-            settings, problem = None, None
+            result: tuple[Settings, PreparedCustomers] | None = None
+            problem: Exception | None = None
             try:
                 settings = self._load(before)
+                result = settings, instance.customers.prepare(settings, instance.numbers.listeners)
+            except NoSlot:
+                problem = SettingsError([NO_SLOT])
             except Exception as error:  # noqa: BLE001 - raised again where the result is awaited
                 problem = error
             with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(deliver, settings, problem)
+                loop.call_soon_threadsafe(deliver, result, problem)
 
         self.reading = True
         try:
@@ -145,8 +157,15 @@ class Reloader:
         finally:
             self.reading = False
 
-    def _try(self, settings: Settings, reason: str) -> list[str]:
+    def _try(self, settings: Settings, customers: PreparedCustomers, reason: str) -> list[str]:
         """Put the settings into effect in one step; returns the problems that prevented it, if any."""
+        try:
+            return self._put(settings, customers, reason)
+        finally:
+            if self._instance.customers.descriptor != customers.descriptor:  # nothing has changed
+                customers.discard()
+
+    def _put(self, settings: Settings, customers: PreparedCustomers, reason: str) -> list[str]:
         instance = self._instance
         if problem := self._refused():  # a drain may have begun during the reading
             return [problem]
@@ -155,7 +174,7 @@ class Reloader:
             return problems
         opened = lifted(instance.settings, settings)
         try:
-            new_addresses = self._change(settings)
+            new_addresses = self._change(settings, customers)
         except StartError as error:
             return error.problems
         self._apply(new_addresses)
@@ -167,7 +186,7 @@ class Reloader:
             self._log.warning(note)
         return []
 
-    def _change(self, settings: Settings) -> list[str]:
+    def _change(self, settings: Settings, customers: PreparedCustomers) -> list[str]:
         """Change the instance; returns the new listening addresses. Raises StartError; then nothing has changed."""
         instance = self._instance
         here: dict[str, Binding] = {**instance.inherited, **{binding.asked: binding for binding in instance.bindings()}}
@@ -204,7 +223,7 @@ class Reloader:
         limits = limit_plan(settings, instance.limits, instance.workers, instance.limits.capacity, own_limits)
         notes += settings_warnings(settings) + limit_notes(settings, instance.descriptors, limits)
         notes += watchdog_notes(settings, instance.watchdog)
-        instance.reconfigure(settings, bound, numbers, limits, notes)
+        instance.reconfigure(settings, bound, numbers, limits, customers, notes)
         for binding in new:
             instance.listen_again(binding)
         if other_tcp:
@@ -233,6 +252,7 @@ def restrictions(settings: Settings) -> dict[str, object]:
         for name in (
             "access.allow",
             "access.deny",
+            "customers",
             "limits.max_connections_per_source",
             "limits.connect_rate_per_source",
         )

@@ -136,7 +136,8 @@ class WorkerPool:
         spec = self._instance.worker_spec(index).to_file()
         try:
             sockets = self._instance.worker_sockets(index, addresses)
-            channel.send(Apply(tuple(addresses)), [spec, *(sock.fileno() for sock in sockets)])
+            tables = self._instance.worker_tables()
+            channel.send(Apply(tuple(addresses)), [spec, *tables, *(sock.fileno() for sock in sockets)])
         finally:
             os.close(spec)
 
@@ -281,6 +282,8 @@ class WorkerPool:
             loop.remove_writer(channel.fileno())
             channel.close()
         lost = 0
+        with guarded("a worker's customers", self._log):
+            self._instance.customers.retire(worker.index)
         with guarded("a worker's share of the limits", self._log):
             clear_column(self._instance.limits, worker.index, self._instance.table.counts, self._instance.table.sources)
         with guarded("a worker's counters", self._log):

@@ -171,7 +171,8 @@ def launch(instance: Instance, index: int) -> tuple[Process, Channel]:
         try:
             listening = [sock.fileno() for sock in instance.worker_sockets(index)]
             addresses = tuple(binding.address for binding in instance.bindings())
-            channel.send(Start(addresses), [orders, instance.table.descriptor, instance.rates.descriptor, *listening])
+            tables = [instance.table.descriptor, instance.rates.descriptor, *instance.worker_tables()]
+            channel.send(Start(addresses), [orders, *tables, *listening])
         finally:
             os.close(orders)
         with held():  # signals stay blocked in the child until it ignores them

@@ -22,8 +22,8 @@ from relay.ipc.shared_rates import RateTable
 from relay.ipc.shared_table import Table
 from relay.ipc.worker_spec import WorkerSpec
 from relay.log_writer import mark_output
-from relay.outcome import OUTCOMES
-from relay.worker.worker import Worker
+from relay.outcome import OUTCOMES, REFUSALS
+from relay.worker.worker import Worker, received
 
 START_TIMEOUT = 30.0  # seconds; ample, since the supervisor sends the start message before it starts the process
 
@@ -47,11 +47,11 @@ class ChannelHandler(logging.Handler):
 async def serve(channel: Channel, spec: WorkerSpec, addresses: Sequence[str], descriptors: list[int]) -> None:
     """Run a worker until it ends."""
     layout = Layout(*spec.slots[:2], len(OUTCOMES), len(spec.source_addresses) + 1, spec.slots[2])
-    table = Table(descriptors[0], spec.limits, layout)
+    table = Table(descriptors[0], spec.limits, layout, len(REFUSALS))
     rates = RateTable(descriptors[1], spec.rates)
-    sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors[2:]]
+    customers, sockets = received(spec, descriptors[2:])
     worker = Worker(asyncio.get_running_loop(), channel, spec, table, rates)
-    worker.start(addresses, sockets)
+    worker.start(addresses, sockets, customers)
     # All objects made so far live as long as the process: freeze them, so that the collector skips them and the pages
     # stay shared.
     gc.collect()

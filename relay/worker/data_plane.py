@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from relay.address import Address
 from relay.core.access_list import AccessList
 from relay.core.balance import Balance
+from relay.core.customers import CustomerTable
+from relay.core.limits import Limits
 from relay.core.rates import Rates
 from relay.engines.choice import make_engine
 from relay.engines.contract import Action, Engine
@@ -27,6 +29,7 @@ from relay.ipc.worker_spec import NO_BUCKET, ListenerSpec, RouteSpec, WorkerSpec
 from relay.worker.connection.access_log import AccessLog
 from relay.worker.connection.accounting import Accounting
 from relay.worker.connection.admission import Admission, SourceHash
+from relay.worker.connection.customers import Customers
 from relay.worker.connection.dial_queue import DialQueue
 from relay.worker.connection.preread import PrereadFilter, RouteChoice
 from relay.worker.connection.record import ConnectionRecord, Found, Frontend
@@ -71,6 +74,7 @@ class DataPlane:
             self.access_log = RefusalLog(lines, write, spec.log_format, self._clock)
         block = table.blocks[spec.index]
         self._accounting = Accounting(block, table.layout, self._clock, self.access_log)
+        self._customers = Customers(table.customer_blocks[spec.index], table.customer_layout)
         self._source_ports = SourcePorts(
             spec.source_addresses, spec.source_ports, table.layout, table.blocks, spec.index
         )
@@ -85,7 +89,13 @@ class DataPlane:
         """The number of connections in the dial queues."""
         return sum(map(len, self._dial_queues.values()))
 
-    def apply(self, spec: WorkerSpec, addresses: Sequence[str], sockets: list[socket.socket]) -> None:
+    def apply(
+        self,
+        spec: WorkerSpec,
+        addresses: Sequence[str],
+        sockets: list[socket.socket],
+        customers: CustomerTable | None = None,
+    ) -> None:
         """Serve new connections as `spec` says; established ones stay as they are.
 
         `sockets` are new listening sockets, and `addresses` the addresses that they are bound to.
@@ -98,7 +108,9 @@ class DataPlane:
         self.upstreams.configure(_first_timeout(spec))
         self.lifetime = _lifetime(spec.max_age, spec.max_age_jitter) if spec.max_age else None
         buckets = self._rates.rates(alone=spec.limits.workers == 1, plan=spec.rates)
-        admission = self._admission(spec, buckets)
+        limits = self._table.limits(spec.index, spec.limits, customers.limits if customers is not None else ())
+        self._customers.use(customers, spec.customers, limits, buckets)
+        admission = self._admission(spec, limits, buckets)
         new = dict(zip(addresses, sockets, strict=True))
         previous, self._listening = self._listening, {}
         for listener in spec.listeners:
@@ -135,6 +147,7 @@ class DataPlane:
             clock=self._clock,
             dial_timeout=self._spec.dial_timeout,
             lifetime=self.lifetime,
+            customers=self._customers if self._customers.any else None,
         )
         if listener.sni or listener.routes or listener.proxy_protocol != "off":
             frontend.preread = self._preread(listener, frontend, buckets)
@@ -167,7 +180,7 @@ class DataPlane:
             dial_queue=self._dial_queue(buckets, spec.bucket),
         )
 
-    def _admission(self, spec: WorkerSpec, buckets: Rates) -> Admission:
+    def _admission(self, spec: WorkerSpec, limits: Limits, buckets: Rates) -> Admission:
         source_hash = None
         if spec.limits.per_source or spec.rates.source.per_second:
             key = bytes.fromhex(spec.source_key)
@@ -176,8 +189,14 @@ class DataPlane:
         if spec.access_allow or spec.access_deny:
             access = AccessList(spec.access_allow, spec.access_deny)
         limited = spec.rates.source.per_second or spec.rates.accept.per_second
-        limits = self._table.limits(spec.index, spec.limits)
-        return Admission(limits, source_hash, access, buckets if limited else None)
+        return Admission(
+            limits,
+            source_hash,
+            access,
+            buckets if limited else None,
+            AccessList((), spec.access_deny) if spec.access_deny else None,
+            only_customers=spec.only_customers,
+        )
 
     def _dial_queue(self, buckets: Rates, bucket: int = NO_BUCKET) -> DialQueue[ConnectionRecord] | None:
         """The dial queue of a route's rate, or that of dial.rate; None without a rate.

@@ -18,8 +18,10 @@ from collections.abc import Sequence
 
 from relay.address import parse_hostport
 from relay.core import counters
+from relay.core.customers import CustomerTable
 from relay.core.drain import AgePace, Pace
 from relay.engines.contract import Event
+from relay.ipc import memory
 from relay.ipc.channel import Channel, ChannelFull
 from relay.ipc.messages import AllUp, Apply, Barred, Checked, Drain, Failing, Message, Ready, Resolved, Stop
 from relay.ipc.shared_rates import RateTable
@@ -35,6 +37,12 @@ STDOUT = 1
 MESSAGES_PER_TURN = 16  # from the supervisor, before the loop serves connections again
 
 logger = logging.getLogger("relay.worker")
+
+
+def received(spec: WorkerSpec, descriptors: list[int]) -> tuple[CustomerTable | None, list[socket.socket]]:
+    """The customers' table, if there are customers, and the listening sockets of a message."""
+    customers = CustomerTable(memory.mapped(descriptors.pop(0))) if spec.customers else None
+    return customers, [socket.socket(fileno=descriptor) for descriptor in descriptors]
 
 
 class Worker:
@@ -59,9 +67,11 @@ class Worker:
         self._data_plane = DataPlane(loop, spec, table, rates, write, self._report_failing)
         self._engine = self._data_plane.engine
 
-    def start(self, addresses: Sequence[str], sockets: list[socket.socket]) -> None:
+    def start(
+        self, addresses: Sequence[str], sockets: list[socket.socket], customers: CustomerTable | None = None
+    ) -> None:
         """Accept on the listening sockets, one for each address, and start to tick."""
-        self._data_plane.apply(self._spec, addresses, sockets)
+        self._data_plane.apply(self._spec, addresses, sockets, customers)
         self._expected_tick = self._clock()
         self._tick()
         self._loop.add_reader(self._channel.fileno(), self._receive)
@@ -152,8 +162,8 @@ class Worker:
     def _handle(self, message: Message, descriptors: list[int]) -> None:
         if isinstance(message, Apply):
             self._spec, self._drain = WorkerSpec.from_file(descriptors[0]), None
-            sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors[1:]]
-            self._data_plane.apply(self._spec, message.addresses, sockets)
+            customers, sockets = received(self._spec, descriptors[1:])
+            self._data_plane.apply(self._spec, message.addresses, sockets, customers)
         elif isinstance(message, Drain):
             self.drain(message)
         elif isinstance(message, Stop):

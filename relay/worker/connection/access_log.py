@@ -63,6 +63,8 @@ class Record(Protocol):
     def header(self) -> Header | None: ...
     @property
     def error(self) -> object: ...
+    @property
+    def customer_name(self) -> str: ...
 
     client: Address
     source: Address | None
@@ -91,7 +93,8 @@ class AccessLog:
     def _as_json(self, connection: Record, outcome: Outcome, seconds: float) -> str:
         """Format the JSON line by hand: json.dumps would take longer than all other accounting of a connection.
 
-        Names of listeners and upstreams are quoted by json.dumps; addresses, labels and numbers need no escaping.
+        Names of listeners and upstreams are quoted by json.dumps; names of customers, addresses, labels and numbers
+        need no escaping.
         """
         client, source, target = connection.client, connection.source, connection.target
         frontend = connection.frontend
@@ -99,7 +102,7 @@ class AccessLog:
         head = self._heads.get(key)
         if head is None:
             name, route = map(json.dumps, key)
-            head = f'"event": "connection", "listener": {name}, "route": {route}, "client": "'
+            head = f'"event": "connection", "listener": {name}, "route": {route}, "customer": "'
             self._heads[key] = head
         # IPv4 is formatted inline, which saves a call.
         client_text = f"{client[0]}:{client[1]}" if len(client) == 2 else format_address(client)
@@ -116,7 +119,8 @@ class AccessLog:
             preread = f"{preread[:-4]}{header.link_id}"
         error = f'"{error_name(connection.error)}"' if connection.error else "null"
         return (
-            f'{{"time": "{timestamp(time.time())}", {head}{client_text}", {preread}, '
+            f'{{"time": "{timestamp(time.time())}", {head}{connection.customer_name}", '
+            f'"client": "{client_text}", {preread}, '
             f'{self._target(target) if target is not None else NO_TARGET}, "source": "{source_text}", '
             f'"bytes_up": {connection.bytes_up}, "bytes_down": {connection.bytes_down}, '
             f'"connect_seconds": {connect}, "seconds": {seconds:.6f}, '
@@ -136,7 +140,7 @@ class AccessLog:
         return part
 
     def _as_text(self, connection: Record, outcome: Outcome, seconds: float) -> str:
-        target, connected = connection.target, connection.connected
+        target, connected, customer = connection.target, connection.connected, connection.customer_name
         upstream = self._upstreams[target.upstream] if target is not None else "-"
         connect = span(connected - connection.dialed) if connected else "-"
         route = connection.frontend.route_name
@@ -145,7 +149,7 @@ class AccessLog:
         error = f" {error_name(connection.error)}" if connection.error else ""
         return (
             f"{local_timestamp(time.time())} {connection.frontend.name}: "
-            f"{format_address(connection.client)} -> {upstream} "
+            f"{format_address(connection.client)}{f' ({customer})' if customer else ''} -> {upstream} "
             f"{f'route {route} ' if route else ''}"
             f"{f'sni {name} ' if name else ''}{f'link {link_id} ' if link_id is not None else ''}"
             f"{outcome.label} ({outcome.state}){error} up {connection.bytes_up} B down {connection.bytes_down} B "

@@ -9,12 +9,20 @@ import enum
 import hashlib
 import socket
 from functools import lru_cache
+from typing import Protocol
 
 from relay.address import Address
 from relay.core.access_list import MAPPED, AccessList
 from relay.core.limits import Lease, Limits, Refusal
 from relay.core.rates import Rates
 from relay.outcome import Outcome
+
+
+class Customers(Protocol):
+    """What admission asks of a worker's customers (`customers`)."""
+
+    def may_use(self, slot: int, listener: int) -> bool: ...
+    def admit(self, slot: int, listener: int, source: int) -> Lease | Refusal | Denied: ...
 
 
 class Denied(enum.Enum):
@@ -25,6 +33,7 @@ class Denied(enum.Enum):
     ACCESS = "access"
     SOURCE_RATE = "source_rate"
     ACCEPT_RATE = "accept_rate"
+    CUSTOMER_RATE = "customer_rate"
 
 
 REFUSAL_OUTCOMES: dict[Refusal | Denied, Outcome] = {
@@ -35,6 +44,8 @@ REFUSAL_OUTCOMES: dict[Refusal | Denied, Outcome] = {
     Refusal.INSTANCE: Outcome.REFUSED_INSTANCE,
     Refusal.LISTENER: Outcome.REFUSED_LISTENER,
     Refusal.SOURCE: Outcome.REFUSED_SOURCE,
+    Denied.CUSTOMER_RATE: Outcome.REFUSED_CUSTOMER_RATE,
+    Refusal.CUSTOMER: Outcome.REFUSED_CUSTOMER,
 }
 
 
@@ -93,8 +104,17 @@ class Admission:
         source_hash: SourceHash | None,
         access: AccessList | None = None,
         rates: Rates | None = None,
+        denied: AccessList | None = None,
+        *,
+        only_customers: bool = False,
     ) -> None:
+        """`denied` is the access list for customers, who need no entry in `access.allow`; None: all are allowed.
+
+        `only_customers`: nobody else is admitted.
+        """
         self._limits = limits
+        self._denied = denied
+        self._only_customers = only_customers
         self._source_hash = source_hash
         self._access = access
         self._rates = rates
@@ -112,6 +132,26 @@ class Admission:
             if not rates.accept():
                 return Denied.ACCEPT_RATE
         return self._limits.acquire(listener, source)
+
+    def admit_nobody(self, listener: int, client: Address) -> Lease | Refusal | Denied:
+        """Like `admit`, where there are customers and `client` is none of them."""
+        if self._only_customers:
+            return Denied.ACCESS
+        return self.admit(listener, client)
+
+    def admit_customer(
+        self, customers: Customers, customer: int, listener: int, client: Address
+    ) -> Lease | Refusal | Denied:
+        """Like `admit`, for a connection of the customer with that slot."""
+        if not customers.may_use(customer, listener):
+            return Denied.ACCESS
+        if self._denied is not None and not self._denied.allows(_pack_mapped(client[0])):
+            return Denied.ACCESS
+        source = self._source_hash.cached(client[0]) if self._source_hash is not None else 0
+        rates = self._rates
+        if rates is not None and rates.by_source and not rates.source(source):
+            return Denied.SOURCE_RATE
+        return customers.admit(customer, listener, source)
 
     def admit_unknown(self, listener: int) -> Lease | Refusal:
         """Return a lease for a connection whose client is named later, by its PROXY header, and is admitted then."""

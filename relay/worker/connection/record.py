@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from relay.core.customers import NOBODY
 from relay.engines.contract import NEVER
 
 if TYPE_CHECKING:  # the stages; most of them refer to this record
@@ -19,6 +20,7 @@ if TYPE_CHECKING:  # the stages; most of them refer to this record
     from relay.outcome import Outcome
     from relay.worker.connection.accounting import Accounting, RouteAccounting
     from relay.worker.connection.admission import Admission
+    from relay.worker.connection.customers import Customers
     from relay.worker.connection.dial_queue import DialQueue
     from relay.worker.connection.preread import PrereadFilter
     from relay.worker.connection.source_ports import SourcePorts
@@ -84,6 +86,7 @@ class Frontend:
     clock: Callable[[], float]  # monotonic seconds
     dial_timeout: float = 0.0  # seconds for all dials of one connection together; 0: no limit
     lifetime: Callable[[], float] | None = None  # draws the seconds that a connection may live; None: no limit
+    customers: Customers | None = None  # None: clients are not told apart
     route_name: str = ""  # for the access log; "": the listener's own
 
 
@@ -95,6 +98,7 @@ class ConnectionRecord:
         "bytes_up",
         "client",
         "connected",
+        "customer",
         "dialed",
         "error",
         "expires_at",
@@ -122,6 +126,7 @@ class ConnectionRecord:
         self.started = frontend.clock()
         self.link: object | None = None
         self.lease: Lease | None = None
+        self.customer = NOBODY  # slot of the customer whose this connection is
         self.first = b""  # preread bytes that are still to be sent to the upstream
         self.hello: ClientHello | None = None
         self.header: ProxyHeader | None = None
@@ -140,12 +145,21 @@ class ConnectionRecord:
         self.bytes_down = 0
 
     @property
+    def customer_name(self) -> str:
+        """The name of the customer whose this connection is; empty if it is nobody's."""
+        customers = self.frontend.customers
+        return customers.name(self.customer) if customers is not None and self.customer != NOBODY else ""
+
+    @property
     def waiting(self) -> bool:
         """True while the connection waits for an upstream address or for its turn to dial."""
         return self.state is _RESOLVING or self.state is _QUEUED
 
     def moved(self, up: int, down: int) -> None:
         """Account for the bytes received so far from the client (`up`) and from the upstream (`down`)."""
-        self.frontend.accounting.moved(self.frontend.index, up - self.bytes_up, down - self.bytes_down)
+        frontend = self.frontend
+        frontend.accounting.moved(frontend.index, up - self.bytes_up, down - self.bytes_down)
+        if self.customer != NOBODY and frontend.customers is not None:
+            frontend.customers.moved(self.customer, up - self.bytes_up, down - self.bytes_down)
         self.bytes_up = up
         self.bytes_down = down

@@ -13,10 +13,12 @@ from typing import Any
 
 from relay.address import Address
 from relay.core import client_hello, proxy_header
-from relay.core.limits import Lease
+from relay.core.customers import NOBODY
+from relay.core.limits import Lease, Refusal
 from relay.engines.contract import NEVER, Action, Close, Dial, Pump, Refuse, Wait
 from relay.outcome import DIAL_OUTCOMES, OWN_FAULTS, Outcome
-from relay.worker.connection.admission import REFUSAL_OUTCOMES
+from relay.worker.connection.admission import REFUSAL_OUTCOMES, Denied
+from relay.worker.connection.customers import Customers
 from relay.worker.connection.preread import PrereadFilter
 from relay.worker.connection.record import ConnectionRecord, Found, Frontend
 from relay.worker.connection.target import Attempts
@@ -118,13 +120,28 @@ def _read_proxy_header(connection: ConnectionRecord, preread: PrereadFilter[Fron
         connection.lease.release()
         connection.lease = None
     frontend = connection.frontend
-    result = frontend.admission.admit(frontend.index, connection.client)
-    if type(result) is not Lease:
-        assert not isinstance(result, Lease)
+    if frontend.customers is None:
+        result = frontend.admission.admit(frontend.index, connection.client)
+    else:
+        result = admit_by_customer(connection, frontend.customers)
+    if not isinstance(result, Lease):
         connection.failure = REFUSAL_OUTCOMES[result]
         return False
     connection.lease = result
     return True
+
+
+def admit_by_customer(connection: ConnectionRecord, customers: Customers) -> Lease | Refusal | Denied:
+    """Find the customer whose a connection is, and admit it as such, or as nobody's."""
+    frontend, client, header = connection.frontend, connection.client, connection.header
+    customer = customers.find(client[0], header.link_id if header is not None else None)
+    if customer == NOBODY:
+        return frontend.admission.admit_nobody(frontend.index, client)
+    connection.customer = customer
+    customers.accepted(customer)
+    if connection.bytes_up:  # preread before the customer was known
+        customers.moved(customer, connection.bytes_up, 0)
+    return frontend.admission.admit_customer(customers, customer, frontend.index, client)
 
 
 def route(connection: ConnectionRecord, _value: object, _outcome: Outcome | None) -> Found:
@@ -307,3 +324,6 @@ def close(connection: ConnectionRecord, outcome: Outcome | None, up: int, down: 
     connection.targets = None
     connection.outcome = outcome
     frontend.accounting.closed(connection, outcome, up, down)
+    if connection.customer != NOBODY and frontend.customers is not None:
+        frontend.customers.moved(connection.customer, up, down)
+        frontend.customers.closed(connection.customer, outcome)

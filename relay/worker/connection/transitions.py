@@ -168,10 +168,11 @@ def accept(frontend: Frontend, client: Address) -> tuple[Connection, Action]:
         if preread is not None and preread.reads_proxy:
             connection.offset = None
             result: Lease | Refusal | Denied = frontend.admission.admit_unknown(frontend.index)
-        else:
+        elif frontend.customers is None:
             result = frontend.admission.admit(frontend.index, client)
-        if type(result) is not Lease:
-            assert not isinstance(result, Lease)
+        else:
+            result = steps.admit_by_customer(connection, frontend.customers)
+        if type(result) is not Lease and not isinstance(result, Lease):
             connection.failure = REFUSAL_OUTCOMES[result]
             return connection, connection.advance(_REFUSED)
         connection.lease = result

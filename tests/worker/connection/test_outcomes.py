@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from relay.core.access_list import AccessList
+from relay.core.customers import UNLIMITED, Customer
 from relay.core.limit_table import LimitPlan
 from relay.core.rates import Rate, RatePlan
 from relay.engines.contract import Close, Event, Refuse
@@ -15,6 +16,7 @@ from relay.ipc.worker_spec import ProxyProtocol
 from relay.outcome import OUTCOMES, Outcome
 from relay.worker.connection.admission import Admission
 from tests.core.hellos import hello, records, server_name
+from tests.worker.connection.customer_world import CustomerWorld
 from tests.worker.connection.world import CLIENT, LITERAL, NAME, World
 
 HELLO = records(hello(server_name(b"hub.example")))
@@ -42,6 +44,15 @@ def denied() -> Outcome:
 def limited(rates: RatePlan) -> Outcome:
     world = World([LITERAL], rates=rates)
     world.frontend.admission._source_hash = SourceOne()  # type: ignore[assignment]
+    first, second = world.accept(), world.accept()
+    assert world.last[second] == Refuse()
+    assert world.send(first, Event.STOP) == Close(True, True)
+    assert world.limits.held() == 0
+    return world.outcome(second)
+
+
+def of_customer(most: int = 0, rate: Rate = UNLIMITED) -> Outcome:
+    world = CustomerWorld([Customer(0, "contoso", [CLIENT[0]], max_connections=most, rate=rate)])
     first, second = world.accept(), world.accept()
     assert world.last[second] == Refuse()
     assert world.send(first, Event.STOP) == Close(True, True)
@@ -106,6 +117,8 @@ PRODUCED: dict[Outcome, Callable[[], Outcome]] = {
     Outcome.REFUSED_SOURCE: lambda: refused(LimitPlan(1, 9, 9, (0,), per_source=1, source_buckets=64)),
     Outcome.REFUSED_SOURCE_RATE: lambda: limited(RatePlan(source=Rate(1.0, 1.0))),
     Outcome.REFUSED_ACCEPT_RATE: lambda: limited(RatePlan(accept=Rate(1.0, 1.0))),
+    Outcome.REFUSED_CUSTOMER: lambda: of_customer(most=1),
+    Outcome.REFUSED_CUSTOMER_RATE: lambda: of_customer(rate=Rate(1.0, 1.0)),
     Outcome.REFUSED_PROXY: lambda: preread(Event.PREREAD, HELLO, "require"),
     Outcome.DIAL_QUEUE_FULL: lambda: queued(0, 9.0),
     Outcome.DIAL_QUEUE_TIMEOUT: lambda: queued(9, 0.5),

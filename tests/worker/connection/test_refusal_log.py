@@ -35,7 +35,7 @@ class Desk:
             "frontend": SimpleNamespace(index=0, name=listener, route_name=""),
             "bytes_up": 3,
         }
-        fields |= {"bytes_down": 0, "started": 0.0, "dialed": 0.0, "connected": 0.0}
+        fields |= {"customer_name": "", "bytes_down": 0, "started": 0.0, "dialed": 0.0, "connected": 0.0}
         self.log(cast(Record, SimpleNamespace(**fields)), outcome, 0.001)
 
     def pass_time(self, seconds: float) -> None:
