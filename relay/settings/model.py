@@ -35,6 +35,7 @@ from relay.settings.tables import (
     HealthSettings,
     LimitSettings,
     LogSettings,
+    MetricsSettings,
     SupervisionSettings,
     TcpSettings,
     TimeoutSettings,
@@ -82,6 +83,7 @@ class Settings(BaseSettings):
     supervision: SupervisionSettings = SupervisionSettings()
     admin: AdminSettings = AdminSettings()
     health: HealthSettings = HealthSettings()
+    metrics: MetricsSettings = MetricsSettings()
     azure: AzureSettings = AzureSettings()
     log: LogSettings = LogSettings()
     routes: Annotated[tuple[ShortRoute, ...], Listed] = Field(

@@ -273,6 +273,16 @@ class HealthSettings(Section):
     )
 
 
+class MetricsSettings(Section):
+    """What is exposed at /metrics."""
+
+    customers: bool = Field(
+        default=True,
+        description="true = metrics of each customer who had a connection, relay_customer_*; with thousands of "
+        "customers these are most of a scrape",
+    )
+
+
 class AzureSettings(Section):
     """What relay reads from the Azure Instance Metadata Service of its virtual machine."""
 

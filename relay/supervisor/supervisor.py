@@ -32,6 +32,7 @@ from relay.outcome import OUTCOMES
 from relay.own_addresses import endpoint, is_own
 from relay.settings.model import Settings
 from relay.supervisor import service_log
+from relay.supervisor.admin.customer_metrics import with_customers
 from relay.supervisor.admin.http import Orders, admin_app, health_app
 from relay.supervisor.admin.metrics import RelayCollector
 from relay.supervisor.admin.server import ADMIN, HEALTH, HttpServer
@@ -119,7 +120,9 @@ class Supervisor:
         servers = []
         if "admin" in self._http_sockets:
             orders = Orders(self.drain, self._undrain, self.reload)
-            app = admin_app(self._status, registry, orders, lambda: self._instance.settings.admin.hosts)
+            app = admin_app(
+                self._status, registry, orders, lambda: self._instance.settings.admin.hosts, self._with_customers
+            )
             servers.append(HttpServer(app, self._http_sockets["admin"], ADMIN, "admin"))
         if "health" in self._http_sockets:
             servers.append(HttpServer(health_app(self._status), self._http_sockets["health"], HEALTH, "health"))
@@ -212,6 +215,12 @@ class Supervisor:
         task = asyncio.create_task(self.reload("SIGHUP"))
         self._hang_ups.add(task)  # the loop keeps only a weak reference
         task.add_done_callback(self._hang_ups.discard)
+
+    async def _with_customers(self, scrape: bytes) -> bytes:
+        """A scrape with the customers' metrics, if `metrics.customers` is set."""
+        if not self._instance.settings.metrics.customers:
+            return scrape
+        return await with_customers(scrape, self._instance)
 
     async def reload(self, reason: str) -> list[str]:
         """Read the settings again and put them into effect; returns the problems that prevented it, if any."""

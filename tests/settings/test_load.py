@@ -60,6 +60,7 @@ def test_the_defaults_are_the_documented_ones(load_text: Load) -> None:
         "supervision": {"hang_timeout": 10.0},
         "admin": {"bind": "127.0.0.1:8414", "hosts": ()},
         "health": {"bind": "0.0.0.0:8080"},
+        "metrics": {"customers": True},
         "azure": {
             "scheduled_events": False,
             "metadata_url": "http://169.254.169.254",

@@ -130,6 +130,7 @@ VARIABLES: dict[str, st.SearchStrategy[str]] = {
     "RELAY_ADMIN__BIND": st.one_of(BIND_OFF, LITERALS.map(lambda host: format_hostport(host, 60001))),
     "RELAY_ADMIN__HOSTS": st.lists(HOSTS, max_size=3).map(",".join),
     "RELAY_HEALTH__BIND": st.one_of(BIND_OFF, LITERALS.map(lambda host: format_hostport(host, 60002))),
+    "RELAY_METRICS__CUSTOMERS": st.sampled_from(["true", "false"]),
     "RELAY_AZURE__SCHEDULED_EVENTS": st.sampled_from(["true", "false"]),
     "RELAY_AZURE__METADATA_URL": LITERALS.map(lambda host: f"http://{format_hostport(host, 80)}"),
     "RELAY_AZURE__SETTINGS_STATE": st.sampled_from(["", "/run/relay-settings/state.json", "/tmp/ä b.json"]),

@@ -61,13 +61,21 @@ def health_app(status: Status) -> web.Application:
 
 
 def admin_app(
-    status: Status, registry: CollectorRegistry, orders: Orders, hosts: Callable[[], Collection[str]]
+    status: Status,
+    registry: CollectorRegistry,
+    orders: Orders,
+    hosts: Callable[[], Collection[str]],
+    completed: Callable[[bytes], Awaitable[bytes]],
 ) -> web.Application:
-    """The application of the admin port. `hosts` returns `admin.hosts`, which a reload may change."""
+    """The application of the admin port. `hosts` returns `admin.hosts`, which a reload may change.
+
+    `completed` adds to a scrape of the registry what has to be rendered in parts.
+    """
 
     async def metrics(request: web.Request) -> web.StreamResponse:
         # Several lines of a header are one list (RFC 9110, section 5.3).
         body, media_type = expose(registry, ",".join(request.headers.getall("Accept", [])))
+        body = await completed(body)
         return web.Response(body=body, headers={"Content-Type": media_type, "Vary": "Accept"})
 
     async def show(_request: web.Request) -> web.StreamResponse:

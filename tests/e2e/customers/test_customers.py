@@ -61,6 +61,16 @@ def test_limits_and_rates_hold_over_all_workers(echo: Echo, start: Start) -> Non
             assert (len(slow.served), slow.refused) == (7, 13)
             assert (len(free.served), free.refused) == (20, 0)
     relay.wait_outcomes({"ok": 32, "refused_customer": 35, "refused_customer_rate": 13})
+    metrics = relay.metrics()
+
+    def value(name: str, **labels: str) -> float:
+        return metrics.value(f"relay_customer_connections_{name}", **labels)
+
+    assert (value("accepted_total", customer="few"), value("active", customer="few")) == (40, 0)
+    assert value("refused_total", customer="few", reason="refused_customer") == 35
+    assert value("refused_total", customer="slow", reason="refused_customer_rate") == 13
+    assert (value("limit", customer="few"), value("accepted_total", customer="free")) == (5, 20)
+    assert metrics.value("relay_customer_bytes_total", customer="slow", direction="down") == 7 * len("me too")
     with crowd(relay.address(), 10, ["127.0.0.2"]) as again:
         assert len(again.served) == 5, "every place was given back"
 

@@ -30,14 +30,16 @@ settings_state = "{state}"
 
 
 def toml(echo: Echo, metadata_url: str, folder: Path) -> str:
-    """A limit of a listener, an upstream by name, a route with a backup, a paced dial, Azure's events, and a report of
-    `relay fetch-settings`.
+    """A limit of a listener, an upstream by name, a route with a backup, a paced dial, Azure's events, a report of
+    `relay fetch-settings`, and two customers.
     """
     state = folder / "state.json"
     state.write_bytes(Report(up=True, checked_boot=now()).to_json())
     name = f"localhost:{echo.address[1]}"
     more = "max_connections = 100\n" + ROUTE.format(name=name, address=f"127.0.0.1:{echo.address[1]}")
-    return settings(listener(name, more=more), tables=TABLES.format(url=metadata_url, state=state), checks=0.2)
+    text = settings(listener(name, more=more), tables=TABLES.format(url=metadata_url, state=state), checks=0.2)
+    text += '[[customers]]\nname = "contoso"\nnetworks = ["127.0.0.1"]\n'
+    return text + '[[customers]]\nname = "small"\nnetworks = ["127.0.0.2"]\nmax_connections = 1\n'
 
 
 def take_the_route(relay: Relay) -> None:

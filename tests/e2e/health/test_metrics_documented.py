@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from tests.e2e.health.full import labels, take_the_route, toml
+from tests.support.clients import connect, exchange, refused
 from tests.support.harness import Start
 from tests.support.metadata_server import MetadataServer
 from tests.support.programs import ROOT
@@ -32,6 +33,11 @@ def test_the_page_has_every_metric_and_its_labels_and_no_other(echo: Echo, start
         relay = start(toml(echo, metadata.url, tmp_path))
         relay.wait_status(lambda status: status["scheduled_events"]["ok"] and status["settings_source"])
         take_the_route(relay)
-        found = labels(relay.metrics())
+        # A customer's metrics appear with its first connection and its first refusal.
+        with connect(relay.address(), "127.0.0.2") as client:
+            assert exchange(client) == b"ping"
+            assert refused(relay.address(), "127.0.0.2")
+            relay.wait_active(1)
+            found = labels(relay.metrics())
     page = documented()
     assert {name: page[name] for name in page if name not in MAY_BE_MISSING - found.keys()} == found
