@@ -118,3 +118,14 @@ def signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"SIGRTMIN+{number - signal.SIGRTMIN}" if number > signal.SIGRTMIN else str(number)
+
+
+def return_memory() -> None:
+    """Give freed memory back to the kernel, malloc_trim(3), where the C library has it; takes some milliseconds.
+
+    After large settings: what their parser has freed would else stay with the process.
+    """
+    import ctypes  # not where a process starts: it takes longer to import than all of this module
+
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import ipaddress
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -26,8 +26,6 @@ SLOTS = 16_384  # customers at once, those included who were removed and still h
 NOBODY = 0xFFFF  # no customer; a slot has 16 bits
 
 UNLIMITED = Rate(0.0, 1.0)
-
-Network = tuple[int, int, int]  # first address, first address after it, slot
 
 _MAPPED_BITS = 8 * len(MAPPED)
 _MAPPED_FIRST = int.from_bytes(MAPPED) << 32
@@ -58,24 +56,28 @@ def compile_table(customers: Iterable[Customer], listeners: int) -> bytes:
     No network and no link id may belong to two of them. Raises ValueError for text that is no network, and for a slot
     outside SLOTS.
     """
-    given = list(customers)
-    slots = max((customer.slot for customer in given), default=-1) + 1
-    if slots > SLOTS or any(customer.slot < 0 for customer in given):
-        raise ValueError(f"a slot is not in 0 to {SLOTS - 1}")
+    # Numbers and arrays rather than objects: what thousands of objects leave behind stays with the process.
     words = -(-listeners // 64)
-    v4: list[Network] = []
-    v6: list[Network] = []
-    links: list[tuple[int, int]] = []
-    limits, names = array("I", bytes(4 * slots)), [b""] * slots
-    intervals, tolerances = array("Q", bytes(8 * slots)), array("Q", bytes(8 * slots))
-    masks = array("Q", bytes(8 * slots * words))
     everything = (1 << 64 * words) - 1
-    for customer in given:
+    v4: list[int] = []
+    v6: list[int] = []
+    links: list[int] = []
+    names: list[bytes] = []
+    limits, intervals, tolerances, masks = array("I"), array("Q"), array("Q"), array("Q")
+    for customer in customers:
         slot = customer.slot
+        if not 0 <= slot < SLOTS:
+            raise ValueError(f"slot {slot} is not in 0 to {SLOTS - 1}")
+        if more := max(0, slot + 1 - len(names)):
+            names += [b""] * more
+            limits.frombytes(bytes(4 * more))
+            for column in (intervals, tolerances):
+                column.frombytes(bytes(8 * more))
+            masks.frombytes(bytes(8 * more * words))
         for text in customer.networks:
-            version, first, end = parse(text)
-            (v4 if version == 4 else v6).append((first, end, slot))
-        links += [(link, slot) for link in customer.link_ids]
+            version, first, length = parse(text)
+            (v4 if version == 4 else v6).append(first << 24 | length << 16 | slot)
+        links += [link << 16 | slot for link in customer.link_ids]
         limits[slot], names[slot] = customer.max_connections, customer.name.encode()
         if customer.rate.per_second:
             intervals[slot], tolerances[slot] = customer.rate.interval, customer.rate.tolerance
@@ -83,22 +85,29 @@ def compile_table(customers: Iterable[Customer], listeners: int) -> bytes:
         for word in range(words):
             masks[slot * words + word] = allowed >> 64 * word & _LOW
     links.sort()
-    starts4, owners4 = _ranges(v4, 1 << 32)
-    starts6, owners6 = _ranges(v6, 1 << 128)
+    high, low, starts4 = array("Q"), array("Q"), array("I")
+    owners4, owners6 = array("H"), array("H")
+    for start, owner in _ranges(v4, 32):
+        starts4.append(start)
+        owners4.append(owner)
+    for start, owner in _ranges(v6, 128):
+        high.append(start >> 64)
+        low.append(start & _LOW)
+        owners6.append(owner)
     columns = (
-        array("Q", [len(starts4), len(starts6), len(links), slots, words, sum(map(len, names))]),
-        array("Q", [start >> 64 for start in starts6]),
-        array("Q", [start & _LOW for start in starts6]),
+        array("Q", [len(starts4), len(high), len(links), len(names), words, sum(map(len, names))]),
+        high,
+        low,
         intervals,
         tolerances,
         masks,
-        array("I", starts4),
-        array("I", [link for link, _ in links]),
+        starts4,
+        array("I", [link >> 16 for link in links]),
         limits,
         array("I", accumulate(map(len, names), initial=0)),
-        array("H", owners4),
-        array("H", owners6),
-        array("H", [slot for _, slot in links]),
+        owners4,
+        owners6,
+        array("H", [link & 0xFFFF for link in links]),
     )
     return b"".join([column.tobytes() for column in columns] + names)
 
@@ -169,51 +178,60 @@ class CustomerTable:
 
 
 def parse(text: str) -> tuple[int, int, int]:
-    """The version of a network, its first address, and the first address after it; one within ::ffff:0:0/96 is IPv4.
+    """The version of a network, its first address, and its prefix length; one within ::ffff:0:0/96 is IPv4.
 
     Raises ValueError.
     """
     if ":" not in text:
-        host, slash, length = text.partition("/")
+        host, slash, digits = text.partition("/")
         parts = host.split(".")
-        if len(parts) == 4 and (length.isdecimal() or not slash) and all(map(str.isdecimal, parts)):
+        if len(parts) == 4 and (digits.isdecimal() or not slash) and all(map(str.isdecimal, parts)):
             # A quarter of the time that ipaddress takes, for the spelling that nearly all networks have.
             a, b, c, d = map(int, parts)
-            bits = int(length or 32)
-            first, size = a << 24 | b << 16 | c << 8 | d, 1 << max(0, 32 - bits)
-            if bits <= 32 and max(a, b, c, d) <= 255 and first & size - 1 == 0:
-                return 4, first, first + size
+            length = int(digits or 32)
+            first = a << 24 | b << 16 | c << 8 | d
+            if length <= 32 and max(a, b, c, d) <= 255 and first & (1 << 32 - length) - 1 == 0:
+                return 4, first, length
         network4 = ipaddress.IPv4Network(text)
-        return 4, int(network4.network_address), int(network4.broadcast_address) + 1
-    network = ipaddress.IPv6Network(text)
-    first, end = int(network.network_address), int(network.broadcast_address) + 1
-    if network.prefixlen >= _MAPPED_BITS and first >> 32 == _MAPPED_FIRST >> 32:
-        return 4, first - _MAPPED_FIRST, end - _MAPPED_FIRST
-    return 6, first, end
+        return 4, int(network4.network_address), network4.prefixlen
+    network, mapped = ipaddress.IPv6Network(text), _MAPPED_FIRST >> 32
+    first, length = int(network.network_address), network.prefixlen
+    if length >= _MAPPED_BITS and first >> 32 == mapped:
+        return 4, first - _MAPPED_FIRST, length - _MAPPED_BITS
+    return 6, first, length
 
 
-def _ranges(networks: list[Network], size: int) -> tuple[list[int], list[int]]:
-    """Disjoint ranges in the order of their first addresses, and their owners. The first range begins at 0."""
-    starts, owners = [0], [NOBODY]
+def _ranges(networks: list[int], bits: int) -> Iterator[tuple[int, int]]:
+    """Disjoint ranges in the order of their first addresses, each with its owner. The first range begins at 0.
 
-    def begin(start: int, owner: int) -> None:
-        if starts[-1] == start:
-            owners[-1] = owner  # of two that begin here, the later one is inside the other
-        elif owners[-1] != owner:
-            starts.append(start)
-            owners.append(owner)
+    Each network is one number: its first address, its prefix length (8 bits), and its owner (16 bits).
+    """
+    # Sorted, a network stands before those inside it; networks are nested or disjoint. The stack has those open here.
+    networks.sort()
+    open_now = [(1 << bits, NOBODY)]
+    start, owner = 0, NOBODY  # the last range, which is certain once another begins beyond it
 
-    # A network stands before those inside it; networks are nested or disjoint. The stack has those open at this place.
-    networks.sort(key=lambda network: (network[0], -network[1]))
-    open_now = [(size, NOBODY)]
-    for first, end, owner in networks:
+    for network in networks:
+        first, length = network >> 24, network >> 16 & 0xFF
         while open_now[-1][0] <= first:
             closed, _ = open_now.pop()
-            begin(closed, open_now[-1][1])
-        open_now.append((end, owner))
-        begin(first, owner)
+            outer = open_now[-1][1]
+            if closed > start and outer != owner:
+                yield start, owner
+                start = closed
+            owner = outer
+        inner = network & 0xFFFF
+        open_now.append((first + (1 << bits - length), inner))
+        if first > start and inner != owner:
+            yield start, owner
+            start = first
+        owner = inner
     while len(open_now) > 1:
         closed, _ = open_now.pop()
-        if closed < size:
-            begin(closed, open_now[-1][1])
-    return starts, owners
+        outer = open_now[-1][1]
+        if start < closed < 1 << bits and outer != owner:
+            yield start, owner
+            start = closed
+        if closed < 1 << bits:
+            owner = outer
+    yield start, owner

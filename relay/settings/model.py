@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from relay.settings import file_reader, included
-from relay.settings.customers import Customer, customer_problems, from_models, from_tables
+from relay.settings.customers import Customer, customer_problems, from_models, from_tables, pack, unpack
 from relay.settings.listeners import Listener, ShortRoute
 from relay.settings.problems import Whole, as_written, field_problems
 from relay.settings.render import render
@@ -177,6 +177,22 @@ def load(
     change them. `read` returns the content of the file, `read_included` that of the files that it includes.
     Raises SettingsError with all mistakes at once.
     """
+    loaded, packed = _load(config, environ, require_listeners, before, read, read_included)
+    if not packed:
+        return loaded
+    # Only now, when all that the parser made is gone.
+    return loaded.model_copy(update={"customers": unpack(packed, before.customers if before is not None else ())})
+
+
+def _load(
+    config: Path | None,
+    environ: Mapping[str, str],
+    require_listeners: bool,
+    before: Settings | None,
+    read: Callable[[Path], bytes],
+    read_included: included.ReadIncluded,
+) -> tuple[Settings, bytes]:
+    """The settings without their customers, and those packed; empty: there are none. Raises SettingsError."""
     file, environment = FileSource(Settings, config, read), EnvironSource(Settings, environ)
     places = included.include(file, environment, read_included)
     written = as_written(file, environment)
@@ -204,8 +220,6 @@ def load(
     if problems := list(room_problems(loaded.listeners)):
         raise SettingsError(problems)
     loaded._deprecated = (*file.deprecated, *environment.deprecated)
-    if before is not None:
-        loaded = _with_unchanged(loaded, before)
     if before is not None and file.silent and (lost := _different(before, loaded)):
         raise SettingsError(
             [f"{file.silent}. That would undo {lost}; if that is intended, restart relay instead of reloading it"]
@@ -217,17 +231,12 @@ def load(
                 'set access.allow, to ["0.0.0.0/0", "::/0"] if that is intended, or restart relay'
             ]
         )
-    return loaded
+    if not loaded.customers:
+        return loaded, b""
+    return loaded.model_copy(update={"customers": ()}), pack(loaded.customers)
 
 
 def _different(before: Settings, after: Settings) -> str:
     """The names of the settings that differ, MOST_NAMED of them, for a message."""
     found = [name for name in names() if value(before, name) != value(after, name)]
     return ", ".join(found[:MOST_NAMED]) + (f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else "")
-
-
-def _with_unchanged(settings: Settings, before: Settings) -> Settings:
-    """The settings with the customers of `before` in place of equal ones, so that comparing thousands costs nothing."""
-    known = {item.name: item for item in before.customers}
-    customers = tuple(known[item.name] if known.get(item.name) == item else item for item in settings.customers)
-    return settings.model_copy(update={"customers": customers}) if customers else settings

@@ -11,6 +11,7 @@ import mmap
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from relay.core import customer_counters as cells
 from relay.core.customer_counters import clear, fold, look, unfinished
@@ -75,7 +76,7 @@ class CustomerTables:
         numbers = dict(listener_numbers)
         for item in settings.listeners:
             numbers.setdefault(item.name, len(numbers))
-        given = [
+        given = (
             Customer(
                 slots.present[item.name],
                 item.name,
@@ -86,10 +87,10 @@ class CustomerTables:
                 [numbers[name] for name in item.listeners] if item.listeners else None,
             )
             for item in settings.customers
-        ]
+        )
         # Removed customers keep their names, for connections that they still have.
-        given += [Customer(slot, name, listeners=()) for name, slot in slots.removed.items()]
-        content = compile_table(given, self._table.layout.listeners)
+        removed = (Customer(slot, name, listeners=()) for name, slot in slots.removed.items())
+        content = compile_table(chain(given, removed), self._table.layout.listeners)
         return PreparedCustomers(slots, change.reused, memory.read_only("relay-customers", content))
 
     def switch(self, prepared: PreparedCustomers) -> None:

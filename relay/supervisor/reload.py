@@ -139,6 +139,8 @@ class Reloader:
             try:
                 settings = self._load(before)
                 result = settings, instance.customers.prepare(settings, instance.numbers.listeners)
+                if settings.customers:
+                    process.return_memory()
             except NoSlot:
                 problem = SettingsError([NO_SLOT])
             except Exception as error:  # noqa: BLE001 - raised again where the result is awaited

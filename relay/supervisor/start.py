@@ -43,6 +43,8 @@ def run(load: Callable[[Settings | None], Settings], missing: Sequence[str] = ()
     settings = load(None)
     instance, http = preflight(settings, taken, notifier.watchdog_seconds)
     instance.notes += missing_notes(missing)
+    if settings.customers:
+        process.return_memory()
     if process.STANDARD[STDOUT] in missing:  # the log goes nowhere
         sys.stderr.write(f"relay: {missing_notes(missing)[-1]}\n")
     writer = LogWriter(STDOUT)

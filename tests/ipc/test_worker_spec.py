@@ -55,6 +55,8 @@ SPECS = st.builds(
     drain_window=SECONDS,
     tcp=st.builds(TcpOptions, NUMBERS, NUMBERS, NUMBERS, SECONDS),
     held_bytes=NUMBERS,
+    customers=NUMBERS,
+    only_customers=st.booleans(),
 )
 
 

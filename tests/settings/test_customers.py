@@ -175,6 +175,18 @@ def test_more_customers_than_slots_are_a_mistake(problems: Problems) -> None:
     assert problem == "RELAY_CUSTOMERS (customers): 16385 customers; at most 16384"
 
 
+def test_customers_that_a_reload_leaves_alone_are_the_same_objects(tmp_path: Path) -> None:
+    """So that thousands are compared at once, and kept once."""
+    path = tmp_path / "relay.toml"
+    kept = '[[customers]]\nname = "a"\nnetworks = ["10.0.0.0/8"]\n'
+    path.write_text(SHORT + kept + '[[customers]]\nname = "b"\n')
+    before = load(path, {})
+    path.write_text(SHORT + '[[customers]]\nname = "b"\nmax_connections = 1\n' + kept)
+    after = load(path, {}, before=before)
+    assert after.customers[1] is before.customers[0]
+    assert [item.max_connections for item in after.customers] == [1, 0]
+
+
 def test_a_reload_from_customers_to_none_lets_nobody_in_by_accident(tmp_path: Path) -> None:
     path = tmp_path / "relay.toml"
     path.write_text(SHORT + '[[customers]]\nname = "a"\n')
