@@ -169,7 +169,11 @@ def customer_problems(
     variables: Mapping[tuple[str, ...], str],
     places: Places,
 ) -> Iterator[str]:
-    """A line for each broken rule. `listeners` are the names of all; `reads_proxy`: one of them reads PROXY headers."""
+    """A line for each broken rule. `reads_proxy`: one of the listeners reads PROXY headers.
+
+    `listeners` are the names of all; without any, which is a mistake of its own, what customers say of them is not
+    checked.
+    """
     names: dict[str, int] = {}
     networks: dict[str, tuple[int, int]] = {}  # position of the customer, and of the network there
     link_ids: dict[int, tuple[int, int]] = {}
@@ -200,16 +204,16 @@ def customer_problems(
                     f"{where(number, 'link_ids', position, value=link_id)}: {link_id} is also "
                     f"{where(owner, 'link_ids', at, value=link_id)}; a link id belongs to one customer"
                 )
-            if position == 0 and not reads_proxy:
+            if position == 0 and listeners and not reads_proxy:
                 yield (
                     f"{where(number, 'link_ids')}: no listener reads the PROXY headers that name link ids; set "
                     "proxy_protocol on a listener behind Private Link"
                 )
         for position, name in item.listeners:
-            if name not in listeners:
+            if listeners and name not in listeners:
                 yield (
                     f"{where(number, 'listeners', position, value=name)}: {show(name)} is no listener; there "
-                    f"{'is' if len(listeners) == 1 else 'are'} {', '.join(sorted(listeners)) or 'none'}"
+                    f"{'is' if len(listeners) == 1 else 'are'} {', '.join(sorted(listeners))}"
                 )
     if count > SLOTS:
         yield f"{label(('customers',), variables)}: {count} customers; at most {SLOTS}"
