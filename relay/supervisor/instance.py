@@ -101,6 +101,7 @@ class Instance:
     """Settings and resources of a run. Only its own methods change it, but for `notes`, to which a start adds."""
 
     settings: Settings
+    settings_hash: str  # `settings.fingerprint`
     workers: int
     listeners: list[BoundListener]
     numbers: Numbers
@@ -220,6 +221,7 @@ class Instance:
     def reconfigure(
         self,
         settings: Settings,
+        settings_hash: str,
         listeners: list[BoundListener],
         numbers: Numbers,
         limits: LimitPlan,
@@ -227,7 +229,7 @@ class Instance:
         notes: list[str],
     ) -> None:
         """Replace what a reload may change; the table of rates follows the settings."""
-        self.settings = settings
+        self.settings, self.settings_hash = settings, settings_hash
         self.listeners, self.numbers = listeners, numbers
         self.limits = limits
         self.rates.plan = rate_plan(settings, numbers)

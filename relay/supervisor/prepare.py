@@ -19,6 +19,7 @@ from relay.ipc.shared_table import Table
 from relay.ipc.worker_spec import NO_BUCKET, Destinations, RouteSpec
 from relay.outcome import OUTCOMES, REFUSALS
 from relay.own_addresses import OWN, Endpoint, is_own, written
+from relay.settings.fingerprint import fingerprint
 from relay.settings.listeners import Route
 from relay.settings.model import Settings
 from relay.settings.warnings import settings_warnings
@@ -104,6 +105,7 @@ def prepare(
         raise StartError([f"no shared memory for the counters of {workers} workers: {reason}"]) from None
     return Instance(
         settings=settings,
+        settings_hash=fingerprint(settings),
         workers=workers,
         listeners=bound,
         numbers=numbers,

@@ -17,12 +17,14 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from relay import process
 from relay.core.customer_slots import NoSlot
 from relay.core.rates import ROUTE_BUCKETS
 from relay.engines.options import set_inherited
 from relay.settings.file_reader import READ_SECONDS
+from relay.settings.fingerprint import fingerprint
 from relay.settings.model import Settings, SettingsError, names, value
 from relay.settings.warnings import settings_warnings
 from relay.supervisor.customers import PreparedCustomers
@@ -51,6 +53,14 @@ NO_SLOT = (
     "ended, or restart relay"
 )
 LOAD_SECONDS = READ_SECONDS + 3.0  # limit for reading and checking; `relay reload` waits for ten
+
+
+class Wanted(NamedTuple):
+    """New settings, and what takes time to make from them."""
+
+    settings: Settings
+    hash: str  # `settings.fingerprint`
+    customers: PreparedCustomers
 
 
 class Reloader:
@@ -102,7 +112,7 @@ class Reloader:
                 return self._last
             began = time.monotonic()
             try:
-                self._last = self._try(*await self._read(), reason)
+                self._last = self._try(await self._read(), reason)
             except SettingsError as error:
                 self._last = error.problems
             except Exception as error:  # noqa: BLE001 - the caller gets the reason, the log the traceback
@@ -113,19 +123,19 @@ class Reloader:
             self._read_at = ended if ended - began >= READ_SECONDS else began
             return self._last
 
-    async def _read(self) -> tuple[Settings, PreparedCustomers]:
+    async def _read(self) -> Wanted:
         """Read the settings in a daemon thread, so that the end of the process does not wait for it.
 
-        The customers' table is made there too, for it takes time. Raises SettingsError.
+        What takes time is made from them there too. Raises SettingsError.
         """
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[tuple[Settings, PreparedCustomers]] = loop.create_future()
+        done: asyncio.Future[Wanted] = loop.create_future()
         instance, before = self._instance, self._instance.settings
 
-        def deliver(result: tuple[Settings, PreparedCustomers] | None, error: Exception | None) -> None:
+        def deliver(result: Wanted | None, error: Exception | None) -> None:
             if done.done():
                 if result is not None:
-                    result[1].discard()
+                    result.customers.discard()
                 return
             if error is not None:
                 done.set_exception(error)
@@ -134,11 +144,12 @@ class Reloader:
 
         def run() -> None:
             process.hold()  # a signal for the supervisor must not end this thread's child process
-            result: tuple[Settings, PreparedCustomers] | None = None
+            result: Wanted | None = None
             problem: Exception | None = None
             try:
                 settings = self._load(before)
-                result = settings, instance.customers.prepare(settings, instance.numbers.listeners)
+                hashed = fingerprint(settings)
+                result = Wanted(settings, hashed, instance.customers.prepare(settings, instance.numbers.listeners))
                 if settings.customers:
                     process.return_memory()
             except NoSlot:
@@ -159,16 +170,16 @@ class Reloader:
         finally:
             self.reading = False
 
-    def _try(self, settings: Settings, customers: PreparedCustomers, reason: str) -> list[str]:
+    def _try(self, wanted: Wanted, reason: str) -> list[str]:
         """Put the settings into effect in one step; returns the problems that prevented it, if any."""
         try:
-            return self._put(settings, customers, reason)
+            return self._put(wanted, reason)
         finally:
-            if self._instance.customers.descriptor != customers.descriptor:  # nothing has changed
-                customers.discard()
+            if self._instance.customers.descriptor != wanted.customers.descriptor:  # nothing has changed
+                wanted.customers.discard()
 
-    def _put(self, settings: Settings, customers: PreparedCustomers, reason: str) -> list[str]:
-        instance = self._instance
+    def _put(self, wanted: Wanted, reason: str) -> list[str]:
+        instance, settings = self._instance, wanted.settings
         if problem := self._refused():  # a drain may have begun during the reading
             return [problem]
         changed = changes(instance.settings, settings)
@@ -176,7 +187,7 @@ class Reloader:
             return problems
         opened = lifted(instance.settings, settings)
         try:
-            new_addresses = self._change(settings, customers)
+            new_addresses = self._change(wanted)
         except StartError as error:
             return error.problems
         self._apply(new_addresses)
@@ -188,9 +199,9 @@ class Reloader:
             self._log.warning(note)
         return []
 
-    def _change(self, settings: Settings, customers: PreparedCustomers) -> list[str]:
+    def _change(self, wanted: Wanted) -> list[str]:
         """Change the instance; returns the new listening addresses. Raises StartError; then nothing has changed."""
-        instance = self._instance
+        instance, settings = self._instance, wanted.settings
         here: dict[str, Binding] = {**instance.inherited, **{binding.asked: binding for binding in instance.bindings()}}
         existing = {**{asked: binding for asked, (binding, _) in instance.unlistened.items()}, **here}
         numbers = instance.numbers.copy()
@@ -225,7 +236,7 @@ class Reloader:
         limits = limit_plan(settings, instance.limits, instance.workers, instance.limits.capacity, own_limits)
         notes += settings_warnings(settings) + limit_notes(settings, instance.descriptors, limits)
         notes += watchdog_notes(settings, instance.watchdog)
-        instance.reconfigure(settings, bound, numbers, limits, customers, notes)
+        instance.reconfigure(settings, wanted.hash, bound, numbers, limits, wanted.customers, notes)
         for binding in new:
             instance.listen_again(binding)
         if other_tcp:

@@ -10,6 +10,7 @@ from relay.settings.model import Settings, load
 
 Load = Callable[..., Settings]
 SHORT = 'upstream = ["hub.example"]\n'
+CUSTOMER = '[[customers]]\nname = "c"\n'
 
 
 def test_the_spelling_does_not_matter(load_text: Load, tmp_path: Path) -> None:
@@ -27,5 +28,7 @@ def test_the_spelling_does_not_matter(load_text: Load, tmp_path: Path) -> None:
 
 def test_every_difference_matters(load_text: Load) -> None:
     texts = [SHORT, SHORT + "workers = 2\n", SHORT + "[timeouts]\nidle = 900.0\n", SHORT.replace("hub", "bus"),
-             SHORT + '[access]\nallow = ["10.0.0.0/8"]\n', SHORT + '[access]\ndeny = ["10.0.0.0/8"]\n']  # fmt: skip
+             SHORT + '[access]\nallow = ["10.0.0.0/8"]\n', SHORT + '[access]\ndeny = ["10.0.0.0/8"]\n',
+             SHORT + CUSTOMER, SHORT + CUSTOMER + "max_connections = 1\n",
+             SHORT + CUSTOMER + CUSTOMER.replace('"c"', '"d"')]  # fmt: skip
     assert len({fingerprint(load_text(text)) for text in texts}) == len(texts)

@@ -14,8 +14,15 @@ from relay.settings.model import Settings, SettingsError, load, render
 from tests.support.hung_file import hung
 
 MAIN = 'upstream = ["hub.example"]\ninclude = ["c/*.toml"]\n'
+PATIENCE = 30.0  # seconds: the machine may be busy, and the deadline has a test of its own
 Reading = Callable[[Path, Sequence[str]], list[Included]]
-both = pytest.mark.parametrize("reading", [read_included, read_included_apart])
+
+
+def apart(folder: Path, patterns: Sequence[str]) -> list[Included]:
+    return read_included_apart(folder, patterns, PATIENCE)
+
+
+both = pytest.mark.parametrize("reading", [read_included, apart])
 
 
 def customer(name: str) -> str:
@@ -99,7 +106,7 @@ def test_a_file_system_that_hangs_is_left_after_the_deadline(tmp_path: Path) -> 
         "include: c/*.toml: not read within 0.5 s; the file system does not answer",
     ]
     assert raised.value.absent
-    assert names(load(config, {}, read_included=briefly)) == ["a"]
+    assert names(load(config, {}, read_included=apart)) == ["a"]
 
 
 def test_lists_are_appended_to_those_of_the_file(tmp_path: Path) -> None:
@@ -115,6 +122,30 @@ def test_lists_are_appended_to_those_of_the_file(tmp_path: Path) -> None:
     again = tmp_path / "again.toml"
     again.write_text(render(settings))
     assert load(again, {}) == settings, "`relay config` shows all of it in one file"
+
+
+def test_routes_may_be_included_and_mistakes_in_them_name_their_file(tmp_path: Path) -> None:
+    route = '[[routes]]\nname = "{0}"\nsni = ["{0}.example"]\nupstream = ["{0}.example"]\n'
+    config = folder(tmp_path, {"c/1.toml": route.format("b")}, MAIN + route.format("a"))
+    for listener in load(config, {}).listeners:
+        assert [item.name for item in listener.routes] == ["a", "b"]
+    (tmp_path / "c" / "2.toml").write_text("\n" + route.format("b"))
+    assert mistakes(config) == [
+        'routes[2].name (c/2.toml line 2): "b" is also the name of routes[1] (c/1.toml line 1); names are unique among '
+        "the routes of a listener",
+        'routes[2] (c/2.toml line 2) ("b"): is never taken, since routes[1] (c/1.toml line 1) ("b"), written before '
+        "it, has all of its names: write it further up, or take it out",
+    ]
+    (tmp_path / "c" / "2.toml").write_text(
+        '[[listeners]]\nname = "l"\nbind = ["127.0.0.1:1"]\nupstream = ["h.example:1"]\n'
+    )
+    assert "upstream and listeners: both given" in mistakes(config)[0]
+
+
+def test_customers_may_use_the_listeners_of_routes_alone(tmp_path: Path) -> None:
+    route = '[[routes]]\nname = "a"\nsni = ["a.example"]\nupstream = ["a.example"]\n'
+    config = folder(tmp_path, {"c/1.toml": customer("a") + 'listeners = ["mqtt"]\n'}, 'include = ["c/*"]\n' + route)
+    assert load(config, {}).customers[0].listeners == ("mqtt",)
 
 
 def test_the_environment_may_say_what_is_included(tmp_path: Path) -> None:

@@ -226,3 +226,22 @@ def test_new_names_are_left_alone(flat: dict[str, int]) -> None:
     before = json.dumps(values)
     assert renew(values) == []
     assert json.dumps(values) == before
+
+
+def test_an_included_file_may_have_an_old_name(tmp_path: Path) -> None:
+    listener = '[[listeners]]\nname = "{0}"\nbind = ["127.0.0.1:{1}"]\n{2} = ["hub.example:1"]\n'
+    config = tmp_path / "relay.toml"
+    config.write_text('include = ["l.toml"]\n' + listener.format("one", 1, "upstream"))
+    (tmp_path / "l.toml").write_text(listener.format("two", 2, "upstream") + listener.format("three", 3, "to"))
+    settings = load(config, {})
+    assert [item.upstream for item in settings.listeners] == [("hub.example:1",)] * 3
+    warned = f"listeners[2].to (l.toml, line 8): {ENDS}; write listeners.upstream"
+    assert warned in settings_warnings(settings)
+    (tmp_path / "l.toml").write_text(listener.format("two", 2, "to") + 'upstream = ["other.example:1"]\n')
+    with pytest.raises(SettingsError) as raised:
+        load(config, {})
+    both = "listeners[1].to and listeners[1].upstream: both given, and the first is the deprecated name of the second"
+    assert raised.value.problems == [f"{both}; keep listeners[1].upstream"]
+    (tmp_path / "l.toml").write_text(listener.format("two", 2, "to").replace("hub.example:1", "x"))
+    with pytest.raises(SettingsError, match=r"^listeners\[1\].to \(listeners\[1\].upstream\[0\]\): "):
+        load(config, {})

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from relay.commands.fetch_settings.takeover import take_over
 from relay.core.rollout import held_back, is_partial
 from relay.core.user_data import Malformed, Source, split
 from relay.log_writer import timestamp
-from relay.settings.file_reader import read_apart
+from relay.settings.file_reader import Included, read_apart, read_included_apart
 from relay.settings.fingerprint import fingerprint
 from relay.settings.model import Settings, SettingsError, load, value
 from relay.settings.sources import EnvironSource, FileSource, build
@@ -95,10 +95,14 @@ class Target:
             return kept[-1]
 
         try:
-            settings = load(self.path, self._environ, read=read)
+            settings = load(self.path, self._environ, read=read, read_included=read_included_apart)
             return Here(kept[-1], settings, ())
         except SettingsError as error:
             return Here(kept[-1] if kept else b"", None, tuple(error.problems))
+
+    def _included_beside_the_file(self, _folder: Path, patterns: Sequence[str]) -> list[Included]:
+        """Read what published settings include: files that are on this machine, beside the settings file."""
+        return read_included_apart(self.path.parent, patterns)
 
     def last_report(self) -> Report:
         """The last report; an empty one if there is none."""
@@ -198,7 +202,9 @@ class Target:
         """The published settings, under the checks of `relay check`. Raises FetchFailed."""
         label = blob.short_name(source.blob) if source.blob else "user data"
         try:
-            settings = load(Path(label), self._environ, read=lambda _path: content)
+            settings = load(
+                Path(label), self._environ, read=lambda _path: content, read_included=self._included_beside_the_file
+            )
         except SettingsError as error:
             raise FetchFailed(*error.problems, wrong=True) from None
         url = self.text("azure", "metadata_url")

@@ -52,7 +52,7 @@ class RelayCollector(Collector):
         engine.add_metric([], {"engine": self._instance.engine, "reason": self._instance.engine_word})
         yield engine
         settings = InfoMetricFamily("relay_settings", "Which settings are in force: equal ones have equal hashes.")
-        settings.add_metric([], {"hash": self._status.settings_hash()})
+        settings.add_metric([], {"hash": self._instance.settings_hash})
         yield settings
         source = self._status.settings_source()
         if source is not None:

@@ -18,8 +18,6 @@ from relay.core.counters import OUTCOME
 from relay.core.limit_table import Row, total_held
 from relay.ipc.worker_spec import Destinations
 from relay.outcome import OUTCOMES
-from relay.settings.fingerprint import fingerprint
-from relay.settings.model import Settings
 from relay.settings.model import value as setting
 from relay.supervisor.admin.status_schema import (
     DrainStatus,
@@ -81,7 +79,6 @@ class Status:
         self.reloads = reloads
         self._evictions = evictions
         self._source = source
-        self._hashed: tuple[Settings, str] | None = None
         self._instance = instance
         self._pool = pool
         self._monitor = monitor
@@ -215,7 +212,7 @@ class Status:
             "scheduled_events": self.scheduled_events(),
             "http_ports": dict(self.http_ports),
             "reloads": dict(self.reloads),
-            "settings_hash": self.settings_hash(),
+            "settings_hash": self._instance.settings_hash,
             "settings_source": self.settings_source(),
             "start_only": {name: setting(instance.settings, name) for name in FIXED},
             "accept_pauses": totals[counters.ACCEPT_PAUSES],
@@ -237,13 +234,6 @@ class Status:
     def scheduled_events(self) -> ScheduledEventsStatus | None:
         """What Azure's metadata service says; None where it is not asked."""
         return cast(ScheduledEventsStatus, self._evictions()) if self._evictions is not None else None
-
-    def settings_hash(self) -> str:
-        """The hash of the settings in force, computed once for each reload."""
-        settings = self._instance.settings
-        if self._hashed is None or self._hashed[0] is not settings:
-            self._hashed = settings, fingerprint(settings)
-        return self._hashed[1]
 
     def settings_source(self) -> SettingsSourceStatus | None:
         """What `relay fetch-settings` says about where the settings come from; None where it has said nothing."""
