@@ -104,7 +104,8 @@ class World:
     ) -> None:
         self.last: dict[Connection, Action] = {}
         self.ended: list[tuple[Connection, Outcome]] = []
-        self.layout = Layout(1, 6, len(OUTCOMES), len(sources) + 1, len(routes))
+        numbers = max((route.number for route in routes), default=-1) + 1
+        self.layout = Layout(1, 6, len(OUTCOMES), len(sources) + 1, numbers)
         self.block = [0] * self.layout.size
         plan = plan or LimitPlan(1, 100, 100, (0,))
         cells = [0] * plan.count_cells
