@@ -223,12 +223,14 @@ _server_name.__name__ = "server name"
 
 
 def _run(options: argparse.Namespace) -> int:
-    from relay.settings import model
+    from relay.settings import apart, model
     from relay.settings.file_reader import read_apart, read_included_apart
     from relay.supervisor import start
     from relay.supervisor.instance import StartError
 
     def load(before: model.Settings | None) -> model.Settings:
+        if before is not None and len(before.customers) >= apart.MANY:
+            return apart.load(options.config, os.environ, before)
         return model.load(options.config, os.environ, before=before, read=read_apart, read_included=read_included_apart)
 
     try:

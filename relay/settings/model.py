@@ -8,22 +8,22 @@ workers get plain values and never import this module, since importing pydantic 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from relay.settings import file_reader, included
-from relay.settings.customers import Customer, customer_problems, from_models, from_tables, pack, unpack
+from relay.settings.customers import Customer, Packed, customer_problems, from_models, from_tables
 from relay.settings.listeners import Listener, ShortRoute
 from relay.settings.problems import Whole, as_written, field_problems
 from relay.settings.render import render
 from relay.settings.route_rules import room_problems, route_problems
 from relay.settings.short_form import PORTS as SHORTHAND_PORTS
 from relay.settings.short_form import listeners_of
-from relay.settings.sources import EnvironSource, FileSource, build, show
+from relay.settings.sources import EnvironSource, FileSource, Values, build, show
 from relay.settings.tables import (
     AccessSettings,
     AdminSettings,
@@ -101,11 +101,17 @@ class Settings(BaseSettings):
         "the files; empty = clients are not told apart",
     )
     _deprecated: tuple[str, ...] = PrivateAttr(default=())
+    _silent: str = PrivateAttr(default="")
 
     @property
     def deprecated(self) -> tuple[str, ...]:
         """A warning for each old name that these settings were given under."""
         return self._deprecated
+
+    @property
+    def silent(self) -> str:
+        """A message that the file sets nothing; empty if it sets something, or there is none."""
+        return self._silent
 
 
 class SettingsError(Exception):
@@ -177,22 +183,44 @@ def load(
     change them. `read` returns the content of the file, `read_included` that of the files that it includes.
     Raises SettingsError with all mistakes at once.
     """
-    loaded, packed = _load(config, environ, require_listeners, before, read, read_included)
-    if not packed:
-        return loaded
-    # Only now, when all that the parser made is gone.
-    return loaded.model_copy(update={"customers": unpack(packed, before.customers if before is not None else ())})
+    loaded = _load(config, environ, require_listeners, read, read_included)
+    if before is not None:
+        check_change(before, loaded)
+    return loaded
+
+
+def restored(
+    values: Mapping[str, Any], customers: Sequence[Customer], deprecated: Iterable[str], silent: str
+) -> Settings:
+    """Settings from the dump of valid ones in JSON's types, their customers, and what else is known of them."""
+    settings = build(Settings, Values(Settings, values)).model_copy(update={"customers": customers})
+    settings._deprecated, settings._silent = tuple(deprecated), silent
+    return settings
+
+
+def check_change(before: Settings, after: Settings) -> None:
+    """Raise SettingsError if a reload from `before` to `after` is certainly a mistake."""
+    if after.silent and (lost := _different(before, after)):
+        raise SettingsError(
+            [f"{after.silent}. That would undo {lost}; if that is intended, restart relay instead of reloading it"]
+        )
+    if before.customers and not after.customers and not after.access.allow:
+        raise SettingsError(
+            [
+                "customers: the reload would remove the last of them, and with access.allow empty let every client in; "
+                'set access.allow, to ["0.0.0.0/0", "::/0"] if that is intended, or restart relay'
+            ]
+        )
 
 
 def _load(
     config: Path | None,
     environ: Mapping[str, str],
     require_listeners: bool,
-    before: Settings | None,
     read: Callable[[Path], bytes],
     read_included: included.ReadIncluded,
-) -> tuple[Settings, bytes]:
-    """The settings without their customers, and those packed; empty: there are none. Raises SettingsError."""
+) -> Settings:
+    """The settings by themselves, as `load` returns them. Raises SettingsError."""
     file, environment = FileSource(Settings, config, read), EnvironSource(Settings, environ)
     places = included.include(file, environment, read_included)
     written = as_written(file, environment)
@@ -219,21 +247,10 @@ def _load(
         loaded = loaded.model_copy(update={"upstream": (), "routes": (), "listeners": listeners})
     if problems := list(room_problems(loaded.listeners)):
         raise SettingsError(problems)
-    loaded._deprecated = (*file.deprecated, *environment.deprecated)
-    if before is not None and file.silent and (lost := _different(before, loaded)):
-        raise SettingsError(
-            [f"{file.silent}. That would undo {lost}; if that is intended, restart relay instead of reloading it"]
-        )
-    if before is not None and before.customers and not loaded.customers and not loaded.access.allow:
-        raise SettingsError(
-            [
-                "customers: the reload would remove the last of them, and with access.allow empty let every client in; "
-                'set access.allow, to ["0.0.0.0/0", "::/0"] if that is intended, or restart relay'
-            ]
-        )
-    if not loaded.customers:
-        return loaded, b""
-    return loaded.model_copy(update={"customers": ()}), pack(loaded.customers)
+    loaded._deprecated, loaded._silent = (*file.deprecated, *environment.deprecated), file.silent
+    if loaded.customers:
+        loaded = loaded.model_copy(update={"customers": Packed.of(loaded.customers)})
+    return loaded
 
 
 def _different(before: Settings, after: Settings) -> str:

@@ -40,6 +40,20 @@ def build(model: type[S], *sources: PydanticBaseSettingsSource) -> S:
     return model(_build_sources=(sources, {}))
 
 
+class Values(PydanticBaseSettingsSource):
+    """Values that are there already."""
+
+    def __init__(self, settings_cls: type[BaseSettings], values: Mapping[str, Any]) -> None:
+        super().__init__(settings_cls)
+        self._values = values
+
+    def __call__(self) -> dict[str, Any]:
+        return dict(self._values)
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return self._values.get(field_name), field_name, False
+
+
 class FileSource(PydanticBaseSettingsSource):
     """The settings of a TOML file; no settings without a file. `problems` are the mistakes in the file itself.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -16,7 +17,7 @@ from itertools import chain
 from relay.core import customer_counters as cells
 from relay.core.customer_counters import clear, fold, look, unfinished
 from relay.core.customer_slots import CustomerSlots
-from relay.core.customers import Customer, compile_table
+from relay.core.customers import Customer, CustomerTable, compile_table
 from relay.core.limit_table import Cells, clear_customers
 from relay.core.rates import Rate
 from relay.ipc import memory
@@ -32,6 +33,7 @@ class PreparedCustomers:
     slots: CustomerSlots
     reused: tuple[int, ...]
     descriptor: int
+    limits: Sequence[int] = ()  # max_connections by slot; 0: no limit
 
     def discard(self) -> None:
         """Close the table that no reload has put into effect."""
@@ -61,6 +63,7 @@ class CustomerTables:
         self._seen = [_cells(self._layout.size) for _ in table.customer_blocks]  # snapshots of the workers' blocks
         self._retired = _cells(self._layout.size)  # of workers that have ended
         self.slots = CustomerSlots()
+        self.limits: Sequence[int] = ()  # the customers' max_connections by slot; 0: no limit
         self.descriptor = -1  # of the compiled table
         self.number = 0  # of the compiled table; 0: there never were customers
 
@@ -91,13 +94,14 @@ class CustomerTables:
         # Removed customers keep their names, for connections that they still have.
         removed = (Customer(slot, name, listeners=()) for name, slot in slots.removed.items())
         content = compile_table(chain(given, removed), self._table.layout.listeners)
-        return PreparedCustomers(slots, change.reused, memory.read_only("relay-customers", content))
+        limits = array("I", CustomerTable(content).limits)
+        return PreparedCustomers(slots, change.reused, memory.read_only("relay-customers", content), limits)
 
     def switch(self, prepared: PreparedCustomers) -> None:
         """Use prepared slots and their table from now on."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
-        self.slots, self.descriptor = prepared.slots, prepared.descriptor
+        self.slots, self.limits, self.descriptor = prepared.slots, prepared.limits, prepared.descriptor
         self.number += prepared.descriptor >= 0
         for slot in prepared.reused:
             self._rates.forget_customer(slot)

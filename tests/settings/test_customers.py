@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.core.customers import parse
-from relay.settings.customers import network
+from relay.settings.customers import Customer, Packed, network
 from relay.settings.model import Settings, SettingsError, load
 from tests.core.test_access_list import networks
 from tests.core.test_customers import normal_network
@@ -175,16 +175,23 @@ def test_more_customers_than_slots_are_a_mistake(problems: Problems) -> None:
     assert problem == "RELAY_CUSTOMERS (customers): 16385 customers; at most 16384"
 
 
-def test_customers_that_a_reload_leaves_alone_are_the_same_objects(tmp_path: Path) -> None:
-    """So that thousands are compared at once, and kept once."""
-    path = tmp_path / "relay.toml"
-    kept = '[[customers]]\nname = "a"\nnetworks = ["10.0.0.0/8"]\n'
-    path.write_text(SHORT + kept + '[[customers]]\nname = "b"\n')
-    before = load(path, {})
-    path.write_text(SHORT + '[[customers]]\nname = "b"\nmax_connections = 1\n' + kept)
-    after = load(path, {}, before=before)
-    assert after.customers[1] is before.customers[0]
-    assert [item.max_connections for item in after.customers] == [1, 0]
+def test_packed_customers_are_as_the_tuple_of_them(load_text: Load) -> None:
+    rows = [f'[[customers]]\nname = "c{n}"\nnetworks = ["10.{n >> 8}.{n & 255}.0/24"]\n' for n in range(250)]
+    packed: Sequence[Customer] = load_text(SHORT + "".join(rows)).customers
+    assert isinstance(packed, Packed)
+    plain = tuple(packed)
+    assert all(isinstance(item, Customer) for item in plain)
+    assert [item.name for item in plain] == [f"c{n}" for n in range(250)]
+    assert plain[249].networks == ("10.0.249.0/24",)
+    assert (len(packed), bool(packed), packed == plain, plain == packed) == (250, True, True, True)
+    assert [packed[n] for n in range(-250, 250)] == [*plain, *plain]
+    assert packed[99:201] == plain[99:201]
+    with pytest.raises(IndexError):
+        _ = packed[250]
+    again = load_text(SHORT + "".join(rows)).customers
+    assert (packed == again, packed != again) == (True, False)
+    rows[120] += "max_connections = 1\n"
+    assert load_text(SHORT + "".join(rows)).customers != packed
 
 
 def test_a_reload_from_customers_to_none_lets_nobody_in_by_accident(tmp_path: Path) -> None:

@@ -31,7 +31,6 @@ async def with_customers(body: bytes, instance: Instance) -> bytes:
     """A rendered scrape with the families of the customers who had a connection; the loop gets turns meanwhile."""
     openmetrics = body.endswith(EOF)
     parts: list[list[str]] = [list(_head(*family, openmetrics=openmetrics)) for family in FAMILIES]
-    limits = {item.name: item.max_connections for item in instance.settings.customers}
     present = instance.customers.slots.present
     everybody = list(instance.customers.slots.names())
     for start in range(0, len(everybody), PART):
@@ -40,7 +39,7 @@ async def with_customers(body: bytes, instance: Instance) -> bytes:
         for name, slot in part:
             counts = instance.customers.counts(slot)
             if counts.active or (counts.accepted and name in present):
-                _add(parts, name, counts, limits.get(name, 0))
+                _add(parts, name, counts, instance.customers.limits[slot])
         await asyncio.sleep(0)
     text = "".join(line for lines in parts for line in lines).encode()
     return body.removesuffix(EOF) + text + EOF if openmetrics else body + text
