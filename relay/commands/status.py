@@ -13,10 +13,17 @@ from rich.text import Text
 
 from relay.commands.admin_client import Unreachable, fetch
 from relay.commands.format import duration, size
-from relay.supervisor.admin.status_schema import ListenerStatus, RelayStatus, UpstreamStatus, WorkerStatus
+from relay.supervisor.admin.status_schema import (
+    CustomerStatus,
+    ListenerStatus,
+    RelayStatus,
+    UpstreamStatus,
+    WorkerStatus,
+)
 
 WIDE = 100_000  # columns of output that is not a terminal: no line is wrapped
 NUMBERS = ("active", "accepted", "up", "down")
+MOST_CUSTOMERS = 20  # of the customers with most connections, that are shown
 
 
 def run(admin: str, *, as_json: bool) -> int:
@@ -86,6 +93,7 @@ def render(status: RelayStatus, width: int) -> list[str | Text | Table]:
         head,
         *_listeners(status["listeners"], width),
         *_routes(status["listeners"]),
+        *_customers(status.get("customers", [])),
         *_upstreams(status["upstreams"], width),
         _outcomes(connections["outcomes"]),
         _workers(status["workers"]),
@@ -117,6 +125,18 @@ def _routes(listeners: list[ListenerStatus]) -> list[Text | Table]:
             counts = [str(route["active"]), str(route["accepted"]), size(route["bytes_up"]), size(route["bytes_down"])]
             table.add_row(Text(f"{item['name']}.{route['name']}"), Text(route["state"], colour), *counts)
     return [table] if table.row_count else []
+
+
+def _customers(customers: list[CustomerStatus]) -> list[Text | Table]:
+    """A row for each of the MOST_CUSTOMERS customers with most connections; nothing without customers."""
+    table = _table("customer", "limit", "refused", right=NUMBERS)
+    for item in sorted(customers, key=lambda item: (-item["active"], item["name"]))[:MOST_CUSTOMERS]:
+        counts = [str(item["active"]), str(item["accepted"]), size(item["bytes_up"]), size(item["bytes_down"])]
+        limit, refused = item["max_connections"], sum(item["refused"].values())
+        refusals = Text(str(refused) if refused else "", "yellow")
+        table.add_row(Text(item["name"]), Text(str(limit) if limit else ""), refusals, *counts)
+    more = len(customers) - MOST_CUSTOMERS
+    return [table, *([Text(f"and {more} customers with fewer connections")] if more > 0 else [])] if customers else []
 
 
 def _upstreams(upstreams: list[UpstreamStatus], width: int) -> list[Text | Table]:

@@ -113,7 +113,9 @@ class Packed(Sequence[Customer]):
 
     @classmethod
     def of(cls, customers: Sequence[Customer]) -> Packed:
-        """Pack validated customers."""
+        """Pack validated customers, unless they are packed."""
+        if isinstance(customers, Packed):
+            return customers
         return cls([_pack(customers[at : at + _CHUNK]) for at in range(0, len(customers), _CHUNK)], len(customers))
 
     def __len__(self) -> int:

@@ -32,7 +32,7 @@ from relay.outcome import OUTCOMES
 from relay.own_addresses import endpoint, is_own
 from relay.settings.model import Settings
 from relay.supervisor import service_log
-from relay.supervisor.admin.customer_metrics import with_customers
+from relay.supervisor.admin import customer_metrics, customer_status
 from relay.supervisor.admin.http import Orders, admin_app, health_app
 from relay.supervisor.admin.metrics import RelayCollector
 from relay.supervisor.admin.server import ADMIN, HEALTH, HttpServer
@@ -121,7 +121,12 @@ class Supervisor:
         if "admin" in self._http_sockets:
             orders = Orders(self.drain, self._undrain, self.reload)
             app = admin_app(
-                self._status, registry, orders, lambda: self._instance.settings.admin.hosts, self._with_customers
+                self._status,
+                registry,
+                orders,
+                lambda: self._instance.settings.admin.hosts,
+                self._with_customers,
+                self._whole_status,
             )
             servers.append(HttpServer(app, self._http_sockets["admin"], ADMIN, "admin"))
         if "health" in self._http_sockets:
@@ -220,7 +225,11 @@ class Supervisor:
         """A scrape with the customers' metrics, if `metrics.customers` is set."""
         if not self._instance.settings.metrics.customers:
             return scrape
-        return await with_customers(scrape, self._instance)
+        return await customer_metrics.with_customers(scrape, self._instance)
+
+    async def _whole_status(self) -> str:
+        """/status as JSON."""
+        return await customer_status.with_customers(self._status.snapshot(), self._instance)
 
     async def reload(self, reason: str) -> list[str]:
         """Read the settings again and put them into effect; returns the problems that prevented it, if any."""

@@ -312,3 +312,19 @@ def test_routes_have_a_table_of_their_own() -> None:
         ["mqtt.myhub.device", "off", "1", "22", "3.0", "kB", "4", "B"],
     ]
     assert "route" not in shown(sample())
+
+
+def test_customers_with_most_connections_have_a_table_of_their_own() -> None:
+    status = sample()
+    counted = {"accepted": 700, "bytes_up": 3000, "bytes_down": 4}
+    status["customers"] = [
+        {"name": f"c{n}", "active": n, "max_connections": n % 2, "refused": {"a": n // 5, "b": n // 5}, **counted}
+        for n in range(22)
+    ]
+    text = shown(status)
+    rows = [line.split() for line in text.splitlines() if line.startswith("c") and line[1].isdigit()]
+    assert [row[0] for row in rows] == [f"c{n}" for n in range(21, 1, -1)]
+    assert rows[0] == ["c21", "1", "8", "21", "700", "3.0", "kB", "4", "B"]
+    assert rows[-1] == ["c2", "2", "700", "3.0", "kB", "4", "B"]
+    assert "and 2 customers with fewer connections" in text
+    assert "customer" not in shown(sample())

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
@@ -26,7 +26,10 @@ from relay.ipc.shared_rates import RateTable
 from relay.ipc.shared_table import Table
 from relay.outcome import REFUSALS, Outcome
 from relay.settings.model import Settings, load
-from relay.supervisor.admin.customer_metrics import EOF, PART, with_customers
+from relay.supervisor.admin import customer_status
+from relay.supervisor.admin.customer_metrics import EOF, with_customers
+from relay.supervisor.admin.customer_status import PART
+from relay.supervisor.admin.status_schema import RelayStatus
 from relay.supervisor.customers import CustomerTables
 from relay.supervisor.instance import Instance
 from relay.worker.connection.customers import Customers
@@ -233,3 +236,26 @@ def test_a_scrape_of_thousands_gives_the_loop_turns(desk: Desk) -> None:
         return turns
 
     assert asyncio.run(both()) >= many // PART
+
+
+def whole_status(desk: Desk, settings: Settings) -> Any:
+    instance = cast(Instance, SimpleNamespace(settings=settings, customers=desk.tables))
+    return json.loads(asyncio.run(customer_status.with_customers(cast(RelayStatus, {"state": "ready"}), instance)))
+
+
+def test_status_has_the_customers_who_had_a_connection(desk: Desk) -> None:
+    tables = (customer("contoso", "10.0.0.1", max_connections=1), customer("quiet", "10.0.0.3"))
+    assert whole_status(desk, loaded()) == {"state": "ready", "customers": []}
+    desk.reload(*tables, customer("gone", "10.0.0.4"), customer("leaving", "10.0.0.5", max_connections=3))
+    desk.connect("10.0.0.1")
+    desk.connect("10.0.0.1", worker=1)
+    desk.workers[0].moved(0, 5, 6)
+    desk.end(*desk.connect("10.0.0.4"))
+    desk.connect("10.0.0.5")
+    desk.reload(*tables)
+    contoso = {"name": "contoso", "active": 1, "accepted": 2, "max_connections": 1, "bytes_up": 5, "bytes_down": 6}
+    leaving = {"name": "leaving", "active": 1, "accepted": 1, "max_connections": 0, "bytes_up": 0, "bytes_down": 0}
+    assert whole_status(desk, loaded(*tables)) == {
+        "state": "ready",
+        "customers": [contoso | {"refused": {"refused_customer": 1}}, leaving | {"refused": {}}],
+    }

@@ -7,14 +7,12 @@ in the lines before the samples. A customer's name needs no escaping.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Sequence
 
-from relay.outcome import REFUSALS
+from relay.supervisor.admin.customer_status import appeared, by_reason
 from relay.supervisor.customers import CustomerCounts
 from relay.supervisor.instance import Instance
 
-PART = 100  # customers between two turns of the loop: some milliseconds of a slow machine
 EOF = b"# EOF\n"  # ends OpenMetrics, and only that
 
 FAMILIES = (
@@ -31,16 +29,9 @@ async def with_customers(body: bytes, instance: Instance) -> bytes:
     """A rendered scrape with the families of the customers who had a connection; the loop gets turns meanwhile."""
     openmetrics = body.endswith(EOF)
     parts: list[list[str]] = [list(_head(*family, openmetrics=openmetrics)) for family in FAMILIES]
-    present = instance.customers.slots.present
-    everybody = list(instance.customers.slots.names())
-    for start in range(0, len(everybody), PART):
-        part = everybody[start : start + PART]
-        instance.customers.look(slot for _, slot in part)
-        for name, slot in part:
-            counts = instance.customers.counts(slot)
-            if counts.active or (counts.accepted and name in present):
-                _add(parts, name, counts, instance.customers.limits[slot])
-        await asyncio.sleep(0)
+    async for part in appeared(instance):
+        for name, limit, counts in part:
+            _add(parts, name, counts, limit)
     text = "".join(line for lines in parts for line in lines).encode()
     return body.removesuffix(EOF) + text + EOF if openmetrics else body + text
 
@@ -60,9 +51,7 @@ def _add(parts: Sequence[list[str]], name: str, counts: CustomerCounts, limit: i
     if limit:
         parts[LIMIT].append(f"relay_customer_connections_limit{{{label}}} {limit}\n")
     parts[ACCEPTED].append(f"relay_customer_connections_accepted_total{{{label}}} {counts.accepted}\n")
-    for outcome, count in zip(REFUSALS, counts.refused, strict=False):
-        if count:
-            reason = f'reason="{outcome.label}"'
-            parts[REFUSED].append(f"relay_customer_connections_refused_total{{{label},{reason}}} {count}\n")
+    for reason, count in by_reason(counts):
+        parts[REFUSED].append(f'relay_customer_connections_refused_total{{{label},reason="{reason}"}} {count}\n')
     parts[BYTES].append(f'relay_customer_bytes_total{{{label},direction="up"}} {counts.bytes_up}\n')
     parts[BYTES].append(f'relay_customer_bytes_total{{{label},direction="down"}} {counts.bytes_down}\n')

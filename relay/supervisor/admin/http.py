@@ -66,10 +66,11 @@ def admin_app(
     orders: Orders,
     hosts: Callable[[], Collection[str]],
     completed: Callable[[bytes], Awaitable[bytes]],
+    whole_status: Callable[[], Awaitable[str]],
 ) -> web.Application:
     """The application of the admin port. `hosts` returns `admin.hosts`, which a reload may change.
 
-    `completed` adds to a scrape of the registry what has to be rendered in parts.
+    `completed` adds to a scrape of the registry what has to be rendered in parts; `whole_status` returns /status, JSON.
     """
 
     async def metrics(request: web.Request) -> web.StreamResponse:
@@ -79,7 +80,7 @@ def admin_app(
         return web.Response(body=body, headers={"Content-Type": media_type, "Vary": "Accept"})
 
     async def show(_request: web.Request) -> web.StreamResponse:
-        return web.json_response(status.snapshot())
+        return web.json_response(text=await whole_status())
 
     async def index(_request: web.Request) -> web.StreamResponse:
         return web.Response(text=INDEX)

@@ -5,7 +5,7 @@ Durations are in seconds, counters are since the start. A relay of another versi
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 
 class DrainStatus(TypedDict):
@@ -125,6 +125,18 @@ class SettingsSourceStatus(TypedDict):
     hash: str  # of the settings in the file; empty: there are no valid ones
 
 
+class CustomerStatus(TypedDict):
+    """One customer who had a connection. One that a reload has removed is shown while it has connections."""
+
+    name: str
+    active: int
+    accepted: int  # those included that were then refused
+    max_connections: int  # 0: no limit
+    bytes_up: int
+    bytes_down: int
+    refused: dict[str, int]  # by outcome, those that occurred
+
+
 class RelayStatus(TypedDict):
     """The whole answer."""
 
@@ -143,6 +155,7 @@ class RelayStatus(TypedDict):
     bytes: Bytes
     listeners: list[ListenerStatus]
     upstreams: list[UpstreamStatus]
+    customers: NotRequired[list[CustomerStatus]]  # added in parts: `customer_status`
     dial_queue: int
     workers: list[WorkerStatus]
     scheduled_events: ScheduledEventsStatus | None  # None: azure.scheduled_events is off
