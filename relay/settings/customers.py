@@ -6,6 +6,7 @@ import marshal
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv6Network
+from itertools import accumulate
 from typing import Annotated, Any, NamedTuple, overload
 
 from pydantic import AfterValidator, Field
@@ -107,8 +108,10 @@ class Packed(Sequence[Customer]):
     scattered over memory that the parser has left, and keep all of it from being returned.
     """
 
-    def __init__(self, chunks: Sequence[bytes], length: int) -> None:
-        self.chunks = tuple(chunks)
+    def __init__(self, content: bytes, ends: Sequence[int], length: int) -> None:
+        """`content` has the customers in chunks, and `ends` where each chunk ends; one large block can be returned."""
+        self.content = content
+        self.ends = tuple(ends)
         self._length = length
 
     @classmethod
@@ -116,14 +119,21 @@ class Packed(Sequence[Customer]):
         """Pack validated customers, unless they are packed."""
         if isinstance(customers, Packed):
             return customers
-        return cls([_pack(customers[at : at + _CHUNK]) for at in range(0, len(customers), _CHUNK)], len(customers))
+        chunks = [_pack(customers[at : at + _CHUNK]) for at in range(0, len(customers), _CHUNK)]
+        return cls(b"".join(chunks), list(accumulate(map(len, chunks))), len(customers))
+
+    def _chunk(self, number: int) -> list[tuple[Any, ...]]:
+        start = self.ends[number - 1] if number else 0
+        chunk = memoryview(self.content)[start : self.ends[number]]
+        rows: list[tuple[Any, ...]] = marshal.loads(chunk)  # noqa: S302 - made by `_pack` of the same version
+        return rows
 
     def __len__(self) -> int:
         return self._length
 
     def __iter__(self) -> Iterator[Customer]:
-        for chunk in self.chunks:
-            yield from map(_made, _unpack(chunk))
+        for number in range(len(self.ends)):
+            yield from map(_made, self._chunk(number))
 
     @overload
     def __getitem__(self, index: int) -> Customer: ...
@@ -133,11 +143,11 @@ class Packed(Sequence[Customer]):
         if isinstance(index, slice):
             return tuple(self)[index]
         at = range(self._length)[index]
-        return _made(_unpack(self.chunks[at // _CHUNK])[at % _CHUNK])
+        return _made(self._chunk(at // _CHUNK)[at % _CHUNK])
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Packed):
-            return self.chunks == other.chunks
+            return self.content == other.content
         return tuple(self) == other if isinstance(other, tuple) else NotImplemented
 
     __hash__ = None  # type: ignore[assignment]  # nobody needs it
@@ -146,11 +156,6 @@ class Packed(Sequence[Customer]):
 def _pack(customers: Iterable[Customer]) -> bytes:
     # Version 2: the later ones refer back to objects by identity, so that equal values may differ in their bytes.
     return marshal.dumps([tuple(getattr(item, name) for name in _FIELDS) for item in customers], 2)
-
-
-def _unpack(chunk: bytes) -> list[tuple[Any, ...]]:
-    rows: list[tuple[Any, ...]] = marshal.loads(chunk)  # noqa: S302 - made by `_pack` of the same version
-    return rows
 
 
 def _made(row: tuple[Any, ...]) -> Customer:

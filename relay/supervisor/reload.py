@@ -52,7 +52,7 @@ NO_SLOT = (
     "customers: no place is left for another one: removed customers still have connections; try again when those have "
     "ended, or restart relay"
 )
-LOAD_SECONDS = READ_SECONDS + 3.0  # limit for reading and checking; `relay reload` waits for ten
+LOAD_SECONDS = READ_SECONDS + 4.5  # limit for reading and checking; `relay reload` waits for ten
 
 
 class Wanted(NamedTuple):

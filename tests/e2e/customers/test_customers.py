@@ -71,9 +71,9 @@ def test_limits_and_rates_hold_over_all_workers(echo: Echo, start: Start) -> Non
     assert value("refused_total", customer="slow", reason="refused_customer_rate") == 13
     assert (value("limit", customer="few"), value("accepted_total", customer="free")) == (5, 20)
     assert metrics.value("relay_customer_bytes_total", customer="slow", direction="down") == 7 * len("me too")
-    few = {"active": 0, "accepted": 40, "max_connections": 5, "refused": {"refused_customer": 35}}
+    wanted = {"active": 0, "accepted": 40, "max_connections": 5, "refused": {"refused_customer": 35}}
     shown = {item["name"]: item for item in relay.status()["customers"]}
-    assert {key: shown["few"][key] for key in few} == few
+    assert {key: shown["few"][key] for key in wanted} == wanted
     assert (sorted(shown), shown["free"]["refused"]) == (["few", "free", "slow"], {})
     with crowd(relay.address(), 10, ["127.0.0.2"]) as again:
         assert len(again.served) == 5, "every place was given back"
