@@ -7,28 +7,34 @@ The addresses of that relay count as free.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
-from relay.address import format_hostport, literal, parse_hostport
+from relay.address import Address, format_hostport, literal, parse_hostport
 from relay.commands.running import Running, find, inspect, reload_problems
 from relay.core.routes import OWN, Router
 from relay.outcome import Outcome
 from relay.own_addresses import OWN as OWN_ADDRESS
 from relay.own_addresses import Endpoint, is_own, written
+from relay.settings.inherited import upstream_checks
 from relay.settings.listeners import Listener, Route
 from relay.settings.model import Settings
 from relay.supervisor.host import IN_USE
 from relay.supervisor.instance import Instance, StartError, complete_names, nameservers
 from relay.supervisor.preflight import trial
 from relay.supervisor.prepare import http_endpoints
-from relay.supervisor.probe import probe, reason
+from relay.supervisor.probe import Tls, probe, reason
 from relay.supervisor.systemd.notify import Notifier
 from relay.supervisor.systemd.socket_activation import listen_fds
+from relay.supervisor.tls_check import HandshakeError, TrustStore
 from relay.supervisor.upstreams.resolver import Resolver
+
+DAY = 86_400  # seconds
+Dial = Callable[[Address], Awaitable[tuple[bool, str]]]
 
 
 def run(
@@ -194,11 +200,19 @@ async def _connect_all(settings: Settings, upstreams: list[str], listening: list
     resolver = Resolver(nameservers(settings), complete=complete_names(settings))
     needed = {text for item in settings.listeners for text in item.upstream}
     needed.update(text for x in settings.listeners for r in x.routes if not r.optional for text in r.destinations)
-    timeout = settings.dial.connect_timeout
-    return [await _connect(resolver, text, timeout, listening, optional=text not in needed) for text in upstreams]
+    checks, trust = upstream_checks(settings.health_check, settings.listeners), TrustStore()
+
+    async def connect(text: str) -> bool:
+        host, port = parse_hostport(text, allow_name=True)
+        check = checks[format_hostport(host, port)]
+        tls = Tls(host, check.send_proxy) if check.settings.tls else None
+        dial = functools.partial(_dial, timeout=settings.dial.connect_timeout, tls=tls, trust=trust)
+        return await _connect(resolver, text, dial, listening, optional=text not in needed)
+
+    return [await connect(text) for text in upstreams]
 
 
-async def _connect(resolver: Resolver, text: str, timeout: float, listening: list[Endpoint], *, optional: bool) -> bool:
+async def _connect(resolver: Resolver, text: str, dial: Dial, listening: list[Endpoint], *, optional: bool) -> bool:
     """Resolve one upstream and dial every address of it; True if one of them answers.
 
     True as well if the name does not resolve, and the upstream is that of an optional route only.
@@ -222,15 +236,25 @@ async def _connect(resolver: Resolver, text: str, timeout: float, listening: lis
             continue
         destination = literal(address, port)
         assert destination is not None
-        started = time.monotonic()
-        try:
-            await probe(destination, timeout)
-        except TimeoutError:
-            answer = f"no answer in {timeout:g} s (dial.connect_timeout)"
-        except OSError as error:
-            answer = reason(error)
-        else:
-            answer = f"connected in {time.monotonic() - started:.4f} s"
-            reached = True
+        answers, answer = await dial(destination)
+        reached = reached or answers
         print(f"upstream {text}: {format_hostport(address, port)}: {answer}")
     return reached
+
+
+async def _dial(address: Address, *, timeout: float, tls: Tls | None, trust: TrustStore) -> tuple[bool, str]:
+    """Whether an address answers, and what to say of it; with `tls`, a health check's handshake is part of that."""
+    started = time.monotonic()
+    try:
+        expiry = await probe(address, timeout, tls, trust)
+    except TimeoutError:
+        return False, f"no answer in {timeout:g} s (dial.connect_timeout)"
+    except HandshakeError as error:
+        return False, str(error)
+    except OSError as error:
+        return False, reason(error)
+    answer = f"connected in {time.monotonic() - started:.4f} s"
+    if tls is not None:
+        left = (expiry - time.time()) / DAY
+        answer += f", certificate of {tls.name} verified, which expires in {left:.0f} days"
+    return True, answer

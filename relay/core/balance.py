@@ -4,7 +4,7 @@ Theory of operation. Each worker keeps a `Backend` for each upstream address and
 connections go; the counts are this worker's own. An address is unusable while
 
   - the supervisor's active checks find it down (`Backend.up`), or
-  - it is ejected: `fall` dials in a row failed, the last of them less than `eject` seconds ago.
+  - it is ejected: `fall` dials in a row failed, the last of them less than `eject` seconds ago (`Ejection`).
 
 When an ejection has run out, the next connection to that address is a trial: until its dial has ended, for up to
 `eject` seconds, other connections avoid the address, since with an address that does not answer they would all wait for
@@ -22,10 +22,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import NamedTuple
 
 LAST_RESORTS = 2  # unusable addresses that one connection tries
 
 _ACTIVE, _TURN, _FAILED_AT = attrgetter("active"), attrgetter("turn"), attrgetter("failed_at")
+
+
+class Ejection(NamedTuple):
+    """When failed dials eject an address: `fall` of them in a row, for `eject` seconds; 0 seconds: never."""
+
+    fall: int
+    eject: float
 
 
 @dataclass(slots=True, eq=False)
@@ -40,6 +48,7 @@ class Backend:
     ejected_until: float = 0.0  # 0: not ejected
     on_trial: bool = False  # a trial is under way; until `ejected_until` other connections wait for its result
     turn: int = 0  # number of the last dial; 0: none yet
+    ejection: Ejection | None = None  # None: that of the Balance
 
 
 class Balance:
@@ -54,8 +63,7 @@ class Balance:
         """Change both values, from the next failure on. Raises ValueError if one is out of range."""
         if fall < 1 or eject < 0:
             raise ValueError("fall is at least 1, eject at least 0")
-        self._fall = fall
-        self._eject = eject
+        self._ejection = Ejection(fall, eject)
 
     def order(self, backends: Sequence[Backend], now: float) -> list[Backend]:
         """The backends that a new connection tries, in order; a new list, which the caller may change.
@@ -83,7 +91,7 @@ class Balance:
         backend.active += 1
         if 0 < backend.ejected_until <= now:
             backend.on_trial = True
-            backend.ejected_until = now + self._eject
+            backend.ejected_until = now + (backend.ejection or self._ejection).eject
 
     def connected(self, backend: Backend) -> None:
         """A dial succeeded."""
@@ -100,12 +108,13 @@ class Balance:
         backend.active -= 1
         backend.failures += 1
         backend.failed_at = now
-        if backend.failures < self._fall or not self._eject:
+        fall, eject = backend.ejection or self._ejection
+        if backend.failures < fall or not eject:
             return False
         if backend.ejected_until > now and not backend.on_trial:
             return False
         backend.on_trial = False
-        backend.ejected_until = now + self._eject
+        backend.ejected_until = now + eject
         return True
 
     def closed(self, backend: Backend) -> None:

@@ -53,9 +53,10 @@ class Resolved:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """To a worker: the health checks found this address up or down."""
+    """To a worker: the health checks found this address of an upstream up or down."""
 
     kind: ClassVar[str] = "checked"
+    upstream: int  # its number
     host: str
     port: int
     up: bool

@@ -61,5 +61,5 @@ def _subject(message: Message) -> tuple[str | int, ...]:
     if isinstance(message, Resolved):
         return message.kind, message.host
     if isinstance(message, Checked):
-        return message.kind, message.host, message.port
+        return message.kind, message.upstream, message.host, message.port
     return (message.kind,)

@@ -75,6 +75,7 @@ class WorkerSpec:
     source_ports: int  # for all workers together, for each pair of source and upstream address
     eject_after: int  # failed dials in a row
     eject_seconds: float
+    ejections: tuple[tuple[int, int, float], ...]  # by number of the upstream, where it has an ejection of its own
     timeouts: Timeouts
     max_age: float  # of a connection; 0: no limit
     max_age_jitter: float  # the part of max_age by which it may be shortened at random
@@ -144,6 +145,7 @@ class WorkerSpec:
                 tuple(Rate(**rate) for rate in rates.pop("routes")),
                 **rates,
             ),
+            ejections=tuple((number, fall, seconds) for number, fall, seconds in raw.pop("ejections")),
             source_addresses=tuple(raw.pop("source_addresses")),
             timeouts=Timeouts(**raw.pop("timeouts")),
             tcp=TcpOptions(**raw.pop("tcp")),

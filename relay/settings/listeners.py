@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from relay.settings.tables import HealthCheckSettings
 from relay.settings.values import (
     Bind,
     Count,
+    Duration,
+    InARow,
     Listed,
     ListenerName,
     PerSecond,
@@ -18,6 +21,23 @@ from relay.settings.values import (
     ShorthandUpstream,
     Upstream,
 )
+
+
+def _inherited(table: type[Section], name: str) -> Any:
+    """The field of a listener's own table that takes the place of the instance's: None, or not given, inherits it."""
+    return Field(default=None, description=table.model_fields[name].description)
+
+
+class ListenerHealthCheck(Section):
+    """Checks of this listener's upstreams, those of its routes included. Keys given replace those of [health_check].
+
+    An upstream, host:port, has one health check: to give it different ones in two listeners is a mistake.
+    """
+
+    interval: Duration | None = _inherited(HealthCheckSettings, "interval")
+    rise: InARow | None = _inherited(HealthCheckSettings, "rise")
+    fall: InARow | None = _inherited(HealthCheckSettings, "fall")
+    tls: bool | None = _inherited(HealthCheckSettings, "tls")
 
 
 class RouteSettings(Section):
@@ -124,6 +144,7 @@ class Listener(Section):
         description="most connections open at once through this listener, over all workers; 0 = limits.max_connections "
         "alone applies",
     )
+    health_check: ListenerHealthCheck = ListenerHealthCheck()
     routes: Annotated[tuple[Route, ...], Listed] = Field(
         default=(),
         description="one table for each route, in the order in which they are tried",

@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from relay.settings import file_reader, included
 from relay.settings.customers import Customer, Packed, customer_problems, from_models, from_tables
+from relay.settings.inherited import check_problems
 from relay.settings.listeners import Listener, ShortRoute
 from relay.settings.problems import Whole, as_written, field_problems
 from relay.settings.render import render
@@ -245,7 +246,8 @@ def _load(
     if settings.upstream or settings.routes:
         listeners = listeners_of(settings.upstream, settings.routes)
         loaded = loaded.model_copy(update={"upstream": (), "routes": (), "listeners": listeners})
-    if problems := list(room_problems(loaded.listeners)):
+    problems = [*room_problems(loaded.listeners), *check_problems(loaded.health_check, loaded.listeners)]
+    if problems:
         raise SettingsError(problems)
     loaded._deprecated, loaded._silent = (*file.deprecated, *environment.deprecated), file.silent
     if loaded.customers:

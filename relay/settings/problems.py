@@ -98,6 +98,10 @@ def field_problems(
         if isinstance(path[-1], int):
             yield f"{where}: {_fault(found, setting)}"  # an item: the list's meaning would add little
             continue
+        if setting.kind is Kind.SECTION:
+            name = ".".join(part for part in path if isinstance(part, str))
+            yield f"{where}: {show(found['input'])} is not a table; write [{name}] before its keys"
+            continue
         default = "" if setting.default is None else f" (default {setting.default})"
         yield f"{where}: {_fault(found, setting)}; {setting.meaning}{default}"
 

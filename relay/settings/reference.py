@@ -171,7 +171,14 @@ def _tables(setting: Setting, variable: str) -> Iterator[str]:
     heading = f"[[{setting.name}]]" if setting.kind is Kind.TABLES else f"[{setting.name}]"
     about = " ".join((setting.table.__doc__ or "").split())
     below = fields_of(setting.table, setting.path)
-    yield from ("", f"## `{heading}`", "", about, "", *_rows(below, variable))
+    yield from (
+        "",
+        f"## `{heading}`",
+        "",
+        about,
+        "",
+        *_rows([s for s in below if s.kind is not Kind.SECTION], variable),
+    )
     for inner in below:
         yield from _tables(inner, variable)
 
@@ -185,11 +192,17 @@ def _rows(settings: list[Setting] | tuple[Setting, ...], variable: str = "") -> 
             [
                 f"`{setting.path[-1]}`",
                 _type(setting),
-                "required" if setting.default is None else f"`{setting.default}`",
+                _default(setting),
                 setting.meaning,
                 f"in `{variable}`" if variable else f"`{setting.variable}`",
             ]
         )
+
+
+def _default(setting: Setting) -> str:
+    if setting.inherits:
+        return f"`{'.'.join(setting.path[-2:])}`"
+    return "required" if setting.default is None else f"`{setting.default}`"
 
 
 def _type(setting: Setting) -> str:

@@ -26,16 +26,15 @@ def _table(model: BaseModel, above: tuple[str, ...]) -> Iterator[str]:
     """The lines of one table: its values first, then the tables below it, since a key belongs to the header above."""
     settings = fields_of(type(model), above)
     for setting in settings:
-        if setting.kind not in (Kind.SECTION, Kind.TABLES):
+        if setting.kind not in (Kind.SECTION, Kind.TABLES) and getattr(model, setting.path[-1]) is not None:
             yield ""
             yield comment(setting)
             yield f"{setting.path[-1]} = {to_toml(getattr(model, setting.path[-1]))}"
     for setting in settings:
         value = getattr(model, setting.path[-1])
         if setting.kind is Kind.SECTION:
-            yield ""
-            yield f"[{setting.name}]"
-            yield from _below(value, setting)
+            if any(lines := list(_below(value, setting))):  # none of a listener that inherits all of it
+                yield from ("", f"[{setting.name}]", *lines)
         elif setting.kind is Kind.TABLES:
             for item in value:
                 yield ""
@@ -45,7 +44,7 @@ def _table(model: BaseModel, above: tuple[str, ...]) -> Iterator[str]:
 
 def _below(model: BaseModel, setting: Setting) -> Iterator[str]:
     lines = _table(model, setting.path)
-    next(lines)  # no empty line between a header and its first key
+    next(lines, None)  # no empty line between a header and its first key
     yield from lines
 
 

@@ -11,7 +11,8 @@ import enum
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Literal, Union, get_args, get_origin
 
 import annotated_types
 from pydantic import BaseModel
@@ -41,6 +42,7 @@ class Setting:
     path: tuple[str, ...]
     field: FieldInfo
     kind: Kind
+    inherits: bool = False  # None, the default, stands for the value of the instance's table with the same name
 
     @property
     def name(self) -> str:
@@ -60,8 +62,9 @@ class Setting:
 
     @property
     def default(self) -> str | None:
-        """The default in TOML; None for a required setting."""
-        return None if self.field.is_required() else to_toml(self.field.default)
+        """The default in TOML; None for a required setting, one that inherits, and a table."""
+        none = self.field.is_required() or self.inherits or self.kind is Kind.SECTION
+        return None if none else to_toml(self.field.default)
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -77,7 +80,7 @@ class Setting:
     def bounds(self) -> str:
         """The allowed range: `0 to 256`, `more than 0, at most 3600`, `at least one`, or an empty string."""
         least, most = "", ""
-        for mark in self.field.metadata:
+        for mark in (*self.field.metadata, *_marks(self.field.annotation)):
             if isinstance(mark, annotated_types.Ge):
                 least = str(mark.ge)
             elif isinstance(mark, annotated_types.Gt):
@@ -94,7 +97,13 @@ class Setting:
 def fields_of(model: type[BaseModel], above: tuple[str, ...] = ()) -> tuple[Setting, ...]:
     """The fields of `model` itself, sections included but not entered."""
     return tuple(
-        Setting((*above, name), field, _kind(name, field.annotation)) for name, field in model.model_fields.items()
+        Setting(
+            (*above, name),
+            field,
+            _kind(name, _given(field.annotation)),
+            _given(field.annotation) is not field.annotation,
+        )
+        for name, field in model.model_fields.items()
     )
 
 
@@ -135,6 +144,21 @@ def _model(annotation: object) -> type[BaseModel] | None:
     if get_origin(annotation) is tuple:
         annotation = get_args(annotation)[0]
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _given(annotation: object) -> object:
+    """The type of a value that is given: of `X | None` it is X, without X's bounds."""
+    if get_origin(annotation) not in (Union, UnionType):
+        return annotation
+    (one,) = (kind for kind in get_args(annotation) if kind is not NoneType)
+    return get_args(one)[0] if get_origin(one) is Annotated else one
+
+
+def _marks(annotation: object) -> Iterator[object]:
+    """The bounds in `Annotated[X, bounds] | None`, which pydantic leaves where they are."""
+    for one in get_args(annotation) if get_origin(annotation) in (Union, UnionType) else ():
+        for mark in get_args(one)[1:] if get_origin(one) is Annotated else ():
+            yield from mark.metadata if isinstance(mark, FieldInfo) else (mark,)
 
 
 def _kind(name: str, annotation: object) -> Kind:

@@ -16,6 +16,7 @@ from relay.settings.values import (
     Duration,
     HeldBytes,
     HostName,
+    InARow,
     Listed,
     Nameserver,
     Network,
@@ -150,20 +151,24 @@ class DnsSettings(Section):
 
 
 class HealthCheckSettings(Section):
-    """Active checks of the upstream addresses: each is connected to at an interval, and nothing is sent."""
+    """Active checks of the upstream addresses: each is connected to at an interval, and nothing is sent but with tls.
+
+    A check may take dial.connect_timeout, and with tls its handshake counts.
+    """
 
     interval: Duration = Field(
         default=5.0, description="interval between two checks of an address, in seconds; 0 = no active checks"
     )
-    rise: int = Field(
-        default=2, ge=1, le=1000, description="successful checks in a row after which an address counts as up"
-    )
-    fall: int = Field(
+    rise: InARow = Field(default=2, description="successful checks in a row after which an address counts as up")
+    fall: InARow = Field(
         default=3,
-        ge=1,
-        le=1000,
         description="failed checks in a row after which an address counts as down; also failed connects in a row after "
         "which a worker avoids an address for a while",
+    )
+    tls: bool = Field(
+        default=False,
+        description="true = a check also makes a TLS handshake with the upstream's name (SNI), and verifies the "
+        "certificate's chain, by the system's trust store, and its name; the upstreams are names then",
     )
 
 

@@ -22,6 +22,7 @@ from relay.ipc.shared_rates import RateTable
 from relay.ipc.shared_table import Table
 from relay.ipc.worker_spec import Destinations, ListenerSpec, ProxyProtocol, RouteSpec, WorkerSpec
 from relay.own_addresses import Endpoint, endpoint, written
+from relay.settings.inherited import upstream_checks
 from relay.settings.model import Settings
 from relay.supervisor.customers import CustomerTables, PreparedCustomers
 
@@ -195,6 +196,7 @@ class Instance:
             source_ports=self.source_ports,
             eject_after=settings.health_check.fall,
             eject_seconds=settings.health_check.interval or EJECT_SECONDS,
+            ejections=self._ejections(),
             timeouts=Timeouts(settings.timeouts.idle, settings.timeouts.half_close),
             max_age=settings.timeouts.max_age,
             max_age_jitter=settings.timeouts.max_age_jitter,
@@ -211,6 +213,15 @@ class Instance:
     def worker_tables(self) -> list[int]:
         """The descriptor that comes with a worker's spec: of the customers' table, if there is one."""
         return [self.customers.descriptor] if self.customers.number else []
+
+    def _ejections(self) -> tuple[tuple[int, int, float], ...]:
+        """The failed dials in a row, and the seconds without dials, of upstreams whose check is not the instance's."""
+        instance = self.settings.health_check
+        return tuple(
+            (self.numbers.upstreams[upstream], check.settings.fall, check.settings.interval or EJECT_SECONDS)
+            for upstream, check in upstream_checks(instance, self.settings.listeners).items()
+            if (check.settings.fall, check.settings.interval) != (instance.fall, instance.interval)
+        )
 
     def worker_sockets(self, index: int, addresses: list[str] | None = None) -> list[socket.socket]:
         """One worker's listening sockets in the order of the bindings; with `addresses`, only those bound there."""

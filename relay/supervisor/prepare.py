@@ -20,6 +20,7 @@ from relay.ipc.worker_spec import NO_BUCKET, Destinations, RouteSpec
 from relay.outcome import OUTCOMES, REFUSALS
 from relay.own_addresses import OWN, Endpoint, is_own, written
 from relay.settings.fingerprint import fingerprint
+from relay.settings.inherited import SEND_PROXY, upstream_checks
 from relay.settings.listeners import Route
 from relay.settings.model import Settings
 from relay.settings.warnings import settings_warnings
@@ -38,11 +39,11 @@ from relay.supervisor.instance import (
     tcp_options,
 )
 from relay.supervisor.listening import ExistingBindings, bind
+from relay.supervisor.tls_check import trust_problem
 
 RESERVED_DESCRIPTORS = 64  # of a process: event loop, log, control, resolver; not its listening sockets
 PER_WORKER = 2  # further descriptors of the supervisor for each worker: its end of the channel, and the pidfd
 REPLACED = 15.0  # seconds within which a hung worker has certainly been replaced by one that answers
-SEND_PROXY = {"off": 0, "v1": 1, "v2": 2}
 
 
 def prepare(
@@ -163,6 +164,9 @@ def bind_all(
         for text in item.destinations
         if is_literal_own(text, listening)
     ]
+    checks = upstream_checks(settings.health_check, settings.listeners).values()
+    if any(check.settings.tls for check in checks) and (problem := trust_problem()):
+        problems.append(f"health_check.tls: {problem}")
     return bound
 
 

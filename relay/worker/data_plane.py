@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 
 from relay.address import Address
 from relay.core.access_list import AccessList
-from relay.core.balance import Balance
+from relay.core.balance import Balance, Ejection
 from relay.core.customers import CustomerTable
 from relay.core.limits import Limits
 from relay.core.rates import Rates
@@ -105,7 +105,8 @@ class DataPlane:
         logging.getLogger().setLevel(logging.DEBUG if spec.debug else logging.WARNING)
         self.engine.configure(spec.timeouts, spec.tcp)
         self._balance.configure(spec.eject_after, spec.eject_seconds)
-        self.upstreams.configure(_first_timeout(spec))
+        ejections = {number: Ejection(fall, seconds) for number, fall, seconds in spec.ejections}
+        self.upstreams.configure(_first_timeout(spec), ejections)
         self.lifetime = _lifetime(spec.max_age, spec.max_age_jitter) if spec.max_age else None
         buckets = self._rates.rates(alone=spec.limits.workers == 1, plan=spec.rates)
         limits = self._table.limits(spec.index, spec.limits, customers.limits if customers is not None else ())

@@ -172,7 +172,8 @@ class Worker:
             self._data_plane.upstreams.resolved(message.host, message.addresses)
         elif isinstance(message, Checked):
             host, port = message.host, message.port
-            self._data_plane.upstreams.health((host, port, 0, 0) if ":" in host else (host, port), message.up)
+            address = (host, port, 0, 0) if ":" in host else (host, port)
+            self._data_plane.upstreams.health(message.upstream, address, message.up)
         elif isinstance(message, Barred):
             self._data_plane.upstreams.bar([parse_hostport(text, allow_name=False) for text in message.addresses])
         elif isinstance(message, AllUp):

@@ -55,7 +55,7 @@ MESSAGES = [
     Resolved("hub.example", ("203.0.113.1", "2001:db8::1")),
     Resolved("hub.example", ()),
     Barred(("10.0.0.4:443", "[::1]:443")),
-    Checked("2001:db8::1", 8883, False),
+    Checked(0, "2001:db8::1", 8883, False),
     AllUp(),
     Failing(("hub.example",)),
     Drain(60.0, 65.0),
@@ -383,7 +383,7 @@ def test_what_is_kept_for_one_that_does_not_read_is_bounded(ends: tuple[Channel,
 
     outbox = Outbox(ends[0], everything)
     for number in range(3 * MAX_PENDING):
-        outbox.add(Checked("127.0.0.1", number, False))
+        outbox.add(Checked(0, "127.0.0.1", number, False))
         outbox.send()
     assert 2 <= asked <= 4
     told: list[Message] = []
@@ -394,7 +394,7 @@ def test_what_is_kept_for_one_that_does_not_read_is_bounded(ends: tuple[Channel,
             received = ends[1].receive()
             assert received is not None
             told.append(received[0])
-    assert told[-1] == Checked("127.0.0.1", 3 * MAX_PENDING - 1, False)
+    assert told[-1] == Checked(0, "127.0.0.1", 3 * MAX_PENDING - 1, False)
     assert told.count(AllUp()) == 2, "everything: at first, and the last time that it was asked for"
 
 

@@ -46,6 +46,7 @@ SPECS = st.builds(
     source_ports=NUMBERS,
     eject_after=NUMBERS,
     eject_seconds=SECONDS,
+    ejections=st.lists(st.tuples(NUMBERS, NUMBERS, SECONDS), max_size=3).map(tuple),
     client_hello_timeout=SECONDS,
     connect_timeout=SECONDS,
     dial_timeout=SECONDS,

@@ -42,6 +42,9 @@ def beside(use: str, limit: str, labels: str, used: str) -> Series:
     return {f"{use}{labels}": used, f"{limit}{labels}": "100x100"}
 
 
+DAY = 86_400
+CERTIFICATE = 'relay_upstream_certificate_expiry_seconds{upstream="hub:8883"}'  # promtool's clock begins at 0
+
 CASES = {
     "RelayDown": Case({"up": "1x9 0x20"}, ({"up": "1x30"}, {"up": "1x19 0 1"}, {"up": "1x19 _ _"})),
     "RelayAbsent": Case({'up{job="other"}': "1x30"}, ({"relay_build_info": "1x30"},), absent=True),
@@ -173,6 +176,11 @@ CASES = {
             {'relay_upstream_address_up{upstream="hub:8883",address="10.0.0.4:8883"}': "1x100"},
         ),
         minute=90,
+    ),
+    "RelayUpstreamCertificateExpires": Case(
+        {CERTIFICATE: f"{6 * DAY}x200"},
+        ({CERTIFICATE: f"{8 * DAY}x200"}, {CERTIFICATE: f"{6 * DAY}x80 {60 * DAY}x100"}),
+        minute=100,
     ),
     "RelayUpstreamFailing": Case(
         failing("0+10x30", "0+100x30"),

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.health.full import labels, toml
+from tests.e2e.health.verified import verified_upstream, wait_verified
 from tests.prometheus.cases import CASES, Series
 from tests.prometheus.server import RULES, prometheus
 from tests.support.clients import echoes
@@ -111,8 +112,13 @@ def echo() -> Iterator[Echo]:
 
 
 def test_every_metric_of_the_rules_is_one_that_a_relay_has(tmp_path: Path, echo: Echo) -> None:
-    with MetadataServer() as metadata, Relay(tmp_path, toml(echo, metadata.url, tmp_path)) as relay:
+    with (
+        MetadataServer() as metadata,
+        verified_upstream(tmp_path) as (verified, environ),
+        Relay(tmp_path, toml(echo, metadata.url, tmp_path) + verified, environ=environ) as relay,
+    ):
         assert echoes(relay.address())
+        wait_verified(relay)
         relay.wait_status(lambda status: status["scheduled_events"]["ok"] and status["settings_source"])
         code, text = relay.get("/metrics")
         assert code == 200
@@ -127,7 +133,7 @@ def test_every_metric_of_the_rules_is_one_that_a_relay_has(tmp_path: Path, echo:
         assert set(re.findall(r"(\w+)=", matchers)) <= found[name], name
 
 
-THRESHOLD = re.compile(r"(.*?)\s*(>|==)\s*[0-9.]+", re.DOTALL)
+THRESHOLD = re.compile(r"(.*?)\s*(>|<|==)\s*[0-9.]+", re.DOTALL)
 
 
 def test_a_real_prometheus_scrapes_a_real_relay_and_every_expression_has_something_to_compare(
@@ -137,12 +143,14 @@ def test_a_real_prometheus_scrapes_a_real_relay_and_every_expression_has_somethi
     (tmp_path / "relay").mkdir()
     with (
         MetadataServer() as metadata,
-        Relay(tmp_path / "relay", toml(echo, metadata.url, tmp_path)) as relay,
+        verified_upstream(tmp_path) as (verified, environ),
+        Relay(tmp_path / "relay", toml(echo, metadata.url, tmp_path) + verified, environ=environ) as relay,
         prometheus(tmp_path / "prometheus", relay) as server,
     ):
         wait_until(lambda: server.query("relay_connections_accepted_total == 0"), START, "a scrape")
         wait_until(lambda: server.query("relay_settings_source_up == 1"), START, "a report that was read")
         assert echoes(relay.address())
+        wait_until(lambda: server.query("relay_upstream_certificate_expiry_seconds"), START, "a handshake")
         wait_until(lambda: server.query("rate(relay_connections_accepted_total[5m]) > 0"), START, "another scrape")
         wait_until(
             lambda: {rule["health"] for rule in server.rules().values()} == {"ok"}, START,

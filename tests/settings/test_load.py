@@ -47,7 +47,7 @@ def test_the_defaults_are_the_documented_ones(load_text: Load) -> None:
             "source_addresses": (),
         },
         "dns": {"nameservers": (), "min_ttl": 5.0, "max_ttl": 300.0, "hold": 3600.0},
-        "health_check": {"interval": 5.0, "rise": 2, "fall": 3},
+        "health_check": {"interval": 5.0, "rise": 2, "fall": 3, "tls": False},
         "timeouts": {
             "client_hello": 5.0,
             "idle": 3600.0,
@@ -118,6 +118,7 @@ def test_every_kind_of_value_can_come_from_the_environment(load_text: Load) -> N
     listeners = [{"name": "x", "bind": ["127.0.0.1:1"], "upstream": ["a:2"], "sni": ["*.b"], "max_connections": 3}]
     route = {"name": "r", "sni": ["a.c"], "upstream": ["c:3"], "backup": ["d:4"], "rate": 2.5, "optional": True}
     listeners[0] |= {"proxy_protocol": "accept", "send_proxy_protocol": "v2", "routes": [route]}
+    listeners[0] |= {"health_check": {"interval": 1.5, "rise": 1, "fall": 2, "tls": True}}
     settings = load_text(
         None,
         {

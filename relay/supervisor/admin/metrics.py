@@ -222,6 +222,11 @@ class RelayCollector(Collector):
         address_up = GaugeMetricFamily(
             "relay_upstream_address_up", "The same for each of its addresses.", labels=["upstream", "address"]
         )
+        expiry = GaugeMetricFamily(
+            "relay_upstream_certificate_expiry_seconds",
+            "When the upstream's certificate expires, in seconds since the epoch.",
+            labels=["upstream"],
+        )
         for index in self._instance.current_upstreams:
             if index in off:
                 continue
@@ -229,7 +234,9 @@ class RelayCollector(Collector):
             up.add_metric([name], float(state.up))
             for address, is_up in state.addresses:
                 address_up.add_metric([name, address], float(is_up))
-        yield from (up, address_up)
+            if state.certificate_expiry is not None:
+                expiry.add_metric([name], state.certificate_expiry)
+        yield from (up, address_up, expiry)
         age = GaugeMetricFamily(
             "relay_dns_answer_age_seconds", "Seconds since the last good answer for the name.", labels=["name"]
         )

@@ -357,11 +357,16 @@ class Status:
             "name": name,
             "up": state.up,
             "addresses": [
-                {"address": address, "up": up, "reason": state.barred.get(address, "")}
+                {
+                    "address": address,
+                    "up": up,
+                    "reason": state.barred.get(address) or state.failures.get(address, ""),
+                }
                 for address, up in state.addresses
             ],
             "error": state.error,
             "answer_age_seconds": None if state.answer_age is None else round(state.answer_age, 3),
+            "certificate_expiry": state.certificate_expiry,
         }
 
     def _worker(self, worker: WorkerProcess, block: Row, now: float) -> WorkerStatus:

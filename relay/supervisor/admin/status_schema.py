@@ -68,7 +68,7 @@ class AddressStatus(TypedDict):
 
     address: str
     up: bool
-    reason: str  # why it is never dialled; else empty
+    reason: str  # why it is never dialled, or why its last check failed; empty while it is up
 
 
 class UpstreamStatus(TypedDict):
@@ -79,6 +79,7 @@ class UpstreamStatus(TypedDict):
     addresses: list[AddressStatus]
     error: str  # why there are no addresses
     answer_age_seconds: float | None  # None: no answer yet, or the host is no name
+    certificate_expiry: float | None  # seconds since the epoch; None: no check has verified a certificate
 
 
 class WorkerStatus(TypedDict):

@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 from relay.address import Address, format_hostport, literal, parse_hostport
 from relay.ipc.messages import AllUp, Barred, Checked, Message, Resolved
 from relay.own_addresses import OWN
+from relay.settings.inherited import UpstreamCheck, upstream_checks
 from relay.settings.model import Settings
 from relay.supervisor.instance import complete_names
+from relay.supervisor.probe import Tls
 from relay.supervisor.service_log import ServiceLog
 from relay.supervisor.tasks import keep_running
-from relay.supervisor.upstreams.health_check import HealthChecker
+from relay.supervisor.upstreams.health_check import Check, HealthChecker, Target
 from relay.supervisor.upstreams.name_cache import Answer, NameCache
 from relay.supervisor.upstreams.resolver import Resolver
 
@@ -31,6 +33,8 @@ class UpstreamState(NamedTuple):
     answer_age: float | None  # seconds since the name's last good answer; None: no good answer yet, or no name
     barred: Mapping[str, str] = {}  # addresses (host:port) that are never dialled, each with the reason
     known: bool = True  # False: the first look-up of the name has not ended yet
+    failures: Mapping[str, str] = {}  # addresses (host:port) that their checks found down, each with the reason
+    certificate_expiry: float | None = None  # seconds since the epoch; None: not checked by TLS, or not yet verified
 
     @property
     def up(self) -> bool:
@@ -66,9 +70,11 @@ class UpstreamMonitor:
         self._set_upstreams(upstreams)
         self._resolver: Resolver | None = None
         self._names = self._make_name_cache(settings, nameservers, None)
-        self._check_parameters = _check_parameters(settings)
-        self._checker = self._make_health_checker()
-        self._down: set[Address] = set()  # as last sent to the workers
+        self._checks = _checks(settings, self._upstreams)
+        self._checker = HealthChecker(changed=self._on_health_change, log=self._log, barred=self._update_barred)
+        self._current: dict[int, list[Target]] = {}  # what is checked of each upstream, by its number
+        self._shared: dict[Target, set[int]] = {}  # the same the other way round
+        self._down: set[tuple[int, Target]] = set()  # as last sent to the workers, with the upstream's number
         self._resolving: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()  # tasks that a reload replaced, until they have ended
 
@@ -93,11 +99,7 @@ class UpstreamMonitor:
         self._set_upstreams(upstreams)
         self._optional = frozenset(optional)
         self._names = self._make_name_cache(settings, nameservers, self._names)
-        if self._check_parameters != _check_parameters(settings):
-            self._end_in_background(self._checker.stop())
-            self._check_parameters = _check_parameters(settings)
-            self._checker = self._make_health_checker()
-            self._down.clear()  # every address starts as up
+        self._checks = _checks(settings, self._upstreams)  # an address that is checked in another way starts as up
         self.start()
 
     def _set_upstreams(self, upstreams: Mapping[int, str]) -> None:
@@ -105,10 +107,10 @@ class UpstreamMonitor:
         self._upstreams = _parsed(upstreams)
         # With a thousand upstreams, to parse each address at each answer would take seconds.
         self._literals = {(host, port): literal(host, port) for host, port in self._upstreams.values()}
-        self._ports: dict[str, list[int]] = {}  # of the upstreams with this name
-        for host, port in self._upstreams.values():
+        self._numbers: dict[str, list[int]] = {}  # of the upstreams with this name
+        for number, (host, port) in self._upstreams.items():
             if self._literals[host, port] is None:
-                self._ports.setdefault(host, []).append(port)
+                self._numbers.setdefault(host, []).append(number)
         self._answered: dict[tuple[str, int], tuple[Answer, list[Address]]] = {}  # the addresses of the last answer
 
     def _end_in_background(self, end: Coroutine[Any, Any, None]) -> None:
@@ -123,7 +125,7 @@ class UpstreamMonitor:
         self._resolver = Resolver(nameservers, complete=complete_names(settings), before=self._resolver)
         return NameCache(
             self._resolver,
-            self._ports,
+            self._numbers,
             min_ttl=dns.min_ttl,
             max_ttl=dns.max_ttl,
             hold=dns.hold,
@@ -132,18 +134,6 @@ class UpstreamMonitor:
             log=self._log,
             before=before,
             optional=self._optional,
-        )
-
-    def _make_health_checker(self) -> HealthChecker:
-        interval, rise, fall, timeout = self._check_parameters
-        return HealthChecker(
-            interval=interval,
-            rise=rise,
-            fall=fall,
-            timeout=timeout,
-            changed=self._on_health_change,
-            log=self._log,
-            barred=self._update_barred,
         )
 
     def _stop_resolving(self) -> Coroutine[Any, Any, None]:
@@ -165,48 +155,56 @@ class UpstreamMonitor:
 
     def greeting(self) -> list[Message]:
         """The full state, as messages for a worker that has just started or has missed some."""
-        answers = {host: self._names.answer(host) for host in self._ports}
+        answers = {host: self._names.answer(host) for host in self._numbers}
         resolved = [Resolved(host, answer.addresses) for host, answer in answers.items() if answer is not None]
-        down = [address for address in self._addresses() if not self._checker.up(address)]
+        down = [(n, target) for n in self._upstreams for target in self._targets(n) if not self._checker.up(target)]
         return [
             self._barred_message(),
             *resolved,
             AllUp(),
-            *(Checked(address[0], address[1], False) for address in down),
+            *(_checked(number, target, up=False) for number, target in down),
         ]
 
     def failing(self, hosts: Iterable[str]) -> None:
         """A worker could connect to no address of these hosts: resolve and check them again at once."""
-        for host, port in self._upstreams.values():
+        for number, (host, port) in self._upstreams.items():
             if host in hosts:
-                if host in self._ports:
+                if host in self._numbers:
                     self._names.refresh(host)
                 for address in self._addresses_of(host, port):
                     self._update_barred(address)
-                    self._checker.check_now(address)
+                    self._checker.check_now((address, self._checks[number]))
 
     def unresolved(self) -> list[str]:
         """Names that have to resolve, and whose first look-up has not ended yet."""
-        return [host for host in self._ports if host not in self._optional and not self._names.answer(host)]
+        return [host for host in self._numbers if host not in self._optional and not self._names.answer(host)]
 
     def state(self, number: int) -> UpstreamState:
         """The state of one upstream, by its number."""
         host, port = self._upstreams[number]
         addresses: dict[str, bool] = {}
         barred: dict[str, str] = {}
+        failures: dict[str, str] = {}
+        expiries: list[float] = []
         for address in self._addresses_of(host, port):
-            text = format_hostport(address[0], address[1])
-            addresses[text] = self._checker.up(address) and address not in self._barred
+            text, target = format_hostport(address[0], address[1]), (address, self._checks[number])
+            addresses[text] = self._checker.up(target) and address not in self._barred
             if address in self._barred:
                 barred[text] = OWN
-        if host not in self._ports:
-            return UpstreamState(tuple(addresses.items()), "", None, barred)
+            elif failure := self._checker.failure(target):
+                failures[text] = failure
+            if (expiry := self._checker.expiry(target)) is not None:
+                expiries.append(expiry)
+        first = min(expiries, default=None)
+        if host not in self._numbers:
+            return UpstreamState(tuple(addresses.items()), "", None, barred, True, failures, first)
         for refused, why in self._names.refused(host):
             text = format_hostport(refused, port)
             addresses[text], barred[text] = False, why
         answer = self._names.answer(host)
         error = answer.error if answer is not None else ""
-        return UpstreamState(tuple(addresses.items()), error, self._names.age(host), barred, answer is not None)
+        age, known = self._names.age(host), answer is not None
+        return UpstreamState(tuple(addresses.items()), error, age, barred, known, failures, first)
 
     def ages(self) -> dict[str, float]:
         """Seconds since each name's last good answer."""
@@ -225,26 +223,48 @@ class UpstreamMonitor:
             last = self._answered[host, port] = answer, [address for address in found if address is not None]
         return last[1]
 
-    def _addresses(self) -> list[Address]:
-        return [address for host, port in self._upstreams.values() for address in self._addresses_of(host, port)]
+    def _targets(self, number: int) -> list[Target]:
+        """What is to be checked of one upstream; nothing of one that a reload has removed."""
+        if number not in self._upstreams:
+            return []
+        host, port = self._upstreams[number]
+        return [(address, self._checks[number]) for address in self._addresses_of(host, port)]
 
     def _update_addresses(self, host: str | None = None) -> None:
         """Bar and check the addresses of all upstreams as they are now; only those of `host` may be new, if given."""
-        current = self._addresses()
-        if self._barred.difference(current):
-            self._barred.intersection_update(current)
-            self._broadcast(self._barred_message())
-        fresh = (
-            current
-            if host is None
-            else [a for port in self._ports.get(host, ()) for a in self._addresses_of(host, port)]
-        )
-        for address in fresh:
+        if self._barred:
+            addresses = {target[0] for number in self._upstreams for target in self._targets(number)}
+            if self._barred.difference(addresses):
+                self._barred.intersection_update(addresses)
+                self._broadcast(self._barred_message())
+        # With a thousand upstreams, to look at each of them at each answer would take seconds.
+        numbers = {*self._upstreams, *self._current} if host is None else self._numbers.get(host, ())
+        wanted = {number: self._targets(number) for number in numbers}
+        for address, _ in (target for targets in wanted.values() for target in targets):
             self._update_barred(address)  # workers must know a barred address before they learn of the address itself
-        self._checker.set_addresses(current)
-        # The checker forgets a vanished address: if it comes back it starts as up, and no check would tell the workers.
-        for address in self._down.difference(current):
-            self._send_health(address, up=True)
+        touched: set[Target] = set()
+        added: list[tuple[int, Target]] = []
+        for number, targets in wanted.items():
+            before = self._current.get(number, [])
+            self._current[number] = targets
+            for target in set(before).difference(targets):
+                touched.add(target)
+                self._shared[target].discard(number)
+                # It may come back, and starts as up then: no check would tell the workers.
+                if (number, target) in self._down:
+                    self._send_health(number, target, up=True)
+            for target in dict.fromkeys(targets):
+                if target not in before:
+                    touched.add(target)
+                    self._shared.setdefault(target, set()).add(number)
+                    added.append((number, target))
+        gone = [target for target in touched if not self._shared[target]]
+        for target in gone:
+            del self._shared[target]
+        self._checker.update(gone, (target for _, target in added))
+        for number, target in added:
+            if not self._checker.up(target):  # as the checks of another upstream have found before
+                self._send_health(number, target, up=False)
 
     def _update_barred(self, address: Address) -> bool:
         """Whether the address is this relay itself now; a change is logged and sent to the workers."""
@@ -271,21 +291,33 @@ class UpstreamMonitor:
         self._broadcast(Resolved(host, answer.addresses))
         self._changed()
 
-    def _on_health_change(self, address: Address, up: bool) -> None:
+    def _on_health_change(self, target: Target, up: bool) -> None:
         self.version += 1
-        self._send_health(address, up)
+        for number in sorted(self._shared[target]):
+            self._send_health(number, target, up)
         self._changed()
 
-    def _send_health(self, address: Address, up: bool) -> None:
-        (self._down.discard if up else self._down.add)(address)
-        self._broadcast(Checked(address[0], address[1], up))
+    def _send_health(self, number: int, target: Target, up: bool) -> None:
+        (self._down.discard if up else self._down.add)((number, target))
+        self._broadcast(_checked(number, target, up))
 
 
 def _parsed(upstreams: Mapping[int, str]) -> dict[int, tuple[str, int]]:
     return {number: parse_hostport(text, allow_name=True) for number, text in upstreams.items()}
 
 
-def _check_parameters(settings: Settings) -> tuple[float, int, int, float]:
-    """The parameters of a HealthChecker: interval, rise, fall and timeout."""
-    checks = settings.health_check
-    return checks.interval, checks.rise, checks.fall, settings.dial.connect_timeout
+def _checked(number: int, target: Target, up: bool) -> Checked:
+    address, _ = target
+    return Checked(number, address[0], address[1], up)
+
+
+def _checks(settings: Settings, upstreams: Mapping[int, tuple[str, int]]) -> dict[int, Check]:
+    """How each upstream is checked, by number."""
+    own, timeout = upstream_checks(settings.health_check, settings.listeners), settings.dial.connect_timeout
+    found: dict[int, Check] = {}
+    for number, (host, port) in upstreams.items():
+        check = own.get(format_hostport(host, port)) or UpstreamCheck(settings.health_check, 0)
+        of = check.settings
+        tls = Tls(host, check.send_proxy) if of.tls else None
+        found[number] = Check(of.interval, of.rise, of.fall, timeout, tls)
+    return found

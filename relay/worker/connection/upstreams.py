@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from relay.address import Address, literal
-from relay.core.balance import Balance
+from relay.core.balance import Balance, Ejection
 from relay.engines.contract import Dial
 from relay.ipc.worker_spec import Destinations
 from relay.worker.connection.source_ports import SourcePorts
@@ -35,7 +35,8 @@ class Upstreams:
         self._report = report
         self._reported_at = NEVER_REPORTED
         self._targets: dict[tuple[int, Address], Target] = {}
-        self._down: set[Address] = set()
+        self._down: set[tuple[int, Address]] = set()
+        self._ejections: Mapping[int, Ejection] = {}
         self._routes: list[Route] = []
         self._answers: dict[str, tuple[str, ...]] = {}
         self.barred: frozenset[tuple[str, int]] = frozenset()
@@ -52,15 +53,18 @@ class Upstreams:
             self._routes.append(route)
             route.update(self._answers)
 
-    def configure(self, timeout: float) -> None:
+    def configure(self, timeout: float, ejections: Mapping[int, Ejection]) -> None:
         """Forget the routes before a reload makes new ones; a route with waiting connections is kept until they go on.
 
-        `timeout` is for each dial from now on, in seconds.
+        `timeout` is for each dial from now on, in seconds; `ejections` are those of upstreams, by number, that do not
+        have the Balance's.
         """
+        self._ejections = ejections
         self._routes = [route for route in self._routes if route.has_waiting]
         self._timeout = timeout
-        for target in self._targets.values():
+        for (number, _), target in self._targets.items():
             assert target.address is not None
+            target.ejection = ejections.get(number)
             target.dials[:] = [Dial(target.address, source, timeout) for source in self.sources.addresses]
 
     def resolved(self, host: str, addresses: tuple[str, ...]) -> None:
@@ -84,12 +88,12 @@ class Upstreams:
             if id(target) not in current and not target.active:
                 del self._targets[key]
 
-    def health(self, address: Address, up: bool) -> None:
-        """Take the result of the supervisor's health check of an address."""
-        (self._down.discard if up else self._down.add)(address)
-        for (_, target_address), target in self._targets.items():
-            if target_address == address:
-                self.balance.set_up(target, up)
+    def health(self, number: int, address: Address, up: bool) -> None:
+        """Take the result of the supervisor's health check of an address of upstream `number`."""
+        (self._down.discard if up else self._down.add)((number, address))
+        target = self._targets.get((number, address))
+        if target is not None:
+            self.balance.set_up(target, up)
 
     def all_up(self) -> None:
         """Forget all results of health checks: some of them may have been missed."""
@@ -111,6 +115,7 @@ class Upstreams:
             target = self._targets[number, address] = Target(
                 (address[0], address[1]),
                 upstream=number,
+                ejection=self._ejections.get(number),
                 address=address,
                 dials=[Dial(address, source, self._timeout) for source in addresses],
                 cells=self.sources.cells(number),
@@ -118,7 +123,7 @@ class Upstreams:
                 in_use=[0] * len(addresses),
                 full_until=[0.0] * len(addresses),
             )
-            self.balance.set_up(target, address not in self._down)
+            self.balance.set_up(target, (number, address) not in self._down)
         return target
 
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from tests.e2e.health.full import labels, take_the_route, toml
+from tests.e2e.health.verified import verified_upstream, wait_verified
 from tests.support.clients import connect, exchange, refused
 from tests.support.harness import Start
 from tests.support.metadata_server import MetadataServer
@@ -29,9 +30,10 @@ def documented() -> dict[str, set[str]]:
 
 
 def test_the_page_has_every_metric_and_its_labels_and_no_other(echo: Echo, start: Start, tmp_path: Path) -> None:
-    with MetadataServer() as metadata:
-        relay = start(toml(echo, metadata.url, tmp_path))
+    with MetadataServer() as metadata, verified_upstream(tmp_path) as (verified, environ):
+        relay = start(toml(echo, metadata.url, tmp_path) + verified, environ=environ)
         relay.wait_status(lambda status: status["scheduled_events"]["ok"] and status["settings_source"])
+        wait_verified(relay)
         take_the_route(relay)
         # A customer's metrics appear with its first connection and its first refusal.
         with connect(relay.address(), "127.0.0.2") as client:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from relay.address import Address
-from relay.supervisor.probe import probe
-from relay.supervisor.upstreams.health_check import HealthChecker
+from relay.supervisor.probe import Tls, probe
+from relay.supervisor.service_log import ServiceLog
+from relay.supervisor.tls_check import TrustStore
+from relay.supervisor.upstreams.health_check import Check, HealthChecker
 from tests.support.observe import PATIENCE
 from tests.support.service_log import QuietLog
 
@@ -49,6 +51,47 @@ class Server:
         self._place.close()
 
 
+class AddressChecker:
+    """A checker of addresses, all by one check."""
+
+    def __init__(
+        self,
+        *,
+        changed: Callable[[Address, bool], None],
+        log: ServiceLog,
+        interval: float,
+        rise: int,
+        fall: int,
+        timeout: float,
+        tls: Tls | None = None,
+    ) -> None:
+        self.check = Check(interval, rise, fall, timeout, tls)
+        self.checker = HealthChecker(changed=lambda target, up: changed(target[0], up), log=log)
+        self._addresses: list[Address] = []
+
+    def set_addresses(self, addresses: Iterable[Address]) -> None:
+        before, self._addresses = self._addresses, list(addresses)
+        gone = [address for address in before if address not in self._addresses]
+        self.checker.update(
+            [(address, self.check) for address in gone], [(address, self.check) for address in self._addresses]
+        )
+
+    def up(self, address: Address) -> bool:
+        return self.checker.up((address, self.check))
+
+    def failure(self, address: Address) -> str:
+        return self.checker.failure((address, self.check))
+
+    def expiry(self, address: Address) -> float | None:
+        return self.checker.expiry((address, self.check))
+
+    def check_now(self, address: Address) -> None:
+        self.checker.check_now((address, self.check))
+
+    async def stop(self) -> None:
+        await self.checker.stop()
+
+
 class Log(QuietLog):
     def __init__(self) -> None:
         self.lines: list[tuple[str, str, str]] = []  # event, address, reason
@@ -59,7 +102,7 @@ class Log(QuietLog):
         self.defects.append(fields["about"])
 
     def info(self, event: str, **fields: Any) -> None:
-        assert fields.keys() <= {"address", "reason"}
+        assert fields.keys() <= {"address", "name", "reason"}
         self.lines.append((event, fields["address"], fields.get("reason", "")))
 
     warning = info
@@ -76,11 +119,11 @@ class Rig:
         self._ended: asyncio.Queue[None] = asyncio.Queue()
         self._probe = probe
 
-    async def probe(self, address: Address, timeout: float) -> None:
+    async def probe(self, address: Address, timeout: float, tls: Tls | None, trust: TrustStore) -> float:
         self.begun.set()
         error: BaseException | None = None
         try:
-            await self._probe(address, timeout)
+            return await self._probe(address, timeout, tls, trust)
         except BaseException as caught:
             error = caught
             raise
@@ -101,13 +144,20 @@ class Rig:
 
     @asynccontextmanager
     async def checker(
-        self, *addresses: Address, interval: float = FAST, rise: int = 1, fall: int = 1, timeout: float = PATIENCE
-    ) -> AsyncIterator[HealthChecker]:
-        made = HealthChecker(
+        self,
+        *addresses: Address,
+        interval: float = FAST,
+        rise: int = 1,
+        fall: int = 1,
+        timeout: float = PATIENCE,
+        tls: Tls | None = None,
+    ) -> AsyncIterator[AddressChecker]:
+        made = AddressChecker(
             interval=interval,
             rise=rise,
             fall=fall,
             timeout=timeout,
+            tls=tls,
             changed=lambda address, up: self.changes.put_nowait((address, up)),
             log=self.log,
         )

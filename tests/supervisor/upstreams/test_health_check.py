@@ -13,8 +13,7 @@ import pytest
 
 from relay.address import Address
 from relay.supervisor.upstreams import health_check
-from relay.supervisor.upstreams.health_check import HealthChecker
-from tests.supervisor.upstreams.health_rig import FAST, NEVER, A, B, Rig, Server, text
+from tests.supervisor.upstreams.health_rig import FAST, NEVER, A, AddressChecker, B, Rig, Server, text
 from tests.support.observe import PATIENCE, descriptors
 
 
@@ -163,7 +162,7 @@ async def test_an_error_of_whoever_is_told_does_not_end_the_checks(rig: Rig, ser
     def changed(_address: Address, _up: bool) -> None:
         raise RuntimeError("a defect")
 
-    checker = HealthChecker(interval=FAST, rise=1, fall=1, timeout=PATIENCE, changed=changed, log=rig.log)
+    checker = AddressChecker(interval=FAST, rise=1, fall=1, timeout=PATIENCE, changed=changed, log=rig.log)
     checker.set_addresses([server.address])
     await rig.checks(3)
     await checker.stop()

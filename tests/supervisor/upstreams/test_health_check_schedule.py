@@ -18,9 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.address import Address
+from relay.supervisor.tls_check import TrustStore
 from relay.supervisor.upstreams import health_check
-from relay.supervisor.upstreams.health_check import MIN_INTERVAL, HealthChecker
-from tests.supervisor.upstreams.health_rig import NEVER, SHORT, A, B, Log, text
+from relay.supervisor.upstreams.health_check import MIN_INTERVAL
+from tests.supervisor.upstreams.health_rig import NEVER, SHORT, A, AddressChecker, B, Log, text
 
 
 class Jumping(selectors.DefaultSelector):
@@ -47,7 +48,7 @@ class Simulation(asyncio.SelectorEventLoop):
         self.changes: list[tuple[int, bool]] = []  # after how many checks
         self.log = Log()
         options = {"interval": 10.0, "rise": 1, "fall": 1, "timeout": 5.0, **options}
-        self.checker = HealthChecker(changed=self._changed, log=self.log, **options)
+        self.checker = AddressChecker(changed=self._changed, log=self.log, **options)
 
     def time(self) -> float:
         return self._jumping.now
@@ -55,17 +56,18 @@ class Simulation(asyncio.SelectorEventLoop):
     def _changed(self, _address: Address, up: bool) -> None:
         self.changes.append((len(self.begun), up))
 
-    async def probe(self, address: Address, _timeout: float) -> None:
+    async def probe(self, address: Address, _timeout: float, _tls: None, _trust: TrustStore) -> float:
         self.begun.append((address, self.time()))
         answer = self.answer(address)
         if isinstance(answer, OSError):
             raise answer
         await asyncio.sleep(answer)
+        return 0.0
 
     def times(self, address: Address) -> list[float]:
         return [when for one, when in self.begun if one == address]
 
-    def play(self, story: Callable[[HealthChecker], Coroutine[Any, Any, None]]) -> Simulation:
+    def play(self, story: Callable[[AddressChecker], Coroutine[Any, Any, None]]) -> Simulation:
         async def whole() -> None:
             await story(self.checker)
             await self.checker.stop()
@@ -85,7 +87,7 @@ def test_rise_and_fall_count_what_comes_in_a_row(script: list[str], rise: int, f
         found = next(answers)
         return 0.0 if found == "+" else OSError(errno.EMFILE if found == "?" else errno.ECONNREFUSED, "")
 
-    async def story(checker: HealthChecker) -> None:
+    async def story(checker: AddressChecker) -> None:
         checker.set_addresses([A])
         await asyncio.sleep(10.0 * len(script))
 
@@ -106,7 +108,7 @@ def test_checks_are_spread_over_the_interval_and_keep_their_places(count: int, e
     addresses: list[Address] = [(f"192.0.2.{number}", 8883) for number in range(count)]
     asked, end = 12.3, 40.8  # nothing else comes at these times
 
-    async def story(checker: HealthChecker) -> None:
+    async def story(checker: AddressChecker) -> None:
         checker.set_addresses(addresses)
         await asyncio.sleep(asked)
         checker.set_addresses([B, *addresses])
@@ -128,7 +130,7 @@ def test_checks_are_spread_over_the_interval_and_keep_their_places(count: int, e
 
 
 def test_a_check_that_is_asked_for_comes_at_once_but_not_twice_a_second() -> None:
-    async def story(checker: HealthChecker) -> None:
+    async def story(checker: AddressChecker) -> None:
         checker.set_addresses([A, B])
         checker.check_now(("192.0.2.99", 1))  # unknown, perhaps just vanished
         await asyncio.sleep(NEVER - 100)
@@ -149,7 +151,7 @@ def test_a_check_that_is_asked_for_comes_at_once_but_not_twice_a_second() -> Non
 def test_a_check_that_takes_long_is_the_only_one_of_its_address_and_moves_no_later_one() -> None:
     seconds = iter([25.0, 0.0, 0.0, 0.0])
 
-    async def story(checker: HealthChecker) -> None:
+    async def story(checker: AddressChecker) -> None:
         checker.set_addresses([A])
         await asyncio.sleep(9)
         checker.check_now(A)
@@ -161,7 +163,7 @@ def test_a_check_that_takes_long_is_the_only_one_of_its_address_and_moves_no_lat
 
 
 def test_without_an_interval_there_are_no_checks() -> None:
-    async def story(checker: HealthChecker) -> None:
+    async def story(checker: AddressChecker) -> None:
         checker.set_addresses([A])
         checker.check_now(A)
         assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -175,7 +177,7 @@ def test_without_an_interval_there_are_no_checks() -> None:
 def test_a_shortage_of_this_machine_is_logged_once_until_it_is_over(number: int) -> None:
     short: set[Address] = set()
 
-    async def story(checker: HealthChecker) -> None:
+    async def story(checker: AddressChecker) -> None:
         checker.set_addresses([A, B])
         for concerned in ((A, B), (A,), (), (A,)):
             short.clear()
@@ -192,7 +194,7 @@ def test_a_shortage_of_this_machine_is_logged_once_until_it_is_over(number: int)
 
 
 def test_an_address_this_machine_has_no_way_to_is_down() -> None:
-    async def story(checker: HealthChecker) -> None:
+    async def story(checker: AddressChecker) -> None:
         checker.set_addresses([A, B])
         await asyncio.sleep(10)
         assert checker.up(A)

@@ -6,11 +6,13 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
 import structlog
 
 from relay.ipc.messages import AllUp, Barred, Checked, Message, Resolved
 from relay.settings.model import load
 from relay.supervisor.upstreams.monitor import UpstreamMonitor
+from tests.supervisor.upstreams.tls_servers import OTHER, Authority, Ends, serving
 from tests.support.dns_server import NameServer
 from tests.support.upstreams import Echo, refusing
 
@@ -64,11 +66,11 @@ async def test_an_address_that_was_down_when_it_vanished_is_not_down_when_it_com
         watched = watch(tmp_path, names, port, told)
         watched.start()
         try:
-            await told.wait(Checked("127.0.0.1", port, False))
+            await told.wait(Checked(0, "127.0.0.1", port, False))
             assert told.messages[0] == Resolved(NAME, ("127.0.0.1",))
             names.addresses[NAME] = ["127.0.0.2"]
             await told.wait(Resolved(NAME, ("127.0.0.2",)))
-            await told.wait(Checked("127.0.0.1", port, True))
+            await told.wait(Checked(0, "127.0.0.1", port, True))
         finally:
             await watched.stop()
 
@@ -81,13 +83,13 @@ async def test_a_worker_that_starts_is_told_everything(tmp_path: Path) -> None:
         assert watched.unresolved() == [NAME]
         watched.start()
         try:
-            await told.wait(Checked("127.0.0.2", echo.address[1], False))  # the echo is on the other one
+            await told.wait(Checked(0, "127.0.0.2", echo.address[1], False))  # the echo is on the other one
             barred, resolved, all_up, checked = watched.greeting()
             assert barred == Barred(())
             assert all_up == AllUp(), "a worker that is told anew may have missed that something came up"
             assert isinstance(resolved, Resolved)
             assert set(resolved.addresses) == {"127.0.0.1", "127.0.0.2"}
-            assert checked == Checked("127.0.0.2", echo.address[1], False)
+            assert checked == Checked(0, "127.0.0.2", echo.address[1], False)
             state = watched.state(0)
             assert state.up
             assert dict(state.addresses) == {
@@ -133,3 +135,48 @@ async def test_addresses_that_are_never_dialled_are_shown_with_the_reason(tmp_pa
             assert state.barred == {f"0.0.0.0:{port}": "the unspecified address, which is this machine"}
         finally:
             await watched.stop()
+
+
+async def test_an_address_is_checked_for_each_upstream_in_its_own_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two names of one address: it has a certificate for one of them, and a third upstream asks for none."""
+    authority = Authority(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
+    names = NameServer({NAME: ["127.0.0.1"], OTHER: ["127.0.0.1"]}, ttl=300)
+    async with serving(Ends(), authority.context()) as address:
+        port = address[1]
+        listener = '[[listeners]]\nname = "{}"\nbind = ["127.0.0.1:{}"]\nupstream = ["{}"]\n{}\n'
+        file = tmp_path / "relay.toml"
+        file.write_text(
+            "[health_check]\ninterval = 0.05\nfall = 1\ntls = true\n"
+            + listener.format("one", 1, f"{NAME}:{port}", "")
+            + listener.format("two", 2, f"{OTHER}:{port}", "")
+            + listener.format("three", 3, f"127.0.0.1:{port}", "health_check.tls = false")
+        )
+        told = Told()
+        log: Any = structlog.get_logger()
+        upstreams = {0: f"{NAME}:{port}", 1: f"{OTHER}:{port}", 2: f"127.0.0.1:{port}"}
+        settings = load(file, {})
+        with names:
+            watched = UpstreamMonitor(settings, upstreams, (names.address,), told, lambda: None, log)
+            watched.start()
+            try:
+                await told.wait(Checked(1, "127.0.0.1", port, False))
+                assert watched.greeting()[-1] == Checked(1, "127.0.0.1", port, False), "and no other"
+                state = watched.state(1)
+                assert not state.up
+                assert state.failures == {f"127.0.0.1:{port}": f"certificate of another name: not valid for {OTHER}"}
+                assert state.certificate_expiry is None
+                async with asyncio.timeout(20):
+                    while watched.state(0).certificate_expiry is None:  # noqa: ASYNC110 - no event tells of it
+                        await asyncio.sleep(0.01)
+                assert watched.state(0).up
+                assert watched.state(2).up
+                file.write_text(file.read_text().replace("tls = true", "tls = false"))
+                watched.configure(load(file, {}), upstreams, (names.address,))
+                await told.wait(Checked(1, "127.0.0.1", port, True))
+                assert watched.state(1).up, "checked in another way, and so it starts as up"
+                assert watched.state(0).certificate_expiry is None
+            finally:
+                await watched.stop()

@@ -126,15 +126,15 @@ BACKED = (route("r", 0, "r.example", at=FIRST, backup=BACKUP),)
 def test_the_backup_is_used_only_while_every_upstream_is_down() -> None:
     world = begin(routes=BACKED)
     assert led(world, asking("r.example")) == FIRST
-    world.upstreams.health(FIRST, up=False)
+    world.upstreams.health(1, FIRST, up=False)
     before = world.accept()
     assert dialled(world.send(before, Event.PREREAD, asking("r.example"))) == BACKUP
     world.send(before, Event.CONNECTED)
-    world.upstreams.health(FIRST, up=True)
+    world.upstreams.health(1, FIRST, up=True)
     assert led(world, asking("r.example")) == FIRST
     assert world.send(before, Event.FINISHED) == Close(), "the connection to the backup had stayed"
-    world.upstreams.health(FIRST, up=False)
-    world.upstreams.health(BACKUP, up=False)
+    world.upstreams.health(1, FIRST, up=False)
+    world.upstreams.health(4, BACKUP, up=False)
     assert led(world, asking("r.example")) == FIRST, "the checks may be wrong"
 
 

@@ -94,18 +94,18 @@ def test_a_changed_answer_is_for_new_connections() -> None:
 
 def test_an_address_that_the_checks_found_down_comes_last_and_is_tried_all_the_same() -> None:
     world = World([NAME], {NAME[1]: ("203.0.113.1", "203.0.113.2")})
-    world.upstreams.health(("203.0.113.1", 8883), up=False)
+    world.upstreams.health(NAME[0], ("203.0.113.1", 8883), up=False)
     assert [dialled(world) for _ in range(3)] == [["203.0.113.2", "203.0.113.1"]] * 3
-    world.upstreams.health(("203.0.113.2", 8883), up=False)
+    world.upstreams.health(NAME[0], ("203.0.113.2", 8883), up=False)
     assert sorted(dialled(world)) == ["203.0.113.1", "203.0.113.2"]
-    world.upstreams.health(("203.0.113.1", 8883), up=True)
+    world.upstreams.health(NAME[0], ("203.0.113.1", 8883), up=True)
     assert [dialled(world)[0] for _ in range(3)] == ["203.0.113.1"] * 3
 
 
 def test_a_worker_that_is_told_anew_takes_no_address_for_down_that_has_come_up_meanwhile() -> None:
     world = World([NAME], {NAME[1]: ("203.0.113.1", "203.0.113.2")})
-    world.upstreams.health(("203.0.113.1", 8883), up=False)
-    world.upstreams.health(("203.0.113.3", 8883), up=False)
+    world.upstreams.health(NAME[0], ("203.0.113.1", 8883), up=False)
+    world.upstreams.health(NAME[0], ("203.0.113.3", 8883), up=False)
     world.upstreams.all_up()
     assert {first(world) for _ in range(2)} == {"203.0.113.1", "203.0.113.2"}
     world.upstreams.resolved(NAME[1], ("203.0.113.2", "203.0.113.3"))
@@ -114,7 +114,7 @@ def test_a_worker_that_is_told_anew_takes_no_address_for_down_that_has_come_up_m
 
 def test_what_was_down_before_its_name_was_resolved_is_down_after_it() -> None:
     world = World([NAME])
-    world.upstreams.health(("203.0.113.1", 8883), up=False)
+    world.upstreams.health(NAME[0], ("203.0.113.1", 8883), up=False)
     world.answer("203.0.113.1", "203.0.113.2")
     assert dialled(world) == ["203.0.113.2", "203.0.113.1"]
 
