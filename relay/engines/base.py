@@ -10,13 +10,14 @@ import errno
 import itertools
 import socket
 from abc import abstractmethod
+from collections.abc import Sequence
 from time import monotonic
 
 from relay.address import Address
 from relay.engines import idle
 from relay.engines.acceptor import Acceptor
 from relay.engines.actions import FINISHED, Actions, GracefulClose
-from relay.engines.contract import Accepted, Action, Event, Handler, Linked, TcpOptions, Timeouts
+from relay.engines.contract import Accepted, Action, Event, Handler, Linked, SharedTimeouts, TcpOptions, Timeouts
 from relay.engines.link import L
 from relay.engines.tcp_state import acknowledged
 from relay.engines.unresponsive import UnresponsivePeers
@@ -36,7 +37,7 @@ class BaseEngine(Actions[L]):
 
     def __init__(self, timeouts: Timeouts, tcp: TcpOptions, held_limit: int) -> None:
         super().__init__(held_limit)
-        self._timeouts = timeouts
+        self._timeouts = SharedTimeouts(timeouts)
         self._unresponsive: UnresponsivePeers[L] = UnresponsivePeers(tcp.user_timeout)
         self._to_settle: list[L] = []  # connections older than a tick that have yet to be settled, or put into `_early`
         self._to_sweep: list[L] = []  # connections that the sweep under way has yet to check
@@ -79,9 +80,9 @@ class BaseEngine(Actions[L]):
         self._acceptor.unlisten_all()
         self._after_call()
 
-    def configure(self, timeouts: Timeouts, tcp: TcpOptions) -> None:
-        self._timeouts = timeouts
-        self._sweep_interval = idle.check_interval(timeouts)
+    def configure(self, timeouts: Timeouts, tcp: TcpOptions, others: Sequence[Timeouts] = ()) -> None:
+        self._timeouts = SharedTimeouts(timeouts)
+        self._sweep_interval = idle.check_interval(timeouts, others)
         self._next_sweep = 0.0  # now: the old interval may be too long for the new timeouts
         self._unresponsive.set_timeout(tcp.user_timeout)
         self._set_options(tcp)

@@ -38,7 +38,7 @@ from __future__ import annotations
 
 import enum
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -139,6 +139,7 @@ class Handler(Linked, Protocol):
     """The callbacks and fields that an engine needs for each connection."""
 
     expires_at: float  # monotonic seconds from which `Engine.close_expired` may close the connection, or NEVER
+    timeouts: SharedTimeouts | None  # in place of the engine's; None: the engine's
 
     def advance(self, event: Event, value: object = None) -> Action:
         """Return the action for an event. After returning Refuse or Close, the handler is forgotten by the engine."""
@@ -166,6 +167,24 @@ class Timeouts:
 
     idle: float
     half_close: float
+
+
+class SharedTimeouts:
+    """Timeouts that many connections share, and that change for all of them at once: those of one listener.
+
+    `idle` and `half_close` are in seconds, NEVER if off. While `ages` is False, no connection counts as expired.
+    """
+
+    __slots__ = ("ages", "half_close", "idle")
+
+    def __init__(self, timeouts: Timeouts, *, ages: bool = True) -> None:
+        self.set(timeouts, ages=ages)
+
+    def set(self, timeouts: Timeouts, *, ages: bool = True) -> None:
+        """Replace them, from the next check on; `Engine.configure` makes that at once."""
+        self.idle = timeouts.idle or NEVER
+        self.half_close = timeouts.half_close or NEVER
+        self.ages = ages
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +215,10 @@ class Engine(Protocol):
         engine stops listening are left to them.
         """
 
-    def configure(self, timeouts: Timeouts, tcp: TcpOptions) -> None:
-        """Replace the timeouts of all connections, and the socket options of later ones.
+    def configure(self, timeouts: Timeouts, tcp: TcpOptions, others: Sequence[Timeouts] = ()) -> None:
+        """Replace the timeouts of all connections that share none, and the socket options of later ones.
 
+        `others` are the timeouts that handlers share now: connections are checked as often as the shortest demands.
         Socket options apply to upstream sockets dialled from now on; those of keepalive also to connections so young
         that they are not set yet. What client sockets inherit from their listening socket stays as it is.
         """

@@ -39,6 +39,22 @@ NO_BUCKET = -1
 
 
 @dataclass(frozen=True, slots=True)
+class ListenerTimeouts:
+    """The timeouts of one listener's connections, in seconds; 0 turns one off."""
+
+    client_hello: float
+    idle: float
+    half_close: float
+    max_age: float
+    max_age_jitter: float  # the part of max_age by which it may be shortened at random
+
+    @property
+    def of_engine(self) -> Timeouts:
+        """Those that the engine applies by itself."""
+        return Timeouts(self.idle, self.half_close)
+
+
+@dataclass(frozen=True, slots=True)
 class ListenerSpec:
     """The configuration of one listener in a worker."""
 
@@ -49,6 +65,7 @@ class ListenerSpec:
     sni: tuple[str, ...]  # names besides those of routes that are let through; empty: any, and what is no TLS
     proxy_protocol: ProxyProtocol
     send_proxy: int  # version of the PROXY protocol towards the upstream, 0: none
+    timeouts: ListenerTimeouts
     routes: tuple[RouteSpec, ...] = ()  # in the order in which they are tried
 
 
@@ -68,7 +85,6 @@ class WorkerSpec:
     source_prefix_v6: int
     access_allow: tuple[str, ...]
     access_deny: tuple[str, ...]
-    client_hello_timeout: float
     connect_timeout: float  # of each dial
     dial_timeout: float  # of all dials of one connection together; 0: no limit
     source_addresses: tuple[str, ...]
@@ -76,9 +92,7 @@ class WorkerSpec:
     eject_after: int  # failed dials in a row
     eject_seconds: float
     ejections: tuple[tuple[int, int, float], ...]  # by number of the upstream, where it has an ejection of its own
-    timeouts: Timeouts
-    max_age: float  # of a connection; 0: no limit
-    max_age_jitter: float  # the part of max_age by which it may be shortened at random
+    timeouts: Timeouts  # of connections whose listener a reload has removed
     drain_window: float
     tcp: TcpOptions
     held_bytes: int  # 0: no limit
@@ -118,6 +132,7 @@ class WorkerSpec:
                     tuple(item["sni"]),
                     item["proxy_protocol"],
                     item["send_proxy"],
+                    ListenerTimeouts(**item["timeouts"]),
                     tuple(
                         RouteSpec(
                             route["number"],

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 
 from relay.address import format_hostport, literal, parse_hostport
 from relay.settings.listeners import Listener
-from relay.settings.tables import HealthCheckSettings
+from relay.settings.tables import HealthCheckSettings, TimeoutSettings
 from relay.settings.values import Section
 
 Table = TypeVar("Table", bound=Section)
@@ -22,6 +22,11 @@ class UpstreamCheck(NamedTuple):
 
     settings: HealthCheckSettings
     send_proxy: int  # version of the PROXY header before a TLS handshake; 0: none
+
+
+def timeouts(instance: TimeoutSettings, item: Listener) -> TimeoutSettings:
+    """The timeouts of the connections of a listener and its routes."""
+    return _over(instance, item.timeouts)
 
 
 def upstream_checks(instance: HealthCheckSettings, listeners: Sequence[Listener]) -> dict[str, UpstreamCheck]:

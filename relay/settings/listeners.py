@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from relay.settings.tables import HealthCheckSettings
+from relay.settings.tables import HealthCheckSettings, TimeoutSettings
 from relay.settings.values import (
     Bind,
     Count,
@@ -14,6 +14,7 @@ from relay.settings.values import (
     InARow,
     Listed,
     ListenerName,
+    Part,
     PerSecond,
     RouteName,
     Section,
@@ -38,6 +39,20 @@ class ListenerHealthCheck(Section):
     rise: InARow | None = _inherited(HealthCheckSettings, "rise")
     fall: InARow | None = _inherited(HealthCheckSettings, "fall")
     tls: bool | None = _inherited(HealthCheckSettings, "tls")
+
+
+class ListenerTimeouts(Section):
+    """Timeouts of this listener's connections, those of its routes included. Keys given replace those of [timeouts].
+
+    A reload applies idle and half_close at once, to established connections too. Connections of a listener that a
+    reload removes get those of [timeouts].
+    """
+
+    client_hello: Duration | None = _inherited(TimeoutSettings, "client_hello")
+    idle: Duration | None = _inherited(TimeoutSettings, "idle")
+    half_close: Duration | None = _inherited(TimeoutSettings, "half_close")
+    max_age: Duration | None = _inherited(TimeoutSettings, "max_age")
+    max_age_jitter: Part | None = _inherited(TimeoutSettings, "max_age_jitter")
 
 
 class RouteSettings(Section):
@@ -144,6 +159,7 @@ class Listener(Section):
         description="most connections open at once through this listener, over all workers; 0 = limits.max_connections "
         "alone applies",
     )
+    timeouts: ListenerTimeouts = ListenerTimeouts()
     health_check: ListenerHealthCheck = ListenerHealthCheck()
     routes: Annotated[tuple[Route, ...], Listed] = Field(
         default=(),

@@ -20,6 +20,7 @@ from relay.settings.values import (
     Listed,
     Nameserver,
     Network,
+    Part,
     PerSecond,
     Section,
     SourceAddress,
@@ -194,11 +195,8 @@ class TimeoutSettings(Section):
         description="age at which a connection is closed, in seconds, so that load spreads after a scale-out; where "
         "very many reach it together, the last are closed up to drain.window later; 0 = no limit",
     )
-    max_age_jitter: float = Field(
+    max_age_jitter: Part = Field(
         default=0.1,
-        ge=0,
-        le=1,
-        allow_inf_nan=False,
         description="largest random part of timeouts.max_age, from 0 to 1, by which a connection is closed earlier, so "
         "that connections of one age do not close together; 0 = all at max_age exactly",
     )

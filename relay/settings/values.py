@@ -110,6 +110,7 @@ def _route_name(text: str) -> str:
 Count = Annotated[int, Field(ge=0, le=10_000_000)]
 Duration = Annotated[float, Field(ge=0, le=31_536_000, allow_inf_nan=False)]
 PerSecond = Annotated[float, Field(ge=0, le=10_000_000, allow_inf_nan=False), AfterValidator(_per_second)]
+Part = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 InARow = Annotated[int, Field(ge=1, le=1000)]
 HeldBytes = Annotated[int, Field(ge=0, le=1 << 40), AfterValidator(_held_bytes)]
 Bind = Annotated[str, AfterValidator(_bind)]

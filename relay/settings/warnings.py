@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collap
 from typing import TypeVar
 
 from relay.address import parse_hostport
+from relay.settings.inherited import timeouts
 from relay.settings.model import Listener, Settings
 
 # Domains of IoT Hubs in Azure's clouds: azure-devices.net (global), .us (US Government), .cn (21Vianet).
@@ -116,21 +117,35 @@ def _not_loopback(hosts: list[str], version: int) -> str:
 
 
 def _timeouts(settings: Settings) -> Iterator[str]:
-    timeouts, tcp = settings.timeouts, settings.tcp
-    waiting = [item.name for item in settings.listeners if _preread(item)]
-    if not timeouts.client_hello and waiting:
+    tcp = settings.tcp
+    silent: dict[str, list[str]] = {}  # names of the listeners, by the setting that they have it from
+    short: dict[tuple[str, float], list[str]] = {}
+    endless: dict[str, None] = {}
+    for item in settings.listeners:
+        of = timeouts(settings.timeouts, item)
+        if not of.client_hello and _preread(item):
+            silent.setdefault(_timeout(item, "client_hello"), []).append(item.name)
+        if 0 < of.idle < LONGEST_KEEP_ALIVE and any(_is_mqtt(text) for text in item.destinations):
+            short.setdefault((_timeout(item, "idle"), of.idle), []).append(item.name)
+        if not of.idle and not tcp.keepalive_idle:
+            endless[_timeout(item, "idle")] = None
+    for where, names in silent.items():
         yield (
-            f"timeouts.client_hello: 0, so a client of {_listeners(waiting)} that sends nothing holds its connection "
+            f"{where}: 0, so a client of {_listeners(names)} that sends nothing holds its connection "
             "for ever: set a number of seconds"
         )
-    hubs = [item.name for item in settings.listeners if any(_is_mqtt(text) for text in item.destinations)]
-    if 0 < timeouts.idle < LONGEST_KEEP_ALIVE and hubs:
+    for (where, seconds), names in short.items():
         yield (
-            f"timeouts.idle: {timeouts.idle:g} s is less than {LONGEST_KEEP_ALIVE:g}, the longest keep-alive of an "
-            f"MQTT client: quiet devices of {_listeners(hubs)} are cut off"
+            f"{where}: {seconds:g} s is less than {LONGEST_KEEP_ALIVE:g}, the longest keep-alive of an "
+            f"MQTT client: quiet devices of {_listeners(names)} are cut off"
         )
-    if not timeouts.idle and not tcp.keepalive_idle:
-        yield "timeouts.idle and tcp.keepalive_idle: both 0, so a peer that vanishes holds its connection for ever"
+    for where in endless:
+        yield f"{where} and tcp.keepalive_idle: both 0, so a peer that vanishes holds its connection for ever"
+
+
+def _timeout(item: Listener, name: str) -> str:
+    """The setting from which a listener has a timeout: its own, or the instance's."""
+    return f"timeouts.{name}" if getattr(item.timeouts, name) is None else f"listeners.{item.name}.timeouts.{name}"
 
 
 def _preread(item: Listener) -> bool:

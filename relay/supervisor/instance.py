@@ -20,9 +20,9 @@ from relay.engines.acceptor import LINGER, answer_again, answer_no_more
 from relay.engines.contract import TcpOptions, Timeouts
 from relay.ipc.shared_rates import RateTable
 from relay.ipc.shared_table import Table
-from relay.ipc.worker_spec import Destinations, ListenerSpec, ProxyProtocol, RouteSpec, WorkerSpec
+from relay.ipc.worker_spec import Destinations, ListenerSpec, ListenerTimeouts, ProxyProtocol, RouteSpec, WorkerSpec
 from relay.own_addresses import Endpoint, endpoint, written
-from relay.settings.inherited import upstream_checks
+from relay.settings.inherited import timeouts, upstream_checks
 from relay.settings.model import Settings
 from relay.supervisor.customers import CustomerTables, PreparedCustomers
 
@@ -164,6 +164,7 @@ class Instance:
     def worker_spec(self, index: int) -> WorkerSpec:
         """The settings of worker number `index`."""
         settings = self.settings
+        own = {item.name: timeouts(settings.timeouts, item) for item in settings.listeners}
         return WorkerSpec(
             index=index,
             engine=self.engine,
@@ -177,6 +178,7 @@ class Instance:
                     bound.sni,
                     bound.proxy_protocol,
                     bound.send_proxy,
+                    ListenerTimeouts(**own[bound.name].model_dump()),
                     bound.routes,
                 )
                 for bound in self.listeners
@@ -189,7 +191,6 @@ class Instance:
             source_prefix_v6=settings.limits.source_prefix_v6,
             access_allow=settings.access.allow,
             access_deny=settings.access.deny,
-            client_hello_timeout=settings.timeouts.client_hello,
             connect_timeout=settings.dial.connect_timeout,
             dial_timeout=settings.dial.timeout,
             source_addresses=settings.dial.source_addresses,
@@ -198,8 +199,6 @@ class Instance:
             eject_seconds=settings.health_check.interval or EJECT_SECONDS,
             ejections=self._ejections(),
             timeouts=Timeouts(settings.timeouts.idle, settings.timeouts.half_close),
-            max_age=settings.timeouts.max_age,
-            max_age_jitter=settings.timeouts.max_age_jitter,
             drain_window=settings.drain.window,
             tcp=tcp_options(settings),
             held_bytes=settings.limits.held_bytes,

@@ -1,9 +1,9 @@
 """Reloads the settings of a running relay: reads and checks them as a whole, then puts them into effect.
 
 New settings apply to new connections. Established ones keep their limits, their upstream and their log line; only
-timeouts.idle, timeouts.half_close, tcp.user_timeout and the pace of timeouts.max_age apply to them at once. No client
-is refused by a reload. A mistake in the file, an address that cannot be bound, or a changed setting that needs a
-restart leaves everything as it was.
+timeouts.idle and half_close (a listener's too), tcp.user_timeout and the pace of timeouts.max_age apply to them at
+once. No client is refused by a reload. A mistake in the file, an address that cannot be bound, or a changed setting
+that needs a restart leaves everything as it was.
 
 The settings are read and checked in a thread, since a file system may hang and a large file takes time. The change
 itself is one step of the event loop, so that no other code sees half of it and no worker starts with half of it. Only

@@ -22,10 +22,10 @@ from relay.core.customers import CustomerTable
 from relay.core.limits import Limits
 from relay.core.rates import Rates
 from relay.engines.choice import make_engine
-from relay.engines.contract import Action, Engine
+from relay.engines.contract import Action, Engine, SharedTimeouts
 from relay.ipc.shared_rates import RateTable
 from relay.ipc.shared_table import Table
-from relay.ipc.worker_spec import NO_BUCKET, ListenerSpec, RouteSpec, WorkerSpec
+from relay.ipc.worker_spec import NO_BUCKET, ListenerSpec, ListenerTimeouts, RouteSpec, WorkerSpec
 from relay.worker.connection.access_log import AccessLog
 from relay.worker.connection.accounting import Accounting
 from relay.worker.connection.admission import Admission, SourceHash
@@ -82,7 +82,8 @@ class DataPlane:
         self.upstreams = Upstreams(self._balance, self._source_ports, _first_timeout(spec), report)
         self._dial_queues: dict[int, DialQueue[ConnectionRecord]] = {}  # by bucket; NO_BUCKET: that of dial.rate
         self._listening: dict[str, _ListeningAddress] = {}  # by address
-        self.lifetime: Callable[[], float] | None = None  # draws the seconds that a connection may live
+        self._timeouts: dict[int, SharedTimeouts] = {}  # by number of the listener; for its connections of all reloads
+        self.ages = False  # whether connections of a listener have a maximum age
 
     @property
     def queued(self) -> int:
@@ -103,11 +104,10 @@ class DataPlane:
         self._spec = spec
         self._upstream_names[:] = spec.upstreams
         logging.getLogger().setLevel(logging.DEBUG if spec.debug else logging.WARNING)
-        self.engine.configure(spec.timeouts, spec.tcp)
+        self._set_timeouts(spec)
         self._balance.configure(spec.eject_after, spec.eject_seconds)
         ejections = {number: Ejection(fall, seconds) for number, fall, seconds in spec.ejections}
         self.upstreams.configure(_first_timeout(spec), ejections)
-        self.lifetime = _lifetime(spec.max_age, spec.max_age_jitter) if spec.max_age else None
         buckets = self._rates.rates(alone=spec.limits.workers == 1, plan=spec.rates)
         limits = self._table.limits(spec.index, spec.limits, customers.limits if customers is not None else ())
         self._customers.use(customers, spec.customers, limits, buckets)
@@ -130,6 +130,20 @@ class DataPlane:
         for listening in previous.values():
             self.engine.unlisten(listening.sock)
 
+    def _set_timeouts(self, spec: WorkerSpec) -> None:
+        """Give every listener its timeouts, at once for established connections too.
+
+        Those of a listener that a reload has removed get the instance's.
+        """
+        for number in self._timeouts.keys() - {listener.number for listener in spec.listeners}:
+            self._timeouts[number].set(spec.timeouts)
+        for listener in spec.listeners:
+            timeouts, ages = listener.timeouts.of_engine, bool(listener.timeouts.max_age)
+            shared = self._timeouts.setdefault(listener.number, SharedTimeouts(timeouts))
+            shared.set(timeouts, ages=ages)
+        self.ages = any(listener.timeouts.max_age for listener in spec.listeners)
+        self.engine.configure(spec.timeouts, spec.tcp, [listener.timeouts.of_engine for listener in spec.listeners])
+
     def _frontend(self, listener: ListenerSpec, admission: Admission, buckets: Rates) -> Frontend:
         frontend = Frontend(
             index=listener.number,
@@ -147,7 +161,8 @@ class DataPlane:
             accounting=self._accounting,
             clock=self._clock,
             dial_timeout=self._spec.dial_timeout,
-            lifetime=self.lifetime,
+            lifetime=_lifetime(listener.timeouts),
+            timeouts=self._timeouts[listener.number],
             customers=self._customers if self._customers.any else None,
         )
         if listener.sni or listener.routes or listener.proxy_protocol != "off":
@@ -159,7 +174,7 @@ class DataPlane:
         routes = [self.upstreams.route(spec.upstreams, spec.backup) for spec in listener.routes]
         preread = PrereadFilter(
             listener.sni,
-            self._spec.client_hello_timeout,
+            listener.timeouts.client_hello,
             listener.proxy_protocol,
             [
                 RouteChoice(spec.sni, _is_on(spec, route), self._route_frontend(spec, route, frontend, buckets))
@@ -238,8 +253,14 @@ def _first_timeout(spec: WorkerSpec) -> float:
     return min(spec.connect_timeout, spec.dial_timeout) if spec.dial_timeout else spec.connect_timeout
 
 
-def _lifetime(longest: float, jitter: float) -> Callable[[], float]:
-    """Return a function that draws a connection's lifetime: `longest` seconds, less a random part of up to `jitter`."""
+def _lifetime(timeouts: ListenerTimeouts) -> Callable[[], float] | None:
+    """Return a function that draws a connection's lifetime in seconds: max_age, less a random part of it.
+
+    None: there is no maximum age.
+    """
+    longest, jitter = timeouts.max_age, timeouts.max_age_jitter
+    if not longest:
+        return None
 
     def seconds() -> float:
         return longest * (1.0 - jitter * random.random())

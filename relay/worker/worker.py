@@ -117,7 +117,7 @@ class Worker:
         self._publish(now)
         if self._data_plane.access_log is not None:
             self._data_plane.access_log.tick(now)
-        if self._data_plane.lifetime is not None:
+        if self._data_plane.ages:
             self._tick_ages()
         if not self.done.is_set():
             self._expected_tick = now + TICK

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from relay.address import Address
-from relay.engines.contract import NEVER, Action, Close, Event, Pump, Wait
+from relay.engines.contract import NEVER, Action, Close, Event, Pump, SharedTimeouts, Wait
 
 ANSWERS: Mapping[Event, Action] = {
     Event.PREREAD_ENDED: Close(True, True),
@@ -53,6 +53,7 @@ class Script:
     first: Action = Wait()  # noqa: RUF009  (a tuple without fields: nothing to share)
     answers: Mapping[Event, Answer] = field(default_factory=dict)
     on_moved: Callable[[ScriptedHandler], None] | None = None
+    timeouts: SharedTimeouts | None = None
 
 
 class ScriptedHandler:
@@ -61,6 +62,7 @@ class ScriptedHandler:
     def __init__(self, script: Script, client: Address, changed: threading.Condition) -> None:
         self.link: object | None = None
         self.expires_at = NEVER
+        self.timeouts = script.timeouts
         self.client = client
         self.events: list[tuple[Event, object]] = []
         self.up = 0  # bytes, as last reported by the engine

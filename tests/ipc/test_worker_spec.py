@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from relay.core.limit_table import LimitPlan
 from relay.core.rates import Rate, RatePlan
 from relay.engines.contract import TcpOptions, Timeouts
-from relay.ipc.worker_spec import NO_BUCKET, ListenerSpec, RouteSpec, WorkerSpec
+from relay.ipc.worker_spec import NO_BUCKET, ListenerSpec, ListenerTimeouts, RouteSpec, WorkerSpec
 
 NUMBERS = st.integers(0, 1 << 40)
 SECONDS = st.floats(0, 1e9)
@@ -32,6 +32,7 @@ SPECS = st.builds(
             st.lists(st.text(), max_size=3).map(tuple),
             st.sampled_from(["off", "accept", "require"]),
             st.sampled_from([0, 1, 2]),
+            st.builds(ListenerTimeouts, SECONDS, SECONDS, SECONDS, SECONDS, SECONDS),
             st.lists(ROUTES, max_size=3).map(tuple),
         ),
         max_size=4,
@@ -47,12 +48,9 @@ SPECS = st.builds(
     eject_after=NUMBERS,
     eject_seconds=SECONDS,
     ejections=st.lists(st.tuples(NUMBERS, NUMBERS, SECONDS), max_size=3).map(tuple),
-    client_hello_timeout=SECONDS,
     connect_timeout=SECONDS,
     dial_timeout=SECONDS,
     timeouts=st.builds(Timeouts, SECONDS, SECONDS),
-    max_age=SECONDS,
-    max_age_jitter=SECONDS,
     drain_window=SECONDS,
     tcp=st.builds(TcpOptions, NUMBERS, NUMBERS, NUMBERS, SECONDS),
     held_bytes=NUMBERS,

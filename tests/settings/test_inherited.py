@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
-from relay.settings.inherited import UpstreamCheck, upstream_checks
+from relay.settings.inherited import UpstreamCheck, timeouts, upstream_checks
 from relay.settings.model import Settings, render
-from relay.settings.tables import HealthCheckSettings
+from relay.settings.tables import HealthCheckSettings, TimeoutSettings
+from relay.settings.warnings import settings_warnings
 
 Load = Callable[..., Settings]
 Problems = Callable[..., list[str]]
@@ -133,3 +134,54 @@ def test_with_the_same_header_the_check_sends_it(load_text: Load) -> None:
     settings = load_text(listener("one", 1, header) + listener("two", 2, header))
     assert checks(settings)["hub.example:8883"].send_proxy == 1
     assert checks(load_text(listener("one", 1, 'send_proxy_protocol = "v1"')))["hub.example:8883"].send_proxy == 0
+
+
+def test_timeouts_given_replace_the_instances(load_text: Load) -> None:
+    settings = load_text(
+        "[timeouts]\nidle = 100.0\nhalf_close = 7.0\n"
+        + listener("one", 1)
+        + listener("two", 2, "[listeners.timeouts]\nidle = 0.0\nmax_age = 9.0\n")
+    )
+    one, two = (timeouts(settings.timeouts, item) for item in settings.listeners)
+    assert one == settings.timeouts
+    assert two == TimeoutSettings(idle=0.0, half_close=7.0, max_age=9.0), "0 is a value: off"
+    written = tomllib.loads(render(settings))
+    assert [item.get("timeouts") for item in written["listeners"]] == [None, {"idle": 0.0, "max_age": 9.0}]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("idle = -1.0", "listeners[0].timeouts.idle: -1.0 is out of range (0 to 31536000); longest time"),
+        ("max_age_jitter = 1.5", "listeners[0].timeouts.max_age_jitter: 1.5 is out of range (0 to 1); largest random"),
+        ('half_close = "5m"', 'listeners[0].timeouts.half_close: "5m" is not a number; longest time'),
+        ("idel = 5.0", "listeners[0].timeouts.idel: unknown setting; did you mean idle?"),
+    ],
+)
+def test_mistakes_in_timeouts(problems: Problems, text: str, problem: str) -> None:
+    (found,) = problems(listener("one", 1, f"[listeners.timeouts]\n{text}\n"))
+    assert found.startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("toml", "warnings"),
+    [
+        (
+            "[timeouts]\nidle = 60.0\n" + listener("a", 1) + listener("b", 2, "timeouts.idle = 7200.0"),
+            ["timeouts.idle: 60 s is less than 1767, the longest keep-alive of an MQTT client: quiet devices of "
+             "listeners.a are cut off"],
+        ),
+        (
+            listener("a", 1, 'sni = ["x.example"]\ntimeouts.client_hello = 0.0') + listener("b", 2, 'sni = ["x.y"]'),
+            ["listeners.a.timeouts.client_hello: 0, so a client of listeners.a that sends nothing holds its "
+             "connection for ever: set a number of seconds"],
+        ),
+        (
+            "[tcp]\nkeepalive_idle = 0\n" + listener("a", 1, "timeouts.idle = 0.0") + listener("b", 2),
+            ["listeners.a.timeouts.idle and tcp.keepalive_idle: both 0, so a peer that vanishes holds its connection "
+             "for ever"],
+        ),
+    ],
+)  # fmt: skip
+def test_warnings_name_the_setting_that_says_so(load_text: Load, toml: str, warnings: list[str]) -> None:
+    assert settings_warnings(load_text(toml)) == warnings

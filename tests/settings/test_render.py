@@ -31,7 +31,7 @@ DURATIONS = st.floats(0, 31_536_000).map(abs)
 IN_A_ROW = st.integers(1, 1000)
 COUNTS = st.integers(0, 10_000_000)
 UPSTREAMS = st.lists(st.builds(format_hostport, HOSTS, PORTS), min_size=1, max_size=3)
-OF_A_LISTENER = ("health_check",)  # tables
+OF_A_LISTENER = ("health_check", "timeouts")  # tables
 BIND_OFF = st.just("")
 
 
@@ -47,6 +47,15 @@ def route_lists(draw: st.DrawFn, upstreams: st.SearchStrategy[list[str]]) -> lis
         }
         for number in range(draw(st.integers(0, 3)))
     ]
+
+
+TIMEOUTS = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(("client_hello", "idle", "half_close", "max_age"), DURATIONS),
+        "max_age_jitter": st.floats(0, 1).map(abs),
+    },
+)
 
 
 @st.composite
@@ -68,6 +77,7 @@ def listener_lists(draw: st.DrawFn) -> list[dict[str, Any]]:
             "routes": draw(route_lists(UPSTREAMS)),
             # The same in all: they may have an upstream in common.
             "health_check": health_check,
+            "timeouts": draw(TIMEOUTS),
         }
         for index, name in enumerate(names)
     ]

@@ -17,7 +17,18 @@ import time
 from collections.abc import Awaitable, Callable
 
 from relay.address import Address
-from relay.engines.contract import NEVER, Action, Close, Dial, Event, Handler, Pump, TcpOptions, Timeouts
+from relay.engines.contract import (
+    NEVER,
+    Action,
+    Close,
+    Dial,
+    Event,
+    Handler,
+    Pump,
+    SharedTimeouts,
+    TcpOptions,
+    Timeouts,
+)
 from relay.engines.ring import kernels
 from relay.engines.ring.engine import RingEngine
 from relay.engines.ring.reactor import Reactor
@@ -50,6 +61,7 @@ class _Handler:
     def __init__(self, ended: list[Event]) -> None:
         self.link: object | None = None
         self.expires_at = NEVER
+        self.timeouts: SharedTimeouts | None = None
         self._ended = ended
 
     def advance(self, event: Event, value: object = None) -> Action:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # the stages; most of them refer to this record
     from relay.core.client_hello import ClientHello
     from relay.core.limits import Lease
     from relay.core.proxy_header import ProxyHeader
-    from relay.engines.contract import Action, Handler, Linked
+    from relay.engines.contract import Action, Handler, Linked, SharedTimeouts
     from relay.outcome import Outcome
     from relay.worker.connection.accounting import Accounting, RouteAccounting
     from relay.worker.connection.admission import Admission
@@ -86,6 +86,7 @@ class Frontend:
     clock: Callable[[], float]  # monotonic seconds
     dial_timeout: float = 0.0  # seconds for all dials of one connection together; 0: no limit
     lifetime: Callable[[], float] | None = None  # draws the seconds that a connection may live; None: no limit
+    timeouts: SharedTimeouts | None = None  # None: the engine's
     customers: Customers | None = None  # None: clients are not told apart
     route_name: str = ""  # for the access log; "": the listener's own
 
@@ -117,11 +118,13 @@ class ConnectionRecord:
         "state",
         "target",
         "targets",
+        "timeouts",
     )
 
     def __init__(self, frontend: Frontend, client: Address) -> None:
         self.frontend = frontend
         self.client = client
+        self.timeouts = frontend.timeouts
         self.state = _ROUTING
         self.started = frontend.clock()
         self.link: object | None = None
