@@ -1,11 +1,14 @@
 {{/* What a schema cannot say: values that fit each other. Each message names the value and what to do. */}}
 {{- define "relay.checks" -}}
 {{- $settings := .Values.settings -}}
-{{- if and (not $settings.upstream) (not $settings.listeners) -}}
-{{- fail "settings.upstream: not set. Name the IoT Hub, for example --set 'settings.upstream={myhub.azure-devices.net}', or give settings.listeners" -}}
+{{- if not (or $settings.upstream $settings.routes $settings.listeners) -}}
+{{- fail "settings.upstream: not set. Name the IoT Hub, for example --set 'settings.upstream={myhub.azure-devices.net}', or give settings.routes or settings.listeners" -}}
 {{- end -}}
 {{- if and $settings.upstream $settings.listeners -}}
 {{- fail "settings.upstream and settings.listeners: both are set; upstream is short for three listeners, so remove one of them" -}}
+{{- end -}}
+{{- if and $settings.routes $settings.listeners -}}
+{{- fail "settings.routes and settings.listeners: both are set; routes are for the three listeners of the short form, so move them into settings.listeners" -}}
 {{- end -}}
 {{- if hasKey ($settings.admin | default dict) "bind" -}}
 {{- fail "settings.admin.bind: the chart sets it; use ports.admin, and metrics.enabled to open it to Prometheus" -}}
