@@ -164,6 +164,9 @@ def _parser() -> argparse.ArgumentParser:
     add("run", "start relay in the foreground", RUN, config=True)
     check = add("check", "check the settings, and whether a start would succeed here", CHECK, config=True)
     check.add_argument("--connect", action="store_true", help="also resolve and dial every upstream")
+    check.add_argument("--client", type=_address, metavar="ADDRESS", help="only tell what becomes of a client from "
+                       "this address on each listener: its customer, the limits, whether it is let in; where a "
+                       "listener reads PROXY headers, this is the address in the header")  # fmt: skip
     check.add_argument("--sni", type=_server_name, metavar="NAME", help="only tell which route a TLS client that asks "
                        "for this name takes on each listener (an empty NAME: a client that asks for none)")  # fmt: skip
     check.add_argument("--running", type=_pid, metavar="PID", help="also fail if a reload of the relay with this "
@@ -217,9 +220,17 @@ def _server_name(text: str) -> str:
     return parse_server_name(text)
 
 
+def _address(text: str) -> str:
+    """Parse a literal address. Raises ValueError."""
+    from relay.address import parse_host
+
+    return parse_host(text, allow_name=False)
+
+
 # How argparse names the types in its messages.
 _pid.__name__ = "process number"
 _server_name.__name__ = "server name"
+_address.__name__ = "address"
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -251,6 +262,7 @@ def _check(options: argparse.Namespace) -> int:
             lambda environ: model.load(options.config, environ, read=read_apart, read_included=read_included_apart),
             connect=options.connect,
             pid=options.running,
+            client=options.client,
             sni=options.sni,
         )
     except model.SettingsError as error:

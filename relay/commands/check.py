@@ -12,16 +12,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from relay.address import Address, format_hostport, literal, parse_hostport
 from relay.commands.running import Running, find, inspect, reload_problems
-from relay.core.routes import OWN, Router
-from relay.outcome import Outcome
+from relay.commands.verdicts import leads_to, verdicts
 from relay.own_addresses import OWN as OWN_ADDRESS
 from relay.own_addresses import Endpoint, is_own, written
 from relay.settings.inherited import upstream_checks
-from relay.settings.listeners import Listener, Route
 from relay.settings.model import Settings
 from relay.supervisor.host import IN_USE
 from relay.supervisor.instance import Instance, StartError, complete_names, nameservers
@@ -38,11 +36,17 @@ Dial = Callable[[Address], Awaitable[tuple[bool, str]]]
 
 
 def run(
-    load: Callable[[Mapping[str, str]], Settings], *, connect: bool, pid: int | None = None, sni: str | None = None
+    load: Callable[[Mapping[str, str]], Settings],
+    *,
+    connect: bool,
+    pid: int | None = None,
+    client: str | None = None,
+    sni: str | None = None,
 ) -> int:
     """Print what a start would do, and the warnings; with `connect`, also dial each upstream.
 
-    With `sni`, print only what becomes of a TLS client that asks for that name ("": for none), and start nothing.
+    With `client` or `sni`, print only what becomes of a client from that address, or of a TLS client that asks for that
+    name ("": for none), and start nothing.
     With `pid`, the process number of a running relay, a reload of that relay must put the same settings into effect.
     Returns 0, or 1 with a line for each reason: this machine lacks what a start needs, a reload would not apply the
     settings, an upstream cannot be reached. `load` reads the settings with the variables that it is given, and raises
@@ -50,8 +54,8 @@ def run(
     """
     environ = dict(os.environ)
     settings = load(environ)
-    if sni is not None:
-        for line in verdicts(settings, sni):
+    if client is not None or sni is not None:
+        for line in verdicts(settings, client, sni):
             print(line)
         return 0
     problems: list[str] = []
@@ -147,46 +151,7 @@ def _show(settings: Settings, instance: Instance) -> None:
             names += f", PROXY protocol {item.send_proxy_protocol} to the upstream"
         print(f"listener {item.name}: {', '.join(item.bind)} -> {', '.join(item.upstream) or 'routes'}{names}")
         for route in item.routes:
-            print(f"route {item.name}.{route.name}: {', '.join(route.sni)} -> {_to(route)}")
-
-
-def _to(route: Route) -> str:
-    """Where a route leads to, and under which conditions."""
-    text = ", ".join(route.upstream)
-    if route.backup:
-        text += f"; while all are down: {', '.join(route.backup)}"
-    if route.rate:
-        text += f"; {route.rate:g}/s"
-    return text + ("; off while that does not resolve" if route.optional else "")
-
-
-def verdicts(settings: Settings, sni: str) -> Iterator[str]:
-    """For each listener a line: what becomes of a TLS client that asks for the name `sni` ("": for none).
-
-    `Router` decides, as it does in a worker. An optional route is taken as on, and what would be while it is off is
-    said as well.
-    """
-    asked = f"a client that asks for {sni}" if sni else "a client that asks for no name"
-    for item in settings.listeners:
-        on = list(item.routes)
-        text = _decided(item, on, sni)
-        while (
-            position := Router([route.sni for route in on], item.sni, own=bool(item.upstream)).decide(sni)
-        ) is not None:
-            if position == OWN or not on[position].optional:
-                break
-            del on[position]
-            text += f"; while that is off, {_decided(item, on, sni)}"
-        yield f"listener {item.name}: {asked}: {text}"
-
-
-def _decided(item: Listener, routes: Sequence[Route], sni: str) -> str:
-    position = Router([route.sni for route in routes], item.sni, own=bool(item.upstream)).decide(sni)
-    if position is None:
-        return f"refused ({Outcome.REFUSED_SNI.label})"
-    if position == OWN:
-        return f"no route, to {', '.join(item.upstream)}"
-    return f"route {routes[position].name}, to {_to(routes[position])}"
+            print(f"route {item.name}.{route.name}: {', '.join(route.sni)} -> {leads_to(route)}")
 
 
 async def _connect_all(settings: Settings, upstreams: list[str], listening: list[Endpoint]) -> list[bool]:

@@ -52,6 +52,25 @@ class CustomerCounts:
     refused: tuple[int, ...]  # by `outcome.REFUSALS`; empty if there are none
 
 
+def compiled(settings: Settings, slots: CustomerSlots, numbers: Mapping[str, int], listeners: int) -> bytes:
+    """The table of the settings' customers; `numbers` are the listeners' by name, `listeners` how many there may be."""
+    given = (
+        Customer(
+            slots.present[item.name],
+            item.name,
+            item.networks,
+            item.link_ids,
+            item.max_connections,
+            Rate(item.connect_rate, float(item.connect_burst or item.connect_rate)),
+            [numbers[name] for name in item.listeners] if item.listeners else None,
+        )
+        for item in settings.customers
+    )
+    # Removed customers keep their names, for connections that they still have.
+    removed = (Customer(slot, name, listeners=()) for name, slot in slots.removed.items())
+    return compile_table(chain(given, removed), listeners)
+
+
 class CustomerTables:
     """Slots, table and counters of the customers. `most` is how many connections a worker can have at most."""
 
@@ -79,21 +98,7 @@ class CustomerTables:
         numbers = dict(listener_numbers)
         for item in settings.listeners:
             numbers.setdefault(item.name, len(numbers))
-        given = (
-            Customer(
-                slots.present[item.name],
-                item.name,
-                item.networks,
-                item.link_ids,
-                item.max_connections,
-                Rate(item.connect_rate, float(item.connect_burst or item.connect_rate)),
-                [numbers[name] for name in item.listeners] if item.listeners else None,
-            )
-            for item in settings.customers
-        )
-        # Removed customers keep their names, for connections that they still have.
-        removed = (Customer(slot, name, listeners=()) for name, slot in slots.removed.items())
-        content = compile_table(chain(given, removed), self._table.layout.listeners)
+        content = compiled(settings, slots, numbers, self._table.layout.listeners)
         limits = array("I", CustomerTable(content).limits)
         return PreparedCustomers(slots, change.reused, memory.read_only("relay-customers", content), limits)
 

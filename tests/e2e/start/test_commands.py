@@ -125,6 +125,84 @@ def test_check_of_a_server_name(tmp_path: Path, echo: Echo, name: str, verdict: 
     assert result.stdout == f"listener main: {verdict.format(own=own)}\n"
 
 
+CUSTOMERS = """
+[[customers]]
+name = "contoso"
+networks = ["203.0.113.0/24", "2001:db8::/32"]
+max_connections = 5000
+connect_rate = 50.0
+[[customers]]
+name = "lab"
+networks = ["203.0.113.64/26"]
+listeners = ["other"]
+"""
+CONTOSO = "customer contoso, at most 9/s of the source, 50/s of the customer, 5000 connections of the customer, {}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "main", "other"),
+    [
+        (
+            ["--client", "203.0.113.7", "--sni", "x.a.example"],
+            f"from 203.0.113.7 that asks for x.a.example: {CONTOSO.format('7 connections of the listener')}: route a, "
+            "to {own}; while all are down: 127.0.0.1:9; 2.5/s",
+            "from 203.0.113.7 that asks for x.a.example: customer contoso, at most 9/s of the source, 50/s of the "
+            "customer, 5000 connections of the customer: no route, to {own}",
+        ),
+        (
+            ["--client", "[2001:db8::1]"],
+            f"from 2001:db8::1: {CONTOSO.format('7 connections of the listener')}: admitted; where it goes depends on "
+            "the name that it asks for: see --sni",
+            "from 2001:db8::1: customer contoso, at most 9/s of the source, 50/s of the customer, 5000 connections of "
+            "the customer: to {own}",
+        ),
+        (
+            ["--client", "203.0.113.65"],
+            "from 203.0.113.65: customer lab: refused (refused_access)",
+            "from 203.0.113.65: customer lab, at most 9/s of the source: to {own}",
+        ),
+        (
+            ["--client", "203.0.113.9"],
+            "from 203.0.113.9: customer contoso: refused (refused_access)",
+            "from 203.0.113.9: customer contoso: refused (refused_access)",
+        ),
+        (
+            ["--client", "198.51.100.1", "--sni", ""],
+            "from 198.51.100.1 that asks for no name: no customer: refused (refused_access)",
+            "from 198.51.100.1 that asks for no name: no customer: refused (refused_access)",
+        ),
+    ],
+)
+def test_check_of_a_client(tmp_path: Path, echo: Echo, arguments: list[str], main: str, other: str) -> None:
+    own = "{}:{}".format(*echo.address)
+    listeners = [
+        listener(own, more="max_connections = 7\n" + ROUTES.format(own=own)),
+        listener(own, name="other"),
+    ]
+    tables = '[access]\ndeny = ["203.0.113.9"]\n[limits]\nconnect_rate_per_source = 9.0\n'
+    path = write(tmp_path / "relay.toml", settings(*listeners, tables=tables) + CUSTOMERS)
+    result = command("check", "--config", path, *arguments)
+    assert (result.returncode, result.stderr) == (0, "")
+    lines = [f"listener main: a client {main.format(own=own)}", f"listener other: a client {other.format(own=own)}"]
+    assert result.stdout.splitlines() == lines
+
+
+def test_check_of_a_client_without_customers(tmp_path: Path, echo: Echo) -> None:
+    own = "{}:{}".format(*echo.address)
+    text = settings(listener(own), tables='[access]\nallow = ["203.0.113.0/24"]\n')
+    path = write(tmp_path / "relay.toml", text)
+    for client, verdict in (
+        ("203.0.113.7", f"no customer, no limit of its own: to {own}"),
+        ("192.0.2.1", "no customer: refused (refused_access)"),
+    ):
+        result = command("check", "--config", path, "--client", client)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert result.stdout == f"listener main: a client from {client}: {verdict}\n"
+    result = command("check", "--config", path, "--client", "host.example")
+    assert result.returncode == 2
+    assert "argument --client: invalid address value: 'host.example'" in result.stderr
+
+
 def test_check_of_what_is_no_server_name(tmp_path: Path, echo: Echo) -> None:
     path = write(tmp_path / "relay.toml", settings(listener(echo.address)))
     result = command("check", "--config", path, "--sni", "a:1")
