@@ -102,7 +102,7 @@ def tried(line: str, changes: dict[str, str], tls: Tls | Places, admin: str = ""
         line = line.replace(old, new)
     line = re.sub(r"^curl ", f"curl --silent --show-error --cacert {tls.authority} ", line)
     line = re.sub(r"^openssl s_client ", f"openssl s_client -verify_return_error -CAfile {tls.authority} ", line)
-    line = re.sub(r"^relay status", f"relay status --admin {admin}", line)
+    line = re.sub(r"^relay (status|reload)", rf"relay \1 --admin {admin}", line)
     line = re.sub(r"^relay ", " ".join(RELAY) + " ", line)
     return subprocess.run(["sh", "-c", line], cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL,
                           capture_output=True, text=True, timeout=50)  # fmt: skip
@@ -203,6 +203,52 @@ def test_one_address_for_several_hubs(tmp_path: Path) -> None:
             (metrics,) = page_commands(page, "curl")
             done = tried(metrics, {"127.0.0.1:8414": admin}, places)
             assert 'relay_route_connections_routed_total{listener="mqtt",route="dps"} 1.0' in done.stdout
+
+
+def test_customers(tmp_path: Path) -> None:
+    """Clients of loopback are contoso's; of its listeners, mqtt is tried."""
+    page = "docs/how-to/customers.md"
+    (short,) = [block.text for block in blocks.settings() if block.page == page]
+    hub = "myhub.azure-devices.net"
+    with Places(tmp_path, hub) as places, NameServer({hub: ["127.0.0.1"]}) as server:
+        (tmp_path / "short.toml").write_text(short.replace('"2001:db8:40::/48"', '"2001:db8:40::/48", "127.0.0.1"'))
+        toml = render(load(tmp_path / "short.toml", {})).replace("nameservers = []", server.table().splitlines()[1])
+        toml = re.sub(rf'"{re.escape(hub)}:\d+"', f'"{places.at(hub, by_name=True)}"', toml)
+        toml = re.sub(r"^bind = \[.*$", 'bind = ["127.0.0.1:0"]', toml, flags=re.MULTILINE)
+        toml = re.sub(r'^bind = ".*$', 'bind = "127.0.0.1:0"', toml, flags=re.MULTILINE)
+        toml = toml.replace("\nworkers = 0\n", "\nworkers = 1\n").replace("announce = 15.0", "announce = 0.0")
+        with Relay(tmp_path, toml) as relay:
+            admin, changes = text(relay.address("admin")), {"relay.toml": str(relay.config)}
+            checks = [line for line in page_commands(page, "relay") if line.startswith("relay check")]
+            *clients, whole = checks
+            said = []
+            for line in clients:
+                done = tried(line, changes, places)
+                assert (done.returncode, done.stderr) == (0, "")
+                said.append(re.findall(r"^listener mqtt: (.*)$", done.stdout, flags=re.MULTILINE)[0])
+            assert "customer contoso, at most 50/s of the customer, 5000 connections of the customer: " in said[0]
+            assert "customer contoso-lab, at most 20 connections of the customer: " in said[1]
+            assert said[2] == "a client from 198.51.100.1: no customer: refused (refused_access)"
+            done = tried(whole, changes, places)
+            assert (done.returncode, done.stderr) == (0, "")
+            # Thousands: in files of their own, named at the top; the running relay takes them by a reload.
+            (patterns,) = re.findall(r"`(include = \[.*?\])`", (ROOT / page).read_text())
+            main, *customers = toml.partition("\n[[customers]]")
+            (tmp_path / "customers.d").mkdir()
+            (tmp_path / "customers.d/contoso.toml").write_text("".join(customers))
+            relay.config.write_text(f"{patterns}\n" + re.sub(r"^include = .*$", "", main, flags=re.MULTILINE))
+            for line in (whole, *[line for line in page_commands(page, "relay") if line.startswith("relay reload")]):
+                done = tried(line, changes, places, f"http://{admin}")
+                assert (done.returncode, done.stderr) == (0, ""), line
+            with socket.create_connection(relay.address("mqtt"), timeout=10) as client:
+                relay.wait_status(lambda status: [item["active"] for item in status["customers"]] == [1])
+                (status,) = [line for line in page_commands(page, "relay") if line.startswith("relay status")]
+                assert "contoso" in tried(status, {}, places, f"http://{admin}").stdout
+                (metrics,) = page_commands(page, "curl")
+                done = tried(metrics, {"127.0.0.1:8414": admin}, places)
+                assert 'relay_customer_connections_active{customer="contoso"} 1' in done.stdout
+                client.shutdown(socket.SHUT_WR)
+            relay.wait_active(0)
 
 
 def routed(status: Any, route: str) -> int:
