@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+from relay.core.counters import UPSTREAM_SLOTS
 from tests.support.clients import crowd, echoes
 from tests.support.harness import Start
 from tests.support.observe import descriptors
@@ -77,7 +78,10 @@ def test_limits_stand_beside_their_use(echo: Echo, start: Start) -> None:
     assert metrics.value("relay_dial_queue_limit") == 77
     assert metrics.value("relay_held_bytes_limit", worker="0") == 5_000_000
     assert (metrics.value("relay_listener_slots_in_use"), metrics.value("relay_listener_slots_limit")) == (2, 18)
-    assert (metrics.value("relay_upstream_slots_in_use"), metrics.value("relay_upstream_slots_limit")) == (1, 49)
+    assert (metrics.value("relay_upstream_slots_in_use"), metrics.value("relay_upstream_slots_limit")) == (
+        1,
+        UPSTREAM_SLOTS,
+    )
     # Places that a reload takes are gone for good; a limit that it sets counts.
     relay.config.write_text(settings(listener(echo.address, name="other", more="max_connections = 4"), tables=TABLES))
     assert relay.post("/reload") == (200, "ok\n")
