@@ -39,7 +39,10 @@ class Outcome(enum.Enum):
     REFUSED_ACCEPT_RATE = ("refused_accept_rate", "PR")  # limits.accept_rate used up
     REFUSED_CAPACITY = ("refused_capacity", "RR")  # this worker has no descriptors left for one more
     # Refused for the preread bytes, on listeners with `sni` or `proxy_protocol`.
-    REFUSED_PROXY = ("refused_proxy", "PR")  # no PROXY protocol header where one is required, or a malformed one
+    REFUSED_PROXY = (
+        "refused_proxy",
+        "PR",
+    )  # no PROXY header where one is required, a malformed one, or one of a sender not trusted
     REFUSED_TLS = ("refused_tls", "PR")  # no TLS, or no proper hello
     REFUSED_SNI = ("refused_sni", "PR")  # a hello without a server name, or with one that is not let through
     CLIENT_HELLO_TIMEOUT = ("client_hello_timeout", "cR")  # no complete PROXY header and hello in timeouts.client_hello

@@ -55,6 +55,14 @@ class ListenerTimeouts:
 
 
 @dataclass(frozen=True, slots=True)
+class ListenerAccess:
+    """The access list of one listener, in place of the instance's."""
+
+    allow: tuple[str, ...]  # empty: everybody, or with customers nobody but them
+    deny: tuple[str, ...]  # with the instance's
+
+
+@dataclass(frozen=True, slots=True)
 class ListenerSpec:
     """The configuration of one listener in a worker."""
 
@@ -67,6 +75,8 @@ class ListenerSpec:
     send_proxy: int  # version of the PROXY protocol towards the upstream, 0: none
     timeouts: ListenerTimeouts
     routes: tuple[RouteSpec, ...] = ()  # in the order in which they are tried
+    access: ListenerAccess | None = None  # None: the instance's
+    trusted_proxies: tuple[str, ...] = ()  # whose PROXY headers count; empty: every sender's
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +155,8 @@ class WorkerSpec:
                         )
                         for route in item["routes"]
                     ),
+                    _access(item["access"]),
+                    tuple(item["trusted_proxies"]),
                 )
                 for item in raw.pop("listeners")
             ),
@@ -166,6 +178,10 @@ class WorkerSpec:
             tcp=TcpOptions(**raw.pop("tcp")),
             **raw,
         )
+
+
+def _access(raw: dict[str, list[str]] | None) -> ListenerAccess | None:
+    return ListenerAccess(tuple(raw["allow"]), tuple(raw["deny"])) if raw is not None else None
 
 
 def _destinations(items: Iterable[tuple[int, str, int]]) -> Destinations:

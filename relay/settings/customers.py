@@ -208,10 +208,13 @@ def customer_problems(
     customers: Iterable[Given],
     listeners: Collection[str],
     reads_proxy: bool,
+    open_to_all: str,
     variables: Mapping[tuple[str, ...], str],
     places: Places,
 ) -> Iterator[str]:
     """A line for each broken rule. `reads_proxy`: one of the listeners reads PROXY headers.
+
+    `open_to_all` is the `trusted_proxies` of a listener that reads those of every sender; empty: there is none.
 
     `listeners` are the names of all; without any, which is a mistake of its own, what customers say of them is not
     checked.
@@ -219,7 +222,7 @@ def customer_problems(
     names: dict[str, int] = {}
     networks: dict[str, tuple[int, int]] = {}  # position of the customer, and of the network there
     link_ids: dict[int, tuple[int, int]] = {}
-    count = 0
+    count, told = 0, False
 
     def where(*path: str | int, value: object = None) -> str:
         return label(("customers", *path), variables, places, value)
@@ -250,6 +253,12 @@ def customer_problems(
                 yield (
                     f"{where(number, 'link_ids')}: no listener reads the PROXY headers that name link ids; set "
                     "proxy_protocol on a listener behind Private Link"
+                )
+            elif position == 0 and listeners and open_to_all and not told:
+                told = True
+                yield (
+                    f"{where(number, 'link_ids')}: whoever connects could name a link id, since {open_to_all} is not "
+                    "set: set it to the network from which Private Link connects"
                 )
         for position, name in item.listeners:
             if listeners and name not in listeners:

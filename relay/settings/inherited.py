@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 
 from relay.address import format_hostport, literal, parse_hostport
 from relay.settings.listeners import Listener
-from relay.settings.tables import HealthCheckSettings, TimeoutSettings
+from relay.settings.tables import AccessSettings, HealthCheckSettings, TimeoutSettings
 from relay.settings.values import Section
 
 Table = TypeVar("Table", bound=Section)
@@ -22,6 +22,12 @@ class UpstreamCheck(NamedTuple):
 
     settings: HealthCheckSettings
     send_proxy: int  # version of the PROXY header before a TLS handshake; 0: none
+
+
+def access(instance: AccessSettings, item: Listener) -> AccessSettings:
+    """Which clients may connect to a listener; what the instance denies is denied everywhere."""
+    own = _over(instance, item.access)
+    return own if own is instance else own.model_copy(update={"deny": (*instance.deny, *(item.access.deny or ()))})
 
 
 def timeouts(instance: TimeoutSettings, item: Listener) -> TimeoutSettings:

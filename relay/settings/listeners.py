@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from relay.settings.tables import HealthCheckSettings, TimeoutSettings
+from relay.settings.tables import AccessSettings, HealthCheckSettings, TimeoutSettings
 from relay.settings.values import (
     Bind,
     Count,
@@ -14,6 +14,7 @@ from relay.settings.values import (
     InARow,
     Listed,
     ListenerName,
+    Network,
     Part,
     PerSecond,
     RouteName,
@@ -53,6 +54,17 @@ class ListenerTimeouts(Section):
     half_close: Duration | None = _inherited(TimeoutSettings, "half_close")
     max_age: Duration | None = _inherited(TimeoutSettings, "max_age")
     max_age_jitter: Part | None = _inherited(TimeoutSettings, "max_age_jitter")
+
+
+class ListenerAccess(Section):
+    """Which clients may connect to this listener. Keys given replace those of [access]; access.deny always holds."""
+
+    allow: Annotated[tuple[Network, ...], Listed] | None = _inherited(AccessSettings, "allow")
+    deny: Annotated[tuple[Network, ...], Listed] | None = Field(
+        default=None,
+        description="networks whose clients are refused here, besides those of access.deny, which always holds; empty "
+        "= no further ones",
+    )
 
 
 class RouteSettings(Section):
@@ -147,8 +159,14 @@ class Listener(Section):
     proxy_protocol: Literal["off", "accept", "require"] = Field(
         default="off",
         description='PROXY protocol header from clients: "off" = none is read, "accept" = optional, "require" = '
-        "a connection without one is refused; set it only where none but a trusted proxy can connect, since a header "
-        "may claim any address",
+        "a connection without one is refused; a header may claim any address: set trusted_proxies, or see to it that "
+        "none but a trusted proxy can connect",
+    )
+    trusted_proxies: Annotated[tuple[Network, ...], Listed] = Field(
+        default=(),
+        description='networks of the proxies whose PROXY headers count; with "require" a connection from elsewhere is '
+        'refused at once, with "accept" it is one of a plain client, and refused if it sends a header; empty = every '
+        "sender's header counts",
     )
     send_proxy_protocol: Literal["off", "v1", "v2"] = Field(
         default="off",
@@ -159,6 +177,7 @@ class Listener(Section):
         description="most connections open at once through this listener, over all workers; 0 = limits.max_connections "
         "alone applies",
     )
+    access: ListenerAccess = ListenerAccess()
     timeouts: ListenerTimeouts = ListenerTimeouts()
     health_check: ListenerHealthCheck = ListenerHealthCheck()
     routes: Annotated[tuple[Route, ...], Listed] = Field(

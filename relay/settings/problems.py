@@ -200,14 +200,16 @@ class Whole:
         yield from _collisions(iter(binds))
         yield from _loops(binds, self._upstreams(tables, shorthand))
 
-    def listeners(self, shorthand_ports: Mapping[str, int]) -> tuple[list[str], bool]:
-        """The names of all listeners, and whether one of them reads PROXY headers."""
+    def listeners(self, shorthand_ports: Mapping[str, int]) -> tuple[list[str], bool, str]:
+        """The names of all listeners, whether one of them reads PROXY headers, and which reads every sender's."""
         tables = self.given("listeners")
         if not tables or not isinstance(tables, list):
-            return list(shorthand_ports) if self.given("upstream") or self.given("routes") else [], False
+            return list(shorthand_ports) if self.given("upstream") or self.given("routes") else [], False, ""
         found = [table for table in tables if isinstance(table, dict)]
-        reads_proxy = any(table.get("proxy_protocol", "off") != "off" for table in found)
-        return [name for table in found if isinstance(name := table.get("name"), str)], reads_proxy
+        reading = [n for n, table in enumerate(found) if table.get("proxy_protocol", "off") != "off"]
+        open_to_all = next((n for n in reading if not found[n].get("trusted_proxies")), None)
+        where = "" if open_to_all is None else self.label("listeners", open_to_all, "trusted_proxies")
+        return [name for table in found if isinstance(name := table.get("name"), str)], bool(reading), where
 
     def given(self, *path: str) -> Any:
         """The value at `path`: from the environment, else from the file, else the default."""

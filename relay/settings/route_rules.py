@@ -48,6 +48,11 @@ def route_problems(given: Callable[..., Any], label: Label, ports: Mapping[str, 
                 written = list(_written(table.get("routes"), ("listeners", position, "routes"), label))
                 by_listener.append(written)
                 found += _own_upstream(table, ("listeners", position), label)
+                if table.get("trusted_proxies") and table.get("proxy_protocol", "off") == "off":
+                    found.append(
+                        f"{label('listeners', position, 'trusted_proxies')}: no PROXY header is read here; set "
+                        'proxy_protocol to "accept" or "require", or take it out'
+                    )
     if routes:
         where = label("routes")
         if listeners:

@@ -12,8 +12,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collap
 from typing import TypeVar
 
 from relay.address import parse_hostport
-from relay.settings.inherited import timeouts
+from relay.settings.inherited import access, timeouts
 from relay.settings.model import Listener, Settings
+from relay.settings.tables import AccessSettings
 
 # Domains of IoT Hubs in Azure's clouds: azure-devices.net (global), .us (US Government), .cn (21Vianet).
 HUB_DOMAINS = ("azure-devices.net", "azure-devices.us", "azure-devices.cn")
@@ -41,14 +42,21 @@ def settings_warnings(settings: Settings) -> list[str]:
 
 
 def _access(settings: Settings) -> Iterator[str]:
-    """Networks of `access.allow` that `access.deny` covers completely; `deny` wins."""
-    allow, deny = _by_version(settings.access.allow), _by_version(settings.access.deny)
+    yield from _dead(settings.access, "access")
+    for item in settings.listeners:
+        if item.access.allow is not None or item.access.deny is not None:
+            yield from _dead(access(settings.access, item), f"listeners.{item.name}.access")
+
+
+def _dead(lists: AccessSettings, where: str) -> Iterator[str]:
+    """Networks of `allow` that `deny` covers completely; `deny` wins."""
+    allow, deny = _by_version(lists.allow), _by_version(lists.deny)
     dead = [*map(str, _covered(allow[0], deny[0])), *map(str, _covered(allow[1], deny[1]))]
-    if dead and len(dead) == len(settings.access.allow):
-        yield "access.deny: covers all of access.allow, and deny wins: no client is admitted"
+    if dead and len(dead) == len(lists.allow):
+        yield f"{where}.deny: covers all of {where}.allow, and deny wins: no client is admitted"
     elif dead:
         shown = ", ".join(dead[:SHOWN]) + (f" and {len(dead) - SHOWN} more" if len(dead) > SHOWN else "")
-        yield f"access.allow: {shown}: wholly in access.deny, which wins: no client from there is admitted"
+        yield f"{where}.allow: {shown}: wholly in {where}.deny, which wins: no client from there is admitted"
 
 
 def _by_version(texts: Sequence[str]) -> tuple[list[IPv4Network], list[IPv6Network]]:

@@ -20,9 +20,18 @@ from relay.engines.acceptor import LINGER, answer_again, answer_no_more
 from relay.engines.contract import TcpOptions, Timeouts
 from relay.ipc.shared_rates import RateTable
 from relay.ipc.shared_table import Table
-from relay.ipc.worker_spec import Destinations, ListenerSpec, ListenerTimeouts, ProxyProtocol, RouteSpec, WorkerSpec
+from relay.ipc.worker_spec import (
+    Destinations,
+    ListenerAccess,
+    ListenerSpec,
+    ListenerTimeouts,
+    ProxyProtocol,
+    RouteSpec,
+    WorkerSpec,
+)
 from relay.own_addresses import Endpoint, endpoint, written
-from relay.settings.inherited import timeouts, upstream_checks
+from relay.settings.inherited import access, timeouts, upstream_checks
+from relay.settings.listeners import Listener
 from relay.settings.model import Settings
 from relay.supervisor.customers import CustomerTables, PreparedCustomers
 
@@ -164,7 +173,7 @@ class Instance:
     def worker_spec(self, index: int) -> WorkerSpec:
         """The settings of worker number `index`."""
         settings = self.settings
-        own = {item.name: timeouts(settings.timeouts, item) for item in settings.listeners}
+        items = {item.name: item for item in settings.listeners}
         return WorkerSpec(
             index=index,
             engine=self.engine,
@@ -178,8 +187,10 @@ class Instance:
                     bound.sni,
                     bound.proxy_protocol,
                     bound.send_proxy,
-                    ListenerTimeouts(**own[bound.name].model_dump()),
+                    ListenerTimeouts(**timeouts(settings.timeouts, items[bound.name]).model_dump()),
                     bound.routes,
+                    _access(settings, items[bound.name]),
+                    items[bound.name].trusted_proxies,
                 )
                 for bound in self.listeners
             ),
@@ -283,6 +294,12 @@ class Instance:
         self.unlistened.clear()
         for binding in self.bindings():
             binding.close()
+
+
+def _access(settings: Settings, item: Listener) -> ListenerAccess | None:
+    """The access list of a listener; None if it is the instance's."""
+    own = access(settings.access, item)
+    return ListenerAccess(own.allow, own.deny) if own != settings.access else None
 
 
 def endpoints(listeners: Iterable[BoundListener]) -> list[Endpoint]:

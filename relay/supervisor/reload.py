@@ -274,16 +274,19 @@ def restrictions(settings: Settings) -> dict[str, object]:
         # Without an upstream of its own, a listener lets the names of its routes through and no others.
         routed = tuple(name for route in item.routes for name in route.sni)
         found[f"listeners.{item.name}.sni"] = item.sni if item.upstream else routed
+        found[f"listeners.{item.name}.access.allow"] = item.access.allow
+        found[f"listeners.{item.name}.access.deny"] = item.access.deny
+        found[f"listeners.{item.name}.trusted_proxies"] = item.trusted_proxies
     return {name: setting for name, setting in found.items() if setting}
 
 
 def lifted(before: Settings, after: Settings) -> list[str]:
     """The restrictions that a reload removes; those of a listener that it removes as well do not count."""
-    listeners = {f"listeners.{item.name}.sni" for item in after.listeners}
+    listeners = {item.name for item in after.listeners}
     return sorted(
         name
         for name in restrictions(before).keys() - restrictions(after).keys()
-        if not name.startswith("listeners.") or name in listeners
+        if not name.startswith("listeners.") or name.split(".")[1] in listeners
     )
 
 

@@ -25,7 +25,7 @@ from relay.engines.choice import make_engine
 from relay.engines.contract import Action, Engine, SharedTimeouts
 from relay.ipc.shared_rates import RateTable
 from relay.ipc.shared_table import Table
-from relay.ipc.worker_spec import NO_BUCKET, ListenerSpec, ListenerTimeouts, RouteSpec, WorkerSpec
+from relay.ipc.worker_spec import NO_BUCKET, ListenerAccess, ListenerSpec, ListenerTimeouts, RouteSpec, WorkerSpec
 from relay.worker.connection.access_log import AccessLog
 from relay.worker.connection.accounting import Accounting
 from relay.worker.connection.admission import Admission, SourceHash
@@ -115,7 +115,8 @@ class DataPlane:
         new = dict(zip(addresses, sockets, strict=True))
         previous, self._listening = self._listening, {}
         for listener in spec.listeners:
-            frontend = self._frontend(listener, admission, buckets)
+            own = self._own_admission(listener.access, admission) if listener.access is not None else admission
+            frontend = self._frontend(listener, own, buckets)
             for address, shared in listener.addresses:
                 listening = previous.pop(address, None)
                 if listening is not None:
@@ -181,6 +182,7 @@ class DataPlane:
                 for spec, route in zip(listener.routes, routes, strict=True)
             ],
             own=frontend.route is not None,
+            trusted=AccessList(listener.trusted_proxies, ()) if listener.trusted_proxies else None,
         )
         for spec, route in zip(listener.routes, routes, strict=True):
             if spec.optional:
@@ -212,6 +214,14 @@ class DataPlane:
             buckets if limited else None,
             AccessList((), spec.access_deny) if spec.access_deny else None,
             only_customers=spec.only_customers,
+        )
+
+    def _own_admission(self, own: ListenerAccess, admission: Admission) -> Admission:
+        """The instance's admission with the access list of a listener in place of its own."""
+        return admission.with_access(
+            AccessList(own.allow, own.deny) if own.allow or own.deny else None,
+            AccessList((), own.deny) if own.deny else None,
+            only_customers=self._customers.any and not own.allow,
         )
 
     def _dial_queue(self, buckets: Rates, bucket: int = NO_BUCKET) -> DialQueue[ConnectionRecord] | None:

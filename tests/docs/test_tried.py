@@ -87,6 +87,7 @@ def listening(toml: str, upstream: str) -> str:
     """These settings with ports of the kernel's choice, the test's upstream, and its name for those let through."""
     toml = re.sub(r"^bind = .*$", 'bind = ["127.0.0.1:0"]', toml, flags=re.MULTILINE)
     toml = re.sub(r"^upstream = .*$", f'upstream = ["{upstream}"]', toml, flags=re.MULTILINE)
+    toml = re.sub(r"^trusted_proxies = .*$", 'trusted_proxies = ["127.0.0.0/8"]', toml, flags=re.MULTILINE)
     toml = toml.replace("myhub.azure-devices.net", NAME)
     ports = "".join(f'[{name}]\nbind = "127.0.0.1:0"\n' for name in ("admin", "health"))
     return f"workers = 1\n{toml}{ports}[health_check]\ninterval = 0.0\n[drain]\nannounce = 0.0\n"

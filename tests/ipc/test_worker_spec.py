@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from relay.core.limit_table import LimitPlan
 from relay.core.rates import Rate, RatePlan
 from relay.engines.contract import TcpOptions, Timeouts
-from relay.ipc.worker_spec import NO_BUCKET, ListenerSpec, ListenerTimeouts, RouteSpec, WorkerSpec
+from relay.ipc.worker_spec import NO_BUCKET, ListenerAccess, ListenerSpec, ListenerTimeouts, RouteSpec, WorkerSpec
 
 NUMBERS = st.integers(0, 1 << 40)
 SECONDS = st.floats(0, 1e9)
@@ -34,6 +34,8 @@ SPECS = st.builds(
             st.sampled_from([0, 1, 2]),
             st.builds(ListenerTimeouts, SECONDS, SECONDS, SECONDS, SECONDS, SECONDS),
             st.lists(ROUTES, max_size=3).map(tuple),
+            st.none() | st.builds(ListenerAccess, NAMES, NAMES),
+            NAMES,
         ),
         max_size=4,
     ).map(tuple),

@@ -21,6 +21,7 @@ include = ["c/*.toml"]
 name = "main"
 bind = ["127.0.0.1:1", "[::1]:1"]
 proxy_protocol = "require"
+trusted_proxies = ["10.0.3.0/24"]
 upstream = ["hub.example:1"]
 [[listeners.routes]]
 name = "r"

@@ -24,7 +24,7 @@ Problems = Callable[..., list[str]]
 SHORT = 'upstream = ["hub.example"]\n'
 PROXY = (
     '[[listeners]]\nname = "mqtt"\nbind = ["0.0.0.0:8883"]\nupstream = ["hub.example:8883"]\n'
-    'proxy_protocol = "require"\n'
+    'proxy_protocol = "require"\ntrusted_proxies = ["10.0.3.0/24"]\n'
 )
 
 
@@ -127,9 +127,9 @@ def test_what_belongs_to_two_customers_names_both_places(tmp_path: Path) -> None
     with pytest.raises(SettingsError) as raised:
         load(main, {})
     assert raised.value.problems == [
-        f'customers[2].name (c/a.toml line 6): "contoso" is also the name of customers[0].name ({main} line 8); '
+        f'customers[2].name (c/a.toml line 6): "contoso" is also the name of customers[0].name ({main} line 9); '
         "names are unique",
-        f'customers[3].networks[0] (c/b.toml line 1): "10.0.0.0/8" is also customers[0].networks[0] ({main} line 10); '
+        f'customers[3].networks[0] (c/b.toml line 1): "10.0.0.0/8" is also customers[0].networks[0] ({main} line 11); '
         "a network belongs to one customer",
         "customers[3].link_ids[1] (c/b.toml line 3): 7 is also customers[1].link_ids[0] (c/a.toml line 3); "
         "a link id belongs to one customer",

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from relay.settings.inherited import UpstreamCheck, timeouts, upstream_checks
+from relay.settings.inherited import UpstreamCheck, access, timeouts, upstream_checks
 from relay.settings.model import Settings, render
-from relay.settings.tables import HealthCheckSettings, TimeoutSettings
+from relay.settings.tables import AccessSettings, HealthCheckSettings, TimeoutSettings
 from relay.settings.warnings import settings_warnings
 
 Load = Callable[..., Settings]
@@ -185,3 +185,50 @@ def test_mistakes_in_timeouts(problems: Problems, text: str, problem: str) -> No
 )  # fmt: skip
 def test_warnings_name_the_setting_that_says_so(load_text: Load, toml: str, warnings: list[str]) -> None:
     assert settings_warnings(load_text(toml)) == warnings
+
+
+def test_access_given_replaces_and_the_instances_deny_holds(load_text: Load) -> None:
+    settings = load_text(
+        '[access]\nallow = ["10.0.0.0/8"]\ndeny = ["10.1.0.0/16"]\n'
+        + listener("one", 1)
+        + listener("two", 2, "access.allow = []")
+        + listener("three", 3, 'access.deny = ["10.2.0.0/16"]')
+    )
+    one, two, three = (access(settings.access, item) for item in settings.listeners)
+    assert one == settings.access
+    assert two == AccessSettings(allow=(), deny=("10.1.0.0/16",))
+    assert three == AccessSettings(allow=("10.0.0.0/8",), deny=("10.1.0.0/16", "10.2.0.0/16"))
+    assert load_text(render(settings)) == settings
+
+
+@pytest.mark.parametrize(
+    ("toml", "problem"),
+    [
+        (
+            listener("one", 1, 'access.allow = ["10.0.0.1/8"]'),
+            'listeners[0].access.allow[0]: "10.0.0.1/8" ',
+        ),
+        (
+            listener("one", 1, 'trusted_proxies = ["10.0.0.0/8"]'),
+            'listeners[0].trusted_proxies: no PROXY header is read here; set proxy_protocol to "accept" or "require"',
+        ),
+        (
+            listener("one", 1, 'proxy_protocol = "require"') + '[[customers]]\nname = "a"\nlink_ids = [7]\n',
+            ": whoever connects could name a link id, since listeners[0].trusted_proxies is not "
+            "set: set it to the network from which Private Link connects",
+        ),
+    ],
+)
+def test_mistakes_in_access_and_proxies(problems: Problems, toml: str, problem: str) -> None:
+    (found,) = problems(toml)
+    assert problem in found
+
+
+def test_a_network_allowed_in_vain_is_warned_of_by_listener(load_text: Load) -> None:
+    settings = load_text(
+        '[access]\ndeny = ["10.1.0.0/16"]\n' + listener("one", 1, 'access.allow = ["10.1.2.0/24", "10.0.0.0/16"]')
+    )
+    assert settings_warnings(settings) == [
+        "listeners.one.access.allow: 10.1.2.0/24: wholly in listeners.one.access.deny, which wins: no client from "
+        "there is admitted"
+    ]

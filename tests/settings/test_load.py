@@ -118,6 +118,7 @@ def test_every_kind_of_value_can_come_from_the_environment(load_text: Load) -> N
     listeners = [{"name": "x", "bind": ["127.0.0.1:1"], "upstream": ["a:2"], "sni": ["*.b"], "max_connections": 3}]
     route = {"name": "r", "sni": ["a.c"], "upstream": ["c:3"], "backup": ["d:4"], "rate": 2.5, "optional": True}
     listeners[0] |= {"proxy_protocol": "accept", "send_proxy_protocol": "v2", "routes": [route]}
+    listeners[0] |= {"trusted_proxies": ["10.0.0.0/8"], "access": {"allow": ["10.1.0.0/16"], "deny": []}}
     listeners[0] |= {
         "timeouts": {"client_hello": 1.5, "idle": 2.0, "half_close": 3.0, "max_age": 4.0, "max_age_jitter": 0.5}
     }

@@ -31,7 +31,7 @@ DURATIONS = st.floats(0, 31_536_000).map(abs)
 IN_A_ROW = st.integers(1, 1000)
 COUNTS = st.integers(0, 10_000_000)
 UPSTREAMS = st.lists(st.builds(format_hostport, HOSTS, PORTS), min_size=1, max_size=3)
-OF_A_LISTENER = ("health_check", "timeouts")  # tables
+OF_A_LISTENER = ("access", "health_check", "timeouts")  # tables
 BIND_OFF = st.just("")
 
 
@@ -49,6 +49,8 @@ def route_lists(draw: st.DrawFn, upstreams: st.SearchStrategy[list[str]]) -> lis
     ]
 
 
+NETWORKS = st.one_of(st.ip_addresses(v=4).map(str), st.sampled_from(["10.0.0.0/8", "0.0.0.0/0", "2001:DB8:0::/32"]))
+ACCESS = st.fixed_dictionaries({}, optional=dict.fromkeys(("allow", "deny"), st.lists(NETWORKS, max_size=3)))
 TIMEOUTS = st.fixed_dictionaries(
     {},
     optional={
@@ -78,12 +80,12 @@ def listener_lists(draw: st.DrawFn) -> list[dict[str, Any]]:
             # The same in all: they may have an upstream in common.
             "health_check": health_check,
             "timeouts": draw(TIMEOUTS),
+            "access": draw(ACCESS),
         }
         for index, name in enumerate(names)
     ]
 
 
-NETWORKS = st.one_of(st.ip_addresses(v=4).map(str), st.sampled_from(["10.0.0.0/8", "0.0.0.0/0", "2001:DB8:0::/32"]))
 RATES = st.one_of(st.just(0.0), st.floats(0.001, 10_000_000))
 
 
@@ -203,6 +205,7 @@ def test_the_shorthand_is_rendered_as_what_it_stands_for(load_text: Load) -> Non
         "upstream": ["hub.example:8883"],
         "sni": [],
         "proxy_protocol": "off",
+        "trusted_proxies": [],
         "send_proxy_protocol": "off",
         "max_connections": 0,
     }

@@ -76,11 +76,11 @@ def pack(host: str) -> bytes:
     An IPv4-mapped IPv6 address becomes IPv4. Otherwise all IPv4 clients of a dual-stack socket or in PROXY headers
     would count as one source.
     """
-    address = _pack_mapped(host)
+    address = pack_mapped(host)
     return address[12:] if address.startswith(MAPPED) else address
 
 
-def _pack_mapped(host: str) -> bytes:
+def pack_mapped(host: str) -> bytes:
     """Pack a literal address but leave an IPv4-mapped one as IPv6: access lists tell the two apart."""
     if ":" in host:
         return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
@@ -119,9 +119,13 @@ class Admission:
         self._access = access
         self._rates = rates
 
+    def with_access(self, access: AccessList | None, denied: AccessList | None, *, only_customers: bool) -> Admission:
+        """The same limits, sources and rates behind other access lists."""
+        return Admission(self._limits, self._source_hash, access, self._rates, denied, only_customers=only_customers)
+
     def admit(self, listener: int, client: Address) -> Lease | Refusal | Denied:
         """Return a lease for a connection from `client` to listener number `listener`, or why it is refused."""
-        if self._access is not None and not self._access.allows(_pack_mapped(client[0])):
+        if self._access is not None and not self._access.allows(pack_mapped(client[0])):
             return Denied.ACCESS
         source = self._source_hash.cached(client[0]) if self._source_hash is not None else 0
         rates = self._rates
@@ -145,7 +149,7 @@ class Admission:
         """Like `admit`, for a connection of the customer with that slot."""
         if not customers.may_use(customer, listener):
             return Denied.ACCESS
-        if self._denied is not None and not self._denied.allows(_pack_mapped(client[0])):
+        if self._denied is not None and not self._denied.allows(pack_mapped(client[0])):
             return Denied.ACCESS
         source = self._source_hash.cached(client[0]) if self._source_hash is not None else 0
         rates = self._rates

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
+from relay.address import Address
 from relay.core import client_hello, proxy_header
+from relay.core.access_list import AccessList
 from relay.core.routes import OWN, Router
 from relay.engines.contract import Preread
 from relay.ipc.worker_spec import ProxyProtocol
+from relay.worker.connection.admission import pack_mapped
 
 F = TypeVar("F")
 
@@ -40,7 +43,10 @@ class PrereadFilter(Generic[F]):
         routes: Sequence[RouteChoice[F]] = (),
         *,
         own: bool = True,
+        trusted: AccessList | None = None,
     ) -> None:
+        """`trusted` are the senders whose PROXY headers count; None: all are."""
+        self._trusted = trusted
         self._names = names
         self._choices = routes
         self._own = own
@@ -57,6 +63,10 @@ class PrereadFilter(Generic[F]):
         self.wants_hello = self._router.reads
         self.active = self.wants_hello or self.reads_proxy  # whether anything is read at all
         self.passes_others = self._router.others  # whether what is no TLS goes to the listener's own upstream
+
+    def trusts(self, sender: Address) -> bool:
+        """Whether a PROXY header from this sender counts."""
+        return self._trusted is None or self._trusted.allows(pack_mapped(sender[0]))
 
     def choose(self, name: str, own: F) -> F | None:
         """The frontend for a hello with this server name: that of a route, or `own`; None: it is refused."""

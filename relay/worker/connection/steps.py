@@ -111,6 +111,9 @@ def _read_proxy_header(connection: ConnectionRecord, preread: PrereadFilter[Fron
     else:
         if header is None:
             return None
+        if not preread.trusts(connection.client):
+            connection.failure = Outcome.REFUSED_PROXY
+            return False
         connection.offset = header.size
         connection.header = header
         if header.source is not None:

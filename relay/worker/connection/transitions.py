@@ -167,6 +167,9 @@ def accept(frontend: Frontend, client: Address) -> tuple[Connection, Action]:
             preread = None
         if preread is not None and preread.reads_proxy:
             connection.offset = None
+            if preread.requires_proxy and not preread.trusts(client):
+                connection.failure = Outcome.REFUSED_PROXY
+                return connection, connection.advance(_REFUSED)
             result: Lease | Refusal | Denied = frontend.admission.admit_unknown(frontend.index)
         elif frontend.customers is None:
             result = frontend.admission.admit(frontend.index, client)
