@@ -17,6 +17,7 @@ from relay.core.limits import Lease, Limits
 from relay.core.rates import RatePlan, Rates
 from relay.core.routes import OWN, Router
 from relay.outcome import REFUSALS, Outcome
+from relay.settings.inherited import access
 from relay.settings.listeners import Listener, Route
 from relay.settings.model import Settings
 from relay.supervisor.customers import compiled
@@ -66,31 +67,36 @@ class _Desk:
         layout = CustomerLayout(SLOTS, len(REFUSALS))
         self._customers = Customers([0] * layout.size, layout)
         self._customers.use(self._table, 1, limits, rates)
-        allow, deny = settings.access.allow, settings.access.deny
-        self._admission = Admission(
-            limits,
-            None,
-            AccessList(allow, deny) if allow or deny else None,
-            None,
-            AccessList((), deny) if deny else None,
-            only_customers=bool(settings.customers) and not allow,
-        )
+        self._limits = limits
 
     def admit(self, number: int, item: Listener, client: str) -> tuple[Outcome | None, str]:
         """Why the connection is refused, None if it is not; and customer and limits in words."""
         address = (client, 0)
+        admission = self._admission(item)
         slot = self._customers.find(client, None) if self._table is not None else NOBODY
         if self._table is None:
-            result = self._admission.admit(number, address)
+            result = admission.admit(number, address)
         elif slot == NOBODY:
-            result = self._admission.admit_nobody(number, address)
+            result = admission.admit_nobody(number, address)
         else:
-            result = self._admission.admit_customer(self._customers, slot, number, address)
+            result = admission.admit_customer(self._customers, slot, number, address)
         found = "no customer" if slot == NOBODY else f"customer {self._by_slot[slot].name}"
         if isinstance(result, Lease):
             result.release()
             return None, f"{found}, {self._limits_of(item, slot)}"
         return REFUSAL_OUTCOMES[result], found
+
+    def _admission(self, item: Listener) -> Admission:
+        """The admission of a listener, with its own access list or the instance's."""
+        lists = access(self._settings.access, item)
+        return Admission(
+            self._limits,
+            None,
+            AccessList(lists.allow, lists.deny) if lists.allow or lists.deny else None,
+            None,
+            AccessList((), lists.deny) if lists.deny else None,
+            only_customers=bool(self._settings.customers) and not lists.allow,
+        )
 
     def _limits_of(self, item: Listener, slot: int) -> str:
         """The limits that may refuse the connection, in the order in which they are checked."""

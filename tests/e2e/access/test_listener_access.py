@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.support.clients import connect, exchange, refused
 from tests.support.harness import Start
+from tests.support.programs import command
 from tests.support.relay_toml import listener, settings
 from tests.support.upstreams import Echo
 
@@ -76,3 +79,13 @@ def test_a_reload_changes_them_and_says_what_it_opens(echo: Echo, start: Start) 
         assert admitted(relay.address()) == set(SOURCES)
         assert relay.told("access restrictions removed")[0]["settings"] == ["listeners.main.access.allow"]
         assert exchange(client) == b"ping"
+
+
+def test_check_says_what_a_listeners_own_list_decides(echo: Echo, tmp_path: Path) -> None:
+    path = tmp_path / "relay.toml"
+    own = '[listeners.access]\nallow = ["127.0.0.2", "127.0.0.9"]\n'
+    path.write_text(settings(listener(echo.address, more=own), listener(echo.address, name="other"), tables=INSTANCE))
+    for client, refusing in (("127.0.0.1", ["main"]), ("127.0.0.2", ["other"]), ("127.0.0.9", ["main", "other"])):
+        result = command("check", "--config", path, "--client", client)
+        refused_by = [line.split()[1].rstrip(":") for line in result.stdout.splitlines() if "refused_access" in line]
+        assert refused_by == refusing, result.stdout + result.stderr
