@@ -125,16 +125,21 @@ def test_a_command_can_be_interrupted_unless_the_parent_ignores_the_signal(
         line = launched([*surroundings, *RELAY, "check", "--connect", "--config", str(path)])
         said = tmp_path / "said"
         with said.open("wb") as out:
-            environ = {**environment(), "PYTHONUNBUFFERED": "1"}
+            environ = {**environment(), "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
             process = subprocess.Popen(line, cwd=ROOT, env=environ, stdout=out)
         try:
             wait_until(lambda: "listener main" in said.read_text(), START, "the last line before it dials")
             process.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(START / 2)
-            if status == 130 and process.poll() is None:  # as a person would; a signal has been lost twice in full runs
+            if status == 130 and process.poll() is None:  # as a person would; signals have been lost in full runs
                 process.send_signal(signal.SIGINT)
-            assert process.wait(START) == status
+            try:
+                assert process.wait(START) == status
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGABRT)  # the stacks of all threads, on standard error
+                process.wait(START)
+                raise
             assert ("no answer in 2 s" in said.read_text()) is (status == 1)
         finally:
             process.kill()
