@@ -26,6 +26,13 @@ settings.register_profile("quick", deadline=None, max_examples=25)  # make quick
 settings.load_profile("untimed")
 
 
+def pytest_configure() -> None:
+    """Undo what the surroundings of this run would do to the programs that tests start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # As a shell does for what it runs in the background; relays that are started from here would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class TimeLimit(SystemExit):
     """A test took longer than its time limit.
 
