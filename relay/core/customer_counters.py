@@ -101,25 +101,24 @@ def fold(layout: CustomerLayout, seen: Cells, retired: Cells, slots: Iterable[in
     for slot in slots:
         start = layout.totals(slot)
         seen[start + ENDED] = seen[start + ACCEPTED]
-        rows = [range(start, start + TOTALS)]
-        if seen[start + REFUSED]:
-            refusals = layout.refusals(slot)
-            rows.append(range(refusals, refusals + layout.reasons))
-        for row in rows:
-            for cell in row:
-                retired[cell] = min(retired[cell] + seen[cell], CEILING)
-                seen[cell] = 0
+        for cell in _used(layout, seen, slot):
+            retired[cell] = min(retired[cell] + seen[cell], CEILING)
+            seen[cell] = 0
 
 
 def clear(layout: CustomerLayout, block: Cells, slots: Iterable[int]) -> None:
     """Set the counters of these slots to zero: of a dead worker, or where a slot goes to another customer."""
     for slot in slots:
-        start = layout.totals(slot)
-        rows = [range(start, start + TOTALS)]
-        if block[start + REFUSED]:
-            refusals = layout.refusals(slot)
-            rows.append(range(refusals, refusals + layout.reasons))
-        for row in rows:
-            for cell in row:
-                if block[cell]:
-                    block[cell] = 0
+        for cell in _used(layout, block, slot):
+            if block[cell]:
+                block[cell] = 0
+
+
+def _used(layout: CustomerLayout, row: Cells, slot: int) -> list[int]:
+    """The cells of a slot; those of its refusals only if there are any, so that untouched pages stay untouched."""
+    start = layout.totals(slot)
+    cells = [*range(start, start + TOTALS)]
+    if row[start + REFUSED]:
+        refusals = layout.refusals(slot)
+        cells += range(refusals, refusals + layout.reasons)
+    return cells

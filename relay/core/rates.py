@@ -94,9 +94,8 @@ class Rates:
     """One worker's view of the shared buckets; all zero at first.
 
     `singles` has SINGLES cells of 64 bits, `hashes` and `times` have `plan.source_cells` each, `customers` has
-    `plan.customers`. `clock` is the monotonic
-    clock in nanoseconds, the same for all workers (CLOCK_MONOTONIC is one for the machine). A single worker needs no
-    `lock`.
+    `plan.customers`. `clock` is the monotonic clock in nanoseconds, the same for all workers (CLOCK_MONOTONIC is one
+    for the machine). A single worker needs no `lock`.
     """
 
     def __init__(

@@ -22,11 +22,15 @@ class Names:
         self._exact: dict[str, int] = {}
         self._suffixes: dict[str, int] = {}
         for position, names in enumerate(lists):
-            for name in names:
-                if name.startswith(STAR):
-                    self._suffixes.setdefault(name.removeprefix(STAR), position)
-                else:
-                    self._exact.setdefault(name, position)
+            self.add(names, position)
+
+    def add(self, names: Iterable[str], position: int) -> None:
+        """Add the names of the list at `position`; those of earlier calls come first."""
+        for name in names:
+            if name.startswith(STAR):
+                self._suffixes.setdefault(name.removeprefix(STAR), position)
+            else:
+                self._exact.setdefault(name, position)
 
     def find(self, name: str) -> int | None:
         """The position of the first list with a match for `name`; None if there is none, or `name` is empty."""
@@ -77,31 +81,11 @@ class Shadow(NamedTuple):
 def shadowed(lists: Sequence[Sequence[str]]) -> list[Shadow]:
     """The routes that can never be taken, in order. `lists` has the names of each route."""
     found: list[Shadow] = []
-    exact: dict[str, int] = {}
-    suffixes: dict[str, int] = {}
+    earlier = Names([])
     for position, names in enumerate(lists):
-        covers = [_covering(name, exact, suffixes) for name in names]
+        # A star counts as a label here: *.a.b is covered by *.a.b and by *.b, and never by an exact name.
+        covers = [earlier.find(name) for name in names]
         if names and None not in covers:
             found.append(Shadow(position, tuple(sorted({cover for cover in covers if cover is not None}))))
-        for name in names:
-            if name.startswith(STAR):
-                suffixes.setdefault(name.removeprefix(STAR), position)
-            else:
-                exact.setdefault(name, position)
+        earlier.add(names, position)
     return found
-
-
-def _covering(name: str, exact: dict[str, int], suffixes: dict[str, int]) -> int | None:
-    """The first route with a name that matches everything that `name` matches; None if there is none."""
-    best: int | None = None
-    if name.startswith(STAR):
-        rest, dot = name.removeprefix(STAR), "."  # *.a.b is covered by *.a.b and by *.b
-    else:
-        best = exact.get(name)
-        _, dot, rest = name.partition(".")
-    while dot:
-        found = suffixes.get(rest)
-        if found is not None and (best is None or found < best):
-            best = found
-        _, dot, rest = rest.partition(".")
-    return best

@@ -175,7 +175,7 @@ def accept(frontend: Frontend, client: Address) -> tuple[Connection, Action]:
             result = frontend.admission.admit(frontend.index, client)
         else:
             result = steps.admit_by_customer(connection, frontend.customers)
-        if type(result) is not Lease and not isinstance(result, Lease):
+        if not isinstance(result, Lease):
             connection.failure = REFUSAL_OUTCOMES[result]
             return connection, connection.advance(_REFUSED)
         connection.lease = result
