@@ -10,14 +10,13 @@ from __future__ import annotations
 import http.client
 import json
 import re
-import socket
 import ssl
-import threading
 import urllib.parse
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import Any, NamedTuple, cast
 
 from relay.address import format_hostport, parse_hostport
+from relay.commands.deadline import Deadline
 from relay.supervisor.admin.status_schema import RelayStatus
 
 DEFAULT = "http://127.0.0.1:8414"  # URL of the default of admin.bind
@@ -123,25 +122,19 @@ def request(admin: str, path: str, *, method: str = "GET", timeout: float = TIME
     """
     connection, prefix = _connection(admin, timeout)
     url = admin.rstrip("/") + path
-    late = threading.Event()
+    deadline = Deadline()
     with closing(connection):
         try:
             connection.connect()
-            # A socket timeout holds for each call: a server that sends a byte now and then would keep us for ever.
-            timer = threading.Timer(timeout, _cut, (connection.sock, late))
-            timer.daemon = True
-            timer.start()
-            try:
+            with deadline.over(connection.sock, timeout):
                 connection.request(method, prefix + path, headers={"Connection": "close"})
                 response = connection.getresponse()
                 server = response.getheader("Server", "")
                 body = response.read(LARGEST)
-                if late.is_set() or response.length:
+                if deadline.passed or response.length:
                     raise http.client.IncompleteRead(body)
-            finally:
-                timer.cancel()
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise _unreachable(url, error, f"no answer within {timeout:g} s" if late.is_set() else "") from None
+            raise _unreachable(url, error, f"no answer within {timeout:g} s" if deadline.passed else "") from None
     match = _RELAY.match(server)
     if match is None:
         what = f"Server: {server[:80]!r}" if server else "no Server header"
@@ -166,12 +159,6 @@ def _connection(admin: str, timeout: float) -> tuple[http.client.HTTPConnection,
         context = ssl.create_default_context()
         return http.client.HTTPSConnection(host, port, timeout=timeout, context=context), parts.path.rstrip("/")
     return http.client.HTTPConnection(host, port, timeout=timeout), parts.path.rstrip("/")
-
-
-def _cut(sock: socket.socket, late: threading.Event) -> None:
-    late.set()
-    with suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)
 
 
 def _unreachable(url: str, error: Exception, why: str) -> Unreachable:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import http.client
-import socket
 import ssl
-import threading
 import urllib.parse
 from collections.abc import Mapping
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import NamedTuple
+
+from relay.commands.deadline import Deadline
 
 CONNECT = 5.0  # seconds for each address of a host
 SHOWN = 160  # characters of an answer that a message quotes
@@ -50,37 +50,25 @@ def get(who: str, url: str, headers: Mapping[str, str], *, seconds: float, most:
     parts = urllib.parse.urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.hostname or "", parts.port, timeout=min(CONNECT, seconds))
-    late = threading.Event()
+    deadline = Deadline()
     with closing(connection):
         try:
             connection.connect()
-            # A socket's timeout holds for each call: a server that sends a byte now and then would keep us for ever.
-            timer = threading.Timer(seconds, _cut, (connection.sock, late))
-            timer.daemon = True
-            timer.start()
-            try:
+            with deadline.over(connection.sock, seconds):
                 connection.sock.settimeout(seconds)
                 path = parts.path + (f"?{parts.query}" if parts.query else "")
                 connection.request("GET", path, headers={**headers, "Connection": "close"})
                 with closing(connection.getresponse()) as response:  # it holds the socket open on its own
                     body = response.read(most + 1)
-                    if late.is_set():
+                    if deadline.passed:
                         raise TimeoutError
                     if len(body) > most:
                         raise FetchFailed(f"{who}: the answer has more than {most} bytes", again=True)
                     if response.length:
                         raise http.client.IncompleteRead(body)
                     return Answer(response.status, response.getheader("ETag", ""), body)
-            finally:
-                timer.cancel()
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise FetchFailed(f"{who}: {_reason(error, seconds, late=late.is_set())}", again=True) from None
-
-
-def _cut(sock: socket.socket, late: threading.Event) -> None:
-    late.set()
-    with suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)
+            raise FetchFailed(f"{who}: {_reason(error, seconds, late=deadline.passed)}", again=True) from None
 
 
 def _reason(error: Exception, seconds: float, *, late: bool) -> str:

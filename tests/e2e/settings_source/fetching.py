@@ -94,6 +94,7 @@ def wait_source(relay: Relay, **wanted: object) -> Json:
     """Until the relay says that about the source of its settings."""
 
     def look() -> Json:
+        # The relay reads a report some time after it was written, so what is wanted has to tell it from the one before.
         found: Json = relay.status()["settings_source"] or {}
         return found if wanted.items() <= found.items() else {}
 
